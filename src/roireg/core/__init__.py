@@ -1,0 +1,1 @@
+"""Values and their maths; imports nothing else of this package."""

@@ -1,0 +1,27 @@
+"""Errors a user can cause, and the one that says a result could not be produced.
+
+Every message is one sentence that names the input, what was found, what was expected and what to do.
+The command line prints it without a traceback and exits with the class's `exit_code`.
+"""
+
+
+class RoiregError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 2
+
+
+class InputError(RoiregError):
+    """An input (file, array, option) is missing, unreadable or unsuitable."""
+
+
+class GeometryError(InputError):
+    """Grids, spacings, orientations or transforms do not fit together."""
+
+
+class OutputError(RoiregError):
+    """A result cannot be written where it was asked for."""
+
+
+class OptionalDependencyError(RoiregError):
+    """A feature needs an extra that is not installed."""

@@ -1,0 +1,322 @@
+"""Transforms: maps from fixed-world points to moving-world points (pull-back).
+
+Every transform maps (N, d) world points in LPS mm, components (x, y[, z]). Displacements are mm with the
+same components. `a @ b` is function composition: (a @ b)(x) = a(b(x)).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from roireg.core.errors import GeometryError
+from roireg.core.filters import gradient
+from roireg.core.grid import Grid
+from roireg.core.warp import identity_coords, sample, slab_points, voxel_coords
+
+__all__ = [
+    "Affine",
+    "Chain",
+    "DisplacementField",
+    "Transform",
+    "VelocityField",
+    "jacobian_determinant",
+]
+
+
+class Transform(ABC):
+    """Base: what every transform can do."""
+
+    @property
+    @abstractmethod
+    def ndim(self) -> int:
+        """Number of world dimensions."""
+
+    @overload
+    def map_points(self, points: Tensor) -> Tensor: ...
+    @overload
+    def map_points(self, points: NDArray[np.float64]) -> NDArray[np.float64]: ...
+    def map_points(self, points: Tensor | NDArray[np.float64]) -> Tensor | NDArray[np.float64]:
+        """Map (N, d) world points, mm, in float64; arrays in, arrays out, tensors in, tensors out.
+
+        Raises
+        ------
+        GeometryError
+            When the points are not (N, d).
+        """
+        if points.ndim != 2 or points.shape[1] != self.ndim:
+            raise GeometryError(f"expected points of shape (N, {self.ndim}), found {tuple(points.shape)}")
+        if isinstance(points, Tensor):
+            return self._map(points.double())
+        return self._map(torch.as_tensor(np.asarray(points, dtype=np.float64))).numpy()
+
+    @abstractmethod
+    def _map(self, points: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def inverse(self) -> Transform:
+        """Return the map from moving-world to fixed-world points."""
+
+    def displacement_on(self, grid: Grid, *, device: torch.device | str = "cpu") -> Tensor:
+        """(d, *shape) float32 displacement in mm at the voxels of `grid`, components (x, y[, z])."""
+        device = torch.device(device)
+        out = torch.empty((self.ndim, *grid.shape), dtype=torch.float32, device=device)
+        for rows, points in slab_points(grid, device):
+            shape = (rows.stop - rows.start, *grid.shape[1:])
+            out[:, rows] = (self._map(points) - points).T.reshape(self.ndim, *shape).float()
+        return out
+
+    def __matmul__(self, other: Transform) -> Chain:
+        return Chain((other, self))
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Transform):
+    """An affine map.
+
+    Parameters
+    ----------
+    matrix : (d+1, d+1) float64 homogeneous matrix, moving_from_fixed, world (x, y[, z]) in mm.
+
+    Raises
+    ------
+    GeometryError
+        When the matrix has a wrong shape, values that are not finite, or is singular.
+    """
+
+    matrix: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        matrix = np.array(self.matrix, dtype=np.float64)
+        d = matrix.shape[0] - 1
+        if matrix.shape != (d + 1, d + 1) or d not in (2, 3):
+            raise GeometryError(f"an affine matrix is 3x3 or 4x4, found shape {matrix.shape}")
+        if not np.isfinite(matrix).all():
+            raise GeometryError("the affine matrix has values that are not finite")
+        if not np.allclose(matrix[d], np.eye(d + 1)[d]):
+            raise GeometryError(f"the last row of an affine matrix is 0 … 0 1, found {matrix[d]}")
+        singular = np.linalg.svd(matrix[:d, :d], compute_uv=False)
+        if singular[-1] <= 1e-8 * max(singular[0], 1e-300):
+            raise GeometryError("the affine matrix is singular: it maps the image onto a plane, line or point")
+        matrix.setflags(write=False)
+        object.__setattr__(self, "matrix", matrix)
+
+    @classmethod
+    def identity(cls, ndim: int) -> Affine:
+        """Return the affine that moves nothing."""
+        return cls(np.eye(ndim + 1))
+
+    @classmethod
+    def translation(cls, offset: ArrayLike) -> Affine:
+        """Return the affine that adds an offset in mm, (x, y[, z])."""
+        offset = np.asarray(offset, dtype=float)
+        matrix = np.eye(len(offset) + 1)
+        matrix[:-1, -1] = offset
+        return cls(matrix)
+
+    @property
+    def ndim(self) -> int:
+        return int(self.matrix.shape[0]) - 1
+
+    def _map(self, points: Tensor) -> Tensor:
+        matrix = torch.as_tensor(np.array(self.matrix), device=points.device)
+        return torch.addmm(matrix[:-1, -1], points, matrix[:-1, :-1].T)
+
+    def inverse(self) -> Affine:
+        return Affine(np.linalg.inv(self.matrix))
+
+    def __repr__(self) -> str:
+        rows = "; ".join(" ".join(f"{v:.4g}" for v in row) for row in self.matrix[:-1])
+        return f"Affine([{rows}])"
+
+
+@dataclass(frozen=True, eq=False)
+class DisplacementField(Transform):
+    """x -> x + u(x), u interpolated linearly and 0 outside the grid (as ITK's displacement field transform).
+
+    Parameters
+    ----------
+    grid : where u is given (fixed world).
+    displacement : (d, *shape) float32 mm, components (x, y[, z]).
+    """
+
+    grid: Grid
+    displacement: Tensor
+
+    def __post_init__(self) -> None:
+        expected = (self.grid.ndim, *self.grid.shape)
+        if tuple(self.displacement.shape) != expected:
+            raise GeometryError(
+                f"a displacement field on this grid has shape {expected}, found {tuple(self.displacement.shape)}"
+            )
+
+    @property
+    def ndim(self) -> int:
+        return self.grid.ndim
+
+    def _map(self, points: Tensor) -> Tensor:
+        coords = voxel_coords(self.grid, points)
+        size = torch.tensor(self.grid.shape[::-1], dtype=coords.dtype, device=coords.device)
+        inside = ((coords >= -0.5) & (coords <= size - 0.5)).all(dim=-1, keepdim=True)
+        flat = coords.float().reshape(1, *[1] * (self.ndim - 1), -1, self.ndim)
+        field = self.displacement.to(points.device)
+        u = sample(field[None], flat).reshape(self.ndim, -1).T
+        return points + u.double() * inside
+
+    def inverse(self, *, iterations: int = 40, tolerance: float = 1e-4) -> DisplacementField:
+        """Return w on the same grid with (x + w(x)) + u(x + w(x)) = x, by fixed-point iteration.
+
+        Stops when the largest change is below `tolerance` voxels. Where u folds no inverse exists and the
+        result is the last iterate; the pipeline reports the inverse-consistency error.
+        """
+        u = self._voxel_displacement()
+        identity = identity_coords(self.grid.shape, u.device)
+        inverse = -u
+        for _ in range(iterations):
+            warped = sample(u[None], (identity + inverse.movedim(0, -1))[None])[0]
+            change = (inverse + warped).abs().amax()
+            # Under-relaxed steps converge also where |grad u| approaches 1.
+            inverse = 0.3 * inverse - 0.7 * warped
+            if float(change) < tolerance:
+                break
+        return DisplacementField(self.grid, self._world_displacement(inverse))
+
+    def _voxel_displacement(self) -> Tensor:
+        matrix = np.linalg.inv(self.grid.affine[:-1, :-1])[::-1].copy()
+        m = torch.as_tensor(matrix, dtype=torch.float32, device=self.displacement.device)
+        return torch.einsum("ij,j...->i...", m, self.displacement)
+
+    def _world_displacement(self, voxels: Tensor) -> Tensor:
+        m = torch.as_tensor(self.grid.affine[:-1, :-1][:, ::-1].copy(), dtype=torch.float32, device=voxels.device)
+        return torch.einsum("ij,j...->i...", m, voxels)
+
+    def __repr__(self) -> str:
+        largest = float(self.displacement.norm(dim=0).max())
+        return f"DisplacementField(up to {largest:.3g} mm, {self.grid!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class VelocityField(Transform):
+    """The flow of a stationary velocity field after unit time: exp(v), a diffeomorphism up to sampling.
+
+    Parameters
+    ----------
+    grid : where v is given (fixed world).
+    velocity : (d, *shape) float32 mm per unit time, components (x, y[, z]).
+    """
+
+    grid: Grid
+    velocity: Tensor
+
+    def __post_init__(self) -> None:
+        DisplacementField(self.grid, self.velocity)
+
+    @property
+    def ndim(self) -> int:
+        return self.grid.ndim
+
+    @cached_property
+    def field(self) -> DisplacementField:
+        """exp(v) as a displacement field on the same grid, by scaling and squaring."""
+        as_field = DisplacementField(self.grid, self.velocity)
+        return DisplacementField(self.grid, as_field._world_displacement(exponential(as_field._voxel_displacement())))
+
+    def _map(self, points: Tensor) -> Tensor:
+        return self.field._map(points)
+
+    def inverse(self) -> VelocityField:
+        return VelocityField(self.grid, -self.velocity)
+
+    def __repr__(self) -> str:
+        return f"VelocityField({self.grid!r})"
+
+
+def exponential(velocity: Tensor, *, steps: int | None = None) -> Tensor:
+    """Scaling and squaring (Arsigny et al., MICCAI 2006): displacement of the flow of a velocity.
+
+    Parameters
+    ----------
+    velocity : (d, *spatial) in voxels, components in reversed storage order (x, y[, z]).
+    steps : number of squarings; None takes as many as keep the first step below half a voxel.
+
+    Returns
+    -------
+    (d, *spatial) displacement in voxels, same components; differentiable.
+    """
+    if steps is None:
+        largest = float(velocity.detach().abs().max())
+        steps = max(0, int(np.ceil(np.log2(max(largest, 1e-6) / 0.5))))
+    identity = identity_coords(tuple(velocity.shape[1:]), velocity.device)
+    u = velocity / 2**steps
+    for _ in range(steps):
+        u = u + sample(u[None], (identity + u.movedim(0, -1))[None])[0]
+    return u
+
+
+@dataclass(frozen=True, eq=False)
+class Chain(Transform):
+    """Transforms applied one after the other: `transforms[0]` first.
+
+    Raises
+    ------
+    GeometryError
+        When the chain is empty or mixes 2D and 3D.
+    """
+
+    transforms: tuple[Transform, ...]
+
+    def __post_init__(self) -> None:
+        flat: list[Transform] = []
+        for t in self.transforms:
+            flat.extend(t.transforms if isinstance(t, Chain) else (t,))
+        if not flat or len({t.ndim for t in flat}) != 1:
+            raise GeometryError("a chain needs at least one transform, all of the same dimension")
+        object.__setattr__(self, "transforms", tuple(flat))
+
+    @property
+    def ndim(self) -> int:
+        return self.transforms[0].ndim
+
+    def _map(self, points: Tensor) -> Tensor:
+        for t in self.transforms:
+            points = t._map(points)
+        return points
+
+    def inverse(self) -> Chain:
+        return Chain(tuple(t.inverse() for t in reversed(self.transforms)))
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.transforms))})"
+
+
+def jacobian_determinant(transform: Transform | Sequence[Transform], grid: Grid) -> Tensor:
+    """Determinant of the Jacobian of a transform at the voxels of a grid, (*shape) float32.
+
+    Central differences of the world displacement in mm; 1 means no change of volume, values <= 0 fold.
+    Axes of one voxel count as undeformed.
+    """
+    if not isinstance(transform, Transform):
+        transform = Chain(tuple(transform))
+    u = transform.displacement_on(grid)
+    d = grid.ndim
+    by_axis = gradient(u, grid.spacing)  # (component, axis, *shape), per mm along each storage axis
+    world = torch.as_tensor(np.linalg.inv(grid.direction), dtype=torch.float32)
+    jacobian = torch.einsum("ca...,aw->cw...", by_axis, world)
+    for i in range(d):
+        jacobian[i, i] += 1
+    j = jacobian
+    if d == 2:
+        return j[0, 0] * j[1, 1] - j[0, 1] * j[1, 0]
+    return (
+        j[0, 0] * (j[1, 1] * j[2, 2] - j[1, 2] * j[2, 1])
+        - j[0, 1] * (j[1, 0] * j[2, 2] - j[1, 2] * j[2, 0])
+        + j[0, 2] * (j[1, 0] * j[2, 1] - j[1, 1] * j[2, 0])
+    )

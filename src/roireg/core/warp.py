@@ -1,0 +1,161 @@
+"""Sampling and resampling: the only `grid_sample` in the project.
+
+Coordinates handed to :func:`sample` are *voxel coordinates in reversed storage order* (x, y[, z]), the
+order `grid_sample` and world displacements use; integer values are voxel centres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from roireg.core.filters import gaussian_smooth
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+
+__all__ = ["PointMap", "identity_coords", "resample", "sample", "slab_points", "warp"]
+
+SLAB_VOXELS = 2_000_000
+"""How many voxels are mapped at once; bounds the temporary memory of every full-resolution warp."""
+
+
+class PointMap(Protocol):
+    """Anything that maps world points to world points (every transform of this package)."""
+
+    def map_points(self, points: Tensor) -> Tensor:
+        """Map (N, d) float64 world points to (N, d) float64 world points."""
+        ...
+
+
+@lru_cache(maxsize=6)
+def identity_coords(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the (*shape, d) float32 voxel coordinates (x, y[, z]) of every voxel, cached; never write to it."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+
+
+def sample(data: Tensor, coords: Tensor, *, mode: str = "linear", padding: str = "border") -> Tensor:
+    """Interpolate `data` at voxel coordinates.
+
+    Parameters
+    ----------
+    data : (batch, channel, *spatial) float tensor.
+    coords : (batch, *out, d) voxel coordinates, components in reversed storage order (x, y[, z]).
+    mode : "linear" or "nearest".
+    padding : "border" repeats the outermost voxel, "zeros" fades to 0 outside the grid.
+
+    Returns
+    -------
+    (batch, channel, *out) tensor.
+    """
+    shape = data.shape[2:]
+    scale = torch.tensor([2.0 / n for n in reversed(shape)], dtype=coords.dtype, device=coords.device)
+    # align_corners=False keeps axes of one voxel well defined: voxel 0 spans [-0.5, 0.5].
+    normalised = torch.addcmul(0.5 * scale - 1.0, coords, scale)
+    return F.grid_sample(
+        data,
+        normalised.to(data.dtype),
+        mode="bilinear" if mode == "linear" else "nearest",
+        padding_mode=padding,
+        align_corners=False,
+    )
+
+
+def slab_points(grid: Grid, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows, points): slices along the first axis and the float64 world points of their voxels."""
+    affine = torch.as_tensor(np.array(grid.affine), device=device)
+    per_row = max(1, grid.size // grid.shape[0])
+    rows = max(1, SLAB_VOXELS // per_row)
+    rest = [torch.arange(n, dtype=torch.float64, device=device) for n in grid.shape[1:]]
+    for start in range(0, grid.shape[0], rows):
+        stop = min(start + rows, grid.shape[0])
+        first = torch.arange(start, stop, dtype=torch.float64, device=device)
+        index = torch.stack([a.reshape(-1) for a in torch.meshgrid(first, *rest, indexing="ij")], dim=-1)
+        yield slice(start, stop), torch.addmm(affine[:-1, -1], index, affine[:-1, :-1].T)
+
+
+def voxel_coords(grid: Grid, points: Tensor) -> Tensor:
+    """Map (..., d) world points to (..., d) voxel coordinates of `grid` in reversed storage order."""
+    inverse = torch.as_tensor(np.linalg.inv(grid.affine)[::-1].copy(), dtype=points.dtype, device=points.device)
+    return points @ inverse[1:, :-1].T + inverse[1:, -1]
+
+
+def warp(
+    image: Image,
+    transform: PointMap | None,
+    grid: Grid,
+    *,
+    mode: str = "linear",
+    fill: float | None = None,
+) -> Image:
+    """Resample an image (or label map) through a pull-back transform onto a grid.
+
+    Parameters
+    ----------
+    image : the moving image.
+    transform : maps world points of `grid` (fixed) to world points of `image` (moving); None is the identity.
+    grid : the fixed grid.
+    mode : "linear" or "nearest" (label maps: no new label appears).
+    fill : value outside the moving image; None repeats its border.
+
+    Returns
+    -------
+    The warped image on `grid`, same channel count, worked through slab by slab.
+    """
+    data = image.data
+    working = data if data.is_floating_point() else data.float()
+    offset = 0.0 if fill is None else float(fill)
+    if offset:
+        working = working - offset
+    out = torch.empty((image.channels, *grid.shape), dtype=working.dtype, device=data.device)
+    for rows, points in slab_points(grid, data.device):
+        mapped = points if transform is None else transform.map_points(points)
+        coords = voxel_coords(image.grid, mapped).float()
+        shape = (rows.stop - rows.start, *grid.shape[1:])
+        values = sample(
+            working[None],
+            coords.reshape(1, *shape, image.ndim),
+            mode=mode,
+            padding="border" if fill is None else "zeros",
+        )
+        out[:, rows] = values[0]
+    if offset:
+        out += offset
+    if not data.is_floating_point():
+        out = out.round_().to(data.dtype)
+    return image.with_data(out, grid)
+
+
+def resample(image: Image, grid: Grid, *, mode: str = "linear") -> Image:
+    """Resample onto another grid in world space; linear mode low-passes first where the new grid is coarser.
+
+    The low-pass is an integer box average (exact and cheap for large factors) followed by a Gaussian whose
+    standard deviation makes up for the remaining factor r: sigma = 0.5 * sqrt(r^2 - 1) voxels.
+    """
+    if mode == "linear":
+        image = _low_pass(image, grid)
+    return warp(image, None, grid, mode=mode)
+
+
+def _low_pass(image: Image, grid: Grid) -> Image:
+    # Factor per image axis: how many of its voxels one voxel of the new grid spans along that axis.
+    step = np.abs(np.linalg.inv(image.grid.affine[:-1, :-1]) @ grid.affine[:-1, :-1]).max(axis=1)
+    pool = np.minimum(np.maximum(1, np.floor(step + 1e-6)).astype(int), image.grid.shape)
+    data = image.data.float()
+    source = image.grid
+    if pool.max() > 1:
+        average = F.avg_pool3d if image.ndim == 3 else F.avg_pool2d
+        data = average(data[None], tuple(int(p) for p in pool), ceil_mode=True, count_include_pad=False)[0]
+        index_from_new = np.eye(image.ndim + 1)
+        index_from_new[:-1, :-1] = np.diag(pool)
+        index_from_new[:-1, -1] = (pool - 1) / 2
+        source = Grid(tuple(data.shape[1:]), image.grid.affine @ index_from_new)
+    rest = step / pool
+    sigma = 0.5 * np.sqrt(np.maximum(rest**2 - 1, 0))
+    return image.with_data(gaussian_smooth(data, sigma), source)
