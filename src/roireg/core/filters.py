@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -10,30 +12,60 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["box_mean", "convolve_axis", "gaussian_smooth", "gradient"]
+__all__ = ["apply_along", "box_mean", "gaussian_smooth", "gradient", "resize"]
 
 
-def convolve_axis(data: Tensor, kernel: Tensor, axis: int) -> Tensor:
-    """Correlate a (channel, *spatial) tensor with a 1D kernel along one spatial axis, borders repeated.
+def apply_along(data: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Multiply a (channel, *spatial) tensor by an (m, n) matrix along one spatial axis (0 = first) of length n.
 
-    `axis` counts spatial axes from 0; the kernel has an odd length.
+    A matrix product beats a 1D convolution on the CPU for the axis lengths of images (a Gaussian of 3 channels
+    on 80 x 96 x 112 voxels: 30 against 195 ms) and takes any border rule and any change of length.
     """
-    radius = len(kernel) // 2
     n = data.shape[axis + 1]
-    moved = data.reshape(int(np.prod(data.shape[: axis + 1])), 1, n, -1)
-    padded = F.pad(moved, (0, 0, radius, radius), mode="replicate")
-    return F.conv2d(padded, kernel.to(data).reshape(1, 1, -1, 1)).reshape(data.shape)
+    before, after = math.prod(data.shape[: axis + 1]), math.prod(data.shape[axis + 2 :])
+    matrix = matrix.to(data)
+    flat = data.reshape(before, n, after)
+    out = flat[..., 0] @ matrix.T if after == 1 else torch.matmul(matrix, flat)
+    return out.reshape(*data.shape[: axis + 1], matrix.shape[0], *data.shape[axis + 2 :])
+
+
+@lru_cache(maxsize=256)
+def gaussian_matrix(n: int, sigma: float) -> Tensor:
+    """(n, n) float32 matrix of a Gaussian low-pass, sigma in voxels, weights renormalised at the borders."""
+    x = torch.arange(n, dtype=torch.float64)
+    weights = torch.exp(-0.5 * ((x[:, None] - x[None]) / sigma) ** 2)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+@lru_cache(maxsize=256)
+def interpolation_matrix(n: int, m: int) -> Tensor:
+    """(m, n) float32 matrix of linear interpolation from n to m voxels that span the same length."""
+    x = ((torch.arange(m, dtype=torch.float64) + 0.5) * n / m - 0.5).clamp(0, n - 1)
+    low = x.floor().long().clamp(max=max(n - 2, 0))
+    matrix = torch.zeros(m, n, dtype=torch.float64)
+    rows = torch.arange(m)
+    matrix[rows, low] = 1 - (x - low)
+    matrix[rows, (low + 1).clamp(max=n - 1)] += x - low
+    return matrix.float()
 
 
 def gaussian_smooth(data: Tensor, sigma: Sequence[float] | NDArray[np.float64] | float) -> Tensor:
-    """Gaussian low-pass of a (channel, *spatial) tensor, sigma in voxels per spatial axis, borders repeated."""
+    """Gaussian low-pass of a (channel, *spatial) tensor, sigma in voxels per spatial axis.
+
+    Weights are renormalised at the borders, so constants stay constant. Differentiable.
+    """
     for axis, s in enumerate(np.broadcast_to(np.asarray(sigma, dtype=float), (data.ndim - 1,))):
-        if s < 0.05 or data.shape[axis + 1] == 1:
-            continue
-        radius = max(1, int(np.ceil(3 * s)))
-        x = torch.arange(-radius, radius + 1, dtype=torch.float64)
-        kernel = torch.exp(-0.5 * (x / s) ** 2)
-        data = convolve_axis(data, kernel / kernel.sum(), axis)
+        if s >= 0.05 and data.shape[axis + 1] > 1:
+            data = apply_along(data, gaussian_matrix(data.shape[axis + 1], round(float(s), 4)), axis)
+    return data
+
+
+def resize(data: Tensor, shape: Sequence[int]) -> Tensor:
+    """Linear interpolation of a (channel, *spatial) tensor to another spatial shape over the same box."""
+    for axis, m in enumerate(shape):
+        n = data.shape[axis + 1]
+        if n != m:
+            data = apply_along(data, interpolation_matrix(n, int(m)), axis)
     return data
 
 

@@ -189,9 +189,7 @@ class Grid:
         return bool(np.abs(self.corners() - other.corners()).max() <= tolerance * self.spacing.min())
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Grid) and self.shape == other.shape and np.array_equal(self.affine, other.affine)
-        )
+        return isinstance(other, Grid) and self.shape == other.shape and np.array_equal(self.affine, other.affine)
 
     def __hash__(self) -> int:
         return hash((self.shape, self.affine.tobytes()))

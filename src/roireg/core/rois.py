@@ -99,7 +99,9 @@ class ROISet:
             object.__setattr__(self, "scores", torch.ones(k, device=self.masks.device))
         assert self.scores is not None
         if len(self.names) != k or len(self.scores) != k:
-            raise InputError(f"{k} regions need as many names and scores, found {len(self.names)}, {len(self.scores)}")
+            raise InputError(
+                f"{k} regions need as many names and scores, found {len(self.names)}, {len(self.scores)}"
+            )
         if k and not bool(self.masks.flatten(1).any(1).all()):
             raise InputError("a region mask is empty")
 

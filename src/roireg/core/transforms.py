@@ -20,7 +20,7 @@ from torch import Tensor
 from roireg.core.errors import GeometryError
 from roireg.core.filters import gradient
 from roireg.core.grid import Grid
-from roireg.core.warp import identity_coords, sample, slab_points, voxel_coords
+from roireg.core.warp import identity_coords, point_dtype, sample, slab_points, voxel_coords
 
 __all__ = [
     "Affine",
@@ -55,7 +55,7 @@ class Transform(ABC):
         if points.ndim != 2 or points.shape[1] != self.ndim:
             raise GeometryError(f"expected points of shape (N, {self.ndim}), found {tuple(points.shape)}")
         if isinstance(points, Tensor):
-            return self._map(points.double())
+            return self._map(points.to(point_dtype(points.device)))
         return self._map(torch.as_tensor(np.asarray(points, dtype=np.float64))).numpy()
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Affine(Transform):
 
     def __post_init__(self) -> None:
         matrix = np.array(self.matrix, dtype=np.float64)
-        d = matrix.shape[0] - 1
+        d = len(np.atleast_1d(matrix)) - 1
         if matrix.shape != (d + 1, d + 1) or d not in (2, 3):
             raise GeometryError(f"an affine matrix is 3x3 or 4x4, found shape {matrix.shape}")
         if not np.isfinite(matrix).all():
@@ -127,11 +127,11 @@ class Affine(Transform):
         return int(self.matrix.shape[0]) - 1
 
     def _map(self, points: Tensor) -> Tensor:
-        matrix = torch.as_tensor(np.array(self.matrix), device=points.device)
+        matrix = torch.as_tensor(np.array(self.matrix), dtype=points.dtype, device=points.device)
         return torch.addmm(matrix[:-1, -1], points, matrix[:-1, :-1].T)
 
     def inverse(self) -> Affine:
-        return Affine(np.linalg.inv(self.matrix))
+        return Affine(np.asarray(np.linalg.inv(self.matrix), dtype=np.float64))
 
     def __repr__(self) -> str:
         rows = "; ".join(" ".join(f"{v:.4g}" for v in row) for row in self.matrix[:-1])
@@ -169,13 +169,14 @@ class DisplacementField(Transform):
         flat = coords.float().reshape(1, *[1] * (self.ndim - 1), -1, self.ndim)
         field = self.displacement.to(points.device)
         u = sample(field[None], flat).reshape(self.ndim, -1).T
-        return points + u.double() * inside
+        return points + u.to(points.dtype) * inside
 
     def inverse(self, *, iterations: int = 40, tolerance: float = 1e-4) -> DisplacementField:
         """Return w on the same grid with (x + w(x)) + u(x + w(x)) = x, by fixed-point iteration.
 
         Stops when the largest change is below `tolerance` voxels. Where u folds no inverse exists and the
-        result is the last iterate; the pipeline reports the inverse-consistency error.
+        result is the last iterate; the pipeline reports the inverse-consistency error. Points that come from
+        outside the grid see u of its border, so a field should be near 0 there or reach beyond the image.
         """
         u = self._voxel_displacement()
         identity = identity_coords(self.grid.shape, u.device)
@@ -255,7 +256,7 @@ def exponential(velocity: Tensor, *, steps: int | None = None) -> Tensor:
         largest = float(velocity.detach().abs().max())
         steps = max(0, int(np.ceil(np.log2(max(largest, 1e-6) / 0.5))))
     identity = identity_coords(tuple(velocity.shape[1:]), velocity.device)
-    u = velocity / 2**steps
+    u: Tensor = velocity / 2**steps
     for _ in range(steps):
         u = u + sample(u[None], (identity + u.movedim(0, -1))[None])[0]
     return u

@@ -67,15 +67,21 @@ def sample(data: Tensor, coords: Tensor, *, mode: str = "linear", padding: str =
     )
 
 
+def point_dtype(device: torch.device) -> torch.dtype:
+    """Return the precision of world points: float64 wherever the device has it (Apple GPUs do not)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def slab_points(grid: Grid, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
     """Yield (rows, points): slices along the first axis and the float64 world points of their voxels."""
-    affine = torch.as_tensor(np.array(grid.affine), device=device)
+    dtype = point_dtype(device)
+    affine = torch.as_tensor(np.array(grid.affine), dtype=dtype, device=device)
     per_row = max(1, grid.size // grid.shape[0])
     rows = max(1, SLAB_VOXELS // per_row)
-    rest = [torch.arange(n, dtype=torch.float64, device=device) for n in grid.shape[1:]]
+    rest = [torch.arange(n, dtype=dtype, device=device) for n in grid.shape[1:]]
     for start in range(0, grid.shape[0], rows):
         stop = min(start + rows, grid.shape[0])
-        first = torch.arange(start, stop, dtype=torch.float64, device=device)
+        first = torch.arange(start, stop, dtype=dtype, device=device)
         index = torch.stack([a.reshape(-1) for a in torch.meshgrid(first, *rest, indexing="ij")], dim=-1)
         yield slice(start, stop), torch.addmm(affine[:-1, -1], index, affine[:-1, :-1].T)
 
@@ -109,24 +115,22 @@ def warp(
     The warped image on `grid`, same channel count, worked through slab by slab.
     """
     data = image.data
-    working = data if data.is_floating_point() else data.float()
-    offset = 0.0 if fill is None else float(fill)
-    if offset:
-        working = working - offset
+    working = data
+    if not data.is_floating_point():
+        # float32 holds integers exactly up to 2^24 only; some atlases use larger labels.
+        working = data.double() if data.dtype in (torch.int32, torch.int64) else data.float()
+    size = torch.tensor(image.grid.shape[::-1], device=data.device)
     out = torch.empty((image.channels, *grid.shape), dtype=working.dtype, device=data.device)
     for rows, points in slab_points(grid, data.device):
         mapped = points if transform is None else transform.map_points(points)
-        coords = voxel_coords(image.grid, mapped).float()
+        coords = voxel_coords(image.grid, mapped)
         shape = (rows.stop - rows.start, *grid.shape[1:])
-        values = sample(
-            working[None],
-            coords.reshape(1, *shape, image.ndim),
-            mode=mode,
-            padding="border" if fill is None else "zeros",
-        )
-        out[:, rows] = values[0]
-    if offset:
-        out += offset
+        values = sample(working[None], coords.float().reshape(1, *shape, image.ndim), mode=mode)[0]
+        if fill is not None:
+            # A voxel reaches half a voxel beyond its centre, as in ITK: no fading at the border.
+            outside = ((coords < -0.5) | (coords > size - 0.5)).any(dim=-1).reshape(shape)
+            values = values.masked_fill(outside, float(fill))
+        out[:, rows] = values
     if not data.is_floating_point():
         out = out.round_().to(data.dtype)
     return image.with_data(out, grid)

@@ -1,0 +1,46 @@
+"""Metrics in millimetres and the HTML report, on plain core values."""
+
+from roireg.evaluate.deformation import (
+    deformation_summary,
+    displacement_errors,
+    inverse_consistency,
+    jacobian_slabs,
+    overlap_mask,
+    sd_log_jacobian,
+)
+from roireg.evaluate.metrics import (
+    CATALOGUE,
+    LabelScores,
+    MetricValue,
+    centroid_errors,
+    dice,
+    landmark_errors,
+    metric,
+    score_labels,
+    summarise_errors,
+    surface_distances,
+)
+from roireg.evaluate.report import ReportInput, render_report
+from roireg.evaluate.similarity import similarity
+
+__all__ = [
+    "CATALOGUE",
+    "LabelScores",
+    "MetricValue",
+    "ReportInput",
+    "centroid_errors",
+    "deformation_summary",
+    "dice",
+    "displacement_errors",
+    "inverse_consistency",
+    "jacobian_slabs",
+    "landmark_errors",
+    "metric",
+    "overlap_mask",
+    "render_report",
+    "score_labels",
+    "sd_log_jacobian",
+    "similarity",
+    "summarise_errors",
+    "surface_distances",
+]

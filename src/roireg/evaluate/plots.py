@@ -1,0 +1,205 @@
+"""Pictures of a registration as (rows, columns, 3) uint8 arrays; drawn with matplotlib, nothing global touched."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from roireg.core.image import Image
+
+__all__ = [
+    "JACOBIAN_COLOURS",
+    "checkerboard",
+    "distinct_colours",
+    "draw_grid",
+    "draw_jacobian",
+    "draw_regions",
+    "intensity_window",
+    "to_picture",
+]
+
+Picture = NDArray[np.uint8]
+Array = NDArray[np.float64]
+
+JACOBIAN_COLOURS = "RdBu_r"
+FOLDED_COLOUR = "#ffe600"
+GRID_COLOUR = "#ffc233"
+
+# Okabe and Ito's palette without black, ordered so that neighbours differ in lightness; the numbers in the
+# picture and the line styles tell apart what colour alone cannot.
+BASE_COLOURS = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
+LINE_STYLES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)))
+
+
+def distinct_colours(count: int) -> list[str]:
+    """Return hex colours that colour-blind people can tell apart for the first seven; lighter tints follow."""
+    colours = []
+    for i in range(count):
+        hue, lightness, saturation = colorsys.rgb_to_hls(*to_rgb(BASE_COLOURS[i % len(BASE_COLOURS)]))
+        turn = i // len(BASE_COLOURS) % 3
+        lightness = (lightness, 0.5 + lightness / 2.2, lightness * 0.72)[turn]
+        colours.append(to_hex(colorsys.hls_to_rgb(hue, min(lightness, 0.93), saturation)))
+    return colours
+
+
+def intensity_window(image: Image) -> tuple[float, float]:
+    """Return the intensities shown as black and white: 0..255 for 8-bit colour, else the 0.5 and 99.5 percentile."""
+    if image.channels >= 3 and image.dtype == "uint8":
+        return 0.0, 255.0
+    step = max(1, int((image.data.numel() / 1e6) ** (1 / image.ndim)))
+    values = image.data[(slice(0, 3), *[slice(None, None, min(step, n)) for n in image.grid.shape])]
+    low, high = np.percentile(values.float().cpu().numpy(), [0.5, 99.5])
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def to_picture(values: NDArray[np.float32], window: tuple[float, float]) -> Picture:
+    """Turn (channel, rows, columns) intensities into a picture; three or more channels are shown as colours."""
+    low, high = window
+    scaled = np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
+    scaled = scaled[:3] if len(scaled) >= 3 else np.repeat(scaled.mean(0, keepdims=True), 3, axis=0)
+    return np.asarray(np.round(scaled.transpose(1, 2, 0) * 255), dtype=np.uint8)
+
+
+def checkerboard(a: Picture, b: Picture, *, tiles: int = 8) -> Picture:
+    """Return tiles of `a` and `b` in turn, `tiles` of them along the longer side; both pictures equal in shape."""
+    edge = max(1.0, max(a.shape[:2]) / tiles)
+    rows, columns = np.ogrid[: a.shape[0], : a.shape[1]]
+    odd = ((rows // edge + columns // edge) % 2 == 1)[..., None]
+    return np.asarray(np.where(odd, b, a))
+
+
+def draw_regions(
+    picture: Picture,
+    masks: NDArray[np.float32],
+    colours: Sequence[str],
+    numbers: Sequence[int],
+    *,
+    longest: int = 600,
+    text: float = 0.025,
+) -> Picture:
+    """Draw region outlines, a light fill and a number at each region's centre over a picture.
+
+    Parameters
+    ----------
+    picture : (rows, columns, 3).
+    masks : (K, rows, columns) values 0..1; the outline is the 0.5 level.
+    colours, numbers : one per region; regions that the plane does not cut are skipped.
+    longest : longer side of the result in pixels.
+    text : height of the numbers as a share of the longer side.
+    """
+    figure, axes = _canvas(picture, longest)
+    for rank, (mask, colour) in enumerate(zip(masks, colours, strict=True)):
+        # Masks come from coarser voxels than the pixels: half a pixel of blur rounds off the staircase.
+        level = ndimage.gaussian_filter(mask, 0.7)
+        if level.max() <= 0.5 or min(mask.shape) < 2:
+            continue
+        axes.contourf(level, levels=[0.5, 2], colors=[colour], alpha=0.22)
+        style = LINE_STYLES[rank // len(BASE_COLOURS) % len(LINE_STYLES)]
+        axes.contour(level, levels=[0.5], colors=["#000000"], linewidths=longest / 230, alpha=0.45)
+        axes.contour(level, levels=[0.5], colors=[colour], linewidths=longest / 400, linestyles=[style])
+    for mask, colour, number in zip(masks, colours, numbers, strict=True):
+        inside = mask > 0.5
+        if not inside.any():
+            continue
+        row, column = _label_place(inside)
+        bright = float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114))) > 0.45
+        axes.text(
+            column,
+            row,
+            str(number),
+            color="#000000" if bright else "#ffffff",
+            ha="center",
+            va="center",
+            fontsize=0.72 * text * longest,
+            fontweight="bold",
+            bbox={"boxstyle": "round,pad=0.16", "facecolor": colour, "edgecolor": "#000000", "linewidth": 0.8},
+        )
+    return _render(figure)
+
+
+def draw_grid(picture: Picture, rows: Array, columns: Array, *, step: float, longest: int = 600) -> Picture:
+    """Draw a regular grid of the moving image as it lies on the fixed image.
+
+    Parameters
+    ----------
+    picture : the fixed image, (rows, columns, 3).
+    rows, columns : (rows, columns) in-plane moving position of every pixel, in display pixels down and right.
+    step : distance of the grid lines, in display pixels.
+    """
+    figure, axes = _canvas(np.asarray(picture * 0.5, dtype=np.uint8), longest)
+    for position in (rows, columns):
+        first, last = np.ceil(position.min() / step), np.floor(position.max() / step)
+        # A wildly scaling transform would ask for thousands of lines; thin them so that some remain visible.
+        stride = max(1, int((last - first) / 120))
+        levels = np.arange(first, last + 1, stride) * step
+        if len(levels) and min(position.shape) > 1:
+            width = max(0.8, longest / 620)
+            lines = axes.contour(position, levels=levels, colors=[GRID_COLOUR], linewidths=width, alpha=0.95)
+            # Straight lines would otherwise be moved to the next whole pixel.
+            lines.set_snap(False)
+    return _render(figure)
+
+
+def draw_jacobian(
+    determinant: Array, folded: NDArray[np.bool_], picture: Picture, *, limit: float, longest: int = 600
+) -> Picture:
+    """Draw log2 det J in diverging colours centred at det J = 1, folded voxels marked, edges of the anatomy shaded.
+
+    Parameters
+    ----------
+    determinant : (rows, columns) det J.
+    folded : (rows, columns) where det J ≤ 0.
+    picture : the fixed image, (rows, columns, 3); its edges are drawn as thin shadows.
+    limit : |log2 det J| at the ends of the colour scale.
+    """
+    exponent = np.log2(np.clip(determinant, 2.0**-limit, 2.0**limit))
+    colour = colormaps[JACOBIAN_COLOURS](0.5 + 0.5 * exponent / limit)[..., :3]
+    edges = ndimage.gaussian_gradient_magnitude(picture.astype(np.float64).mean(-1), 1.2)
+    # Shadows leave flat tissue in the exact colour of the scale.
+    shade = 1 - 0.42 * np.clip(edges / max(np.percentile(edges, 99), 1.0), 0, 1)
+    colour = np.where(folded[..., None], to_rgb(FOLDED_COLOUR), colour * shade[..., None])
+    figure, axes = _canvas(np.asarray(np.round(colour * 255), dtype=np.uint8), longest)
+    if folded.any() and min(folded.shape) > 1:
+        axes.contour(folded.astype(float), levels=[0.5], colors=["#000000"], linewidths=1.0)
+    return _render(figure)
+
+
+def _label_place(inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return (row, column) of the centroid of a cross-section, or of its innermost pixel if that lies outside."""
+    row, column = (float(v) for v in np.argwhere(inside).mean(0))
+    if not inside[round(row), round(column)]:
+        depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+        row, column = (float(v) for v in np.unravel_index(int(np.argmax(depth)), depth.shape))
+    # Keep the digits inside the picture.
+    edge = 0.03 * max(inside.shape)
+    height, width = inside.shape
+    return min(max(row, edge), max(edge, height - 1 - edge)), min(max(column, edge), max(edge, width - 1 - edge))
+
+
+def _canvas(picture: Picture, longest: int) -> tuple[Figure, Axes]:
+    """Return a figure whose only axes show the picture edge to edge, in pixel coordinates."""
+    height, width = picture.shape[:2]
+    scale = longest / max(height, width)
+    figure = Figure(figsize=(max(1, round(width * scale)) / 100, max(1, round(height * scale)) / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.imshow(picture, interpolation="bilinear", aspect="auto")
+    axes.set_autoscale_on(False)
+    return figure, axes
+
+
+def _render(figure: Figure) -> Picture:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]

@@ -1,0 +1,22 @@
+"""Dense feature maps of images: descriptors computed here, and the protocol later encoders plug into."""
+
+from roireg.features.base import FeatureExtractor, available_extractors, make_extractor, register_extractor
+from roireg.features.cache import CachedExtractor
+from roireg.features.intensity import IntensityFeatures, foreground_mask, normalise_intensity
+from roireg.features.mind import MindFeatures, mind_ssc
+
+__all__ = [
+    "CachedExtractor",
+    "FeatureExtractor",
+    "IntensityFeatures",
+    "MindFeatures",
+    "available_extractors",
+    "foreground_mask",
+    "make_extractor",
+    "mind_ssc",
+    "normalise_intensity",
+    "register_extractor",
+]
+
+register_extractor("mind", MindFeatures)
+register_extractor("intensity", IntensityFeatures)

@@ -1,0 +1,1 @@
+"""Region pairs (and images) to transforms."""

@@ -1,0 +1,166 @@
+"""What a fit maximises or penalises: local correlation, feature distance, region agreement, smoothness.
+
+Every similarity is a callable built once per level from the fixed side and called with the warped moving side.
+Losses are means, so their weights do not depend on image size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from roireg.core.filters import box_mean
+
+__all__ = ["FeatureDistance", "LocalCorrelation", "RegionAgreement", "diffusion"]
+
+FLOOR = 1e-4
+"""Variance (of intensities scaled to about 0..1) below which a window counts as flat: noise of 1 % of the range."""
+
+
+def block_mean(data: Tensor, step: Sequence[int]) -> Tensor:
+    """Mean over blocks of `step` voxels per spatial axis of a (channel, *spatial) tensor; ragged ends allowed."""
+    pool = F.avg_pool3d if data.ndim == 4 else F.avg_pool2d
+    return pool(data[None], tuple(step), ceil_mode=True, count_include_pad=False)[0]
+
+
+class LocalCorrelation:
+    """1 - weighted mean of the squared local correlation coefficient (LNCC², Cachier et al. 2003; Avants 2008).
+
+    Windows sit on a lattice of `step` voxels and span (2 * radius + 1) * step voxels, which makes the box
+    sums 2^d times cheaper than windows at every voxel at the same accuracy. The gradient with respect to the
+    warped image is written out instead of traced. Squared correlation does not see the sign or the scale of
+    the intensities, so maps between contrasts are matched as long as they are locally linear.
+
+    Parameters
+    ----------
+    fixed : (1, *spatial) intensities scaled to about 0..1.
+    step : lattice step in voxels per axis.
+    radius : window radius in lattice steps per axis.
+    weight : (1, *spatial) non-negative importance of every voxel, or None.
+    """
+
+    def __init__(
+        self, fixed: Tensor, *, step: Sequence[int], radius: Sequence[int], weight: Tensor | None = None
+    ) -> None:
+        self.fixed, self.step, self.radius = fixed, tuple(step), tuple(radius)
+        self.mean = self.window(fixed)
+        self.variance = (self.window(fixed * fixed) - self.mean**2).clamp(min=0) + FLOOR
+        inside = torch.ones_like(fixed) if weight is None else weight
+        self.weight = block_mean(inside, self.step)
+        self.total = float(self.weight.sum().clamp(min=1e-6))
+
+    def window(self, data: Tensor) -> Tensor:
+        """Window means on the lattice."""
+        return box_mean(block_mean(data, self.step), self.radius)
+
+    def coefficients(self, warped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Per window: (cc, cov / (var_f var_w), cc / var_w, mean_w), the floor added to variances and covariance.
+
+        Adding it to all three keeps cc <= 1 with equality where both windows are equal, flat ones included, so
+        equal images are exactly at the optimum.
+        """
+        mean, square, product = self.window(torch.cat([warped, warped * warped, self.fixed * warped])).split(1)
+        variance = (square - mean**2).clamp(min=0) + FLOOR
+        covariance = product - self.mean * mean + FLOOR
+        slope = covariance / (self.variance * variance)
+        cc = slope * covariance
+        return cc, slope, cc / variance, mean
+
+    def __call__(self, warped: Tensor, moving_weight: Tensor | None = None) -> Tensor:
+        """Loss of a warped (1, *spatial) image; `moving_weight` (1, *spatial) is its warped mask, if any."""
+        loss: Tensor = _LocalCorrelationLoss.apply(warped, self, moving_weight)
+        return loss
+
+
+class _LocalCorrelationLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, warped, term, moving_weight):  # type: ignore[no-untyped-def]
+        cc, slope, ratio, mean = term.coefficients(warped)
+        weight = term.weight if moving_weight is None else term.weight * block_mean(moving_weight, term.step)
+        weight = weight / term.total
+        ctx.save_for_backward(warped, slope * weight, ratio * weight, mean)
+        ctx.term = term
+        return 1 - (cc * weight).sum()
+
+    @staticmethod
+    def backward(ctx, upstream):  # type: ignore[no-untyped-def]
+        warped, slope, ratio, mean = ctx.saved_tensors
+        term = ctx.term
+        # d cc / d w_i = (2 / window size) * (slope (f_i - mean_f) - ratio (w_i - mean_w)), summed over windows:
+        # the adjoint of a box mean is a box mean, the adjoint of a block mean spreads evenly over the block.
+        spread = box_mean(torch.cat([slope, ratio * mean - slope * term.mean, ratio]), term.radius)
+        for axis, step in enumerate(term.step):
+            spread = spread.repeat_interleave(step, axis + 1).narrow(axis + 1, 0, warped.shape[axis + 1])
+        a, b, c = spread.split(1)
+        gradient = (a * term.fixed + b - c * warped) * (-2 * upstream / math.prod(term.step))
+        return gradient, None, None
+
+
+class FeatureDistance:
+    """Weighted mean squared distance of dense features (MIND-SSC, embeddings ...), summed over channels.
+
+    Parameters
+    ----------
+    fixed : (C, *spatial) features.
+    weight : (1, *spatial) importance, or None.
+    """
+
+    def __init__(self, fixed: Tensor, *, weight: Tensor | None = None) -> None:
+        self.fixed = fixed
+        self.weight = torch.ones_like(fixed[:1]) if weight is None else weight
+        self.total = float(self.weight.sum().clamp(min=1e-6))
+
+    def __call__(self, warped: Tensor, moving_weight: Tensor | None = None) -> Tensor:
+        """Loss of warped (C, *spatial) features; `moving_weight` (1, *spatial) is the warped moving mask."""
+        weight = self.weight if moving_weight is None else self.weight * moving_weight
+        return ((warped - self.fixed) ** 2 * weight).sum() / self.total
+
+
+class RegionAgreement:
+    """Per-region loss on truncated signed distances, plus Dice and squared error of the soft masks.
+
+    The distance part pulls regions together also where they do not overlap, which Dice cannot; Dice and the
+    squared error (SAMReg's L_roi, equally weighted) take over near the boundary.
+
+    Parameters
+    ----------
+    fixed : (K, *spatial) signed distances of the fixed regions divided by the truncation distance,
+        clamped to -1..1, negative inside.
+    weight : (K,) importance of every pair.
+    softness : half-width of the soft boundary, as a fraction of the truncation distance.
+    """
+
+    def __init__(self, fixed: Tensor, weight: Tensor, *, softness: float = 0.1) -> None:
+        self.fixed, self.softness = fixed, softness
+        self.weight = weight / weight.sum().clamp(min=1e-6)
+        self.mask = torch.sigmoid(-fixed / softness)
+        self.axes = tuple(range(1, fixed.ndim))
+        # Each region is judged over its own truncation band, so that small ones count as much as large ones.
+        self.band = ((fixed < 1).float()).sum(self.axes).clamp(min=1)
+
+    def __call__(self, warped: Tensor) -> Tensor:
+        """Loss of the warped (K, *spatial) signed distances of the moving regions."""
+        distance = (((warped - self.fixed) ** 2).sum(self.axes)) / self.band
+        mask = torch.sigmoid(-warped / self.softness)
+        both = (mask * self.mask).sum(self.axes)
+        dice = 1 - 2 * both / (mask.sum(self.axes) + self.mask.sum(self.axes)).clamp(min=1e-6)
+        square = ((mask - self.mask) ** 2).sum(self.axes) / self.band
+        return ((distance + dice + square) * self.weight).sum()
+
+
+def diffusion(field: Tensor, spacing: NDArray[np.float64]) -> Tensor:
+    """Mean squared forward difference per mm of a (d, *spatial) field in mm; `spacing` in mm, storage order.
+
+    Dimensionless (mm per mm): 0.01 means a typical stretch of 10 %.
+    """
+    total = field.new_zeros(())
+    for axis, step in enumerate(spacing):
+        if field.shape[axis + 1] > 1:
+            total = total + (field.diff(dim=axis + 1) / float(step)).square().sum(0).mean()
+    return total

@@ -1,0 +1,285 @@
+"""Multi-resolution fit of a stationary velocity field: the dense stage of every preset.
+
+Per level the velocity lives on a lattice of every second voxel, is low-passed (a Sobolev-like metric), integrated
+by scaling and squaring, brought to the level's voxels and judged there. Everything between velocity and coordinates
+is linear and cheap on the coarse lattice; only the moving image is sampled at full level resolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from roireg.core.filters import gaussian_smooth, resize
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.core.rois import ROIPairs
+from roireg.core.transforms import Affine, VelocityField, exponential
+from roireg.core.warp import resample, sample, slab_points, voxel_coords, warp
+from roireg.fit.objectives import FeatureDistance, LocalCorrelation, RegionAgreement, diffusion
+from roireg.fit.signed_distance import signed_distances
+
+__all__ = ["VelocityFit", "VelocityOptions", "fit_velocity", "level_spacings", "normalise"]
+
+FeatureFunction = Callable[[Image], Image]
+
+
+class VelocityOptions(BaseModel):
+    """Settings of the dense fit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("svf", pattern="^(svf|displacement)$", description="diffeomorphic flow, or plain displacement")
+    levels: int = Field(4, ge=1, description="most resolution levels, each twice as fine as the one before")
+    iterations: tuple[int, ...] = Field(
+        (60, 60, 60, 40), description="steps per level, coarse to fine; the last ones count for fewer levels"
+    )
+    max_voxels: int = Field(1_000_000, ge=1000, description="most voxels of the finest level")
+    min_length: int = Field(12, ge=2, description="voxels along the longest axis that the coarsest level keeps")
+    similarity_weight: float = Field(1.0, ge=0, description="weight of the dense similarity")
+    window: int = Field(2, ge=1, description="radius of the correlation window in control steps")
+    region_weight: float = Field(0.05, ge=0, description="weight of the region term (0 turns it off)")
+    region_truncation: float = Field(0.06, gt=0, description="reach of the region term, fraction of the longest side")
+    smoothness: float = Field(0.2, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")
+    low_pass: float = Field(1.0, ge=0, description="Gaussian low-pass of the velocity in control steps")
+    step: float = Field(0.5, gt=0, description="step of the optimiser in voxels of the level")
+
+
+@dataclass(frozen=True, eq=False)
+class VelocityFit:
+    """Result of :func:`fit_velocity`.
+
+    Attributes
+    ----------
+    transform : the fitted field; apply it before the initial affine.
+    losses : objective at the start and after every level, (initial, final) per level.
+    """
+
+    transform: VelocityField
+    losses: tuple[tuple[float, float], ...]
+
+
+def level_spacings(grid: Grid, *, levels: int, max_voxels: int, min_length: int) -> list[NDArray[np.float64]]:
+    """Voxel sizes (mm, storage order) of the levels, coarse to fine; axes are never sampled finer than they are.
+
+    The finest level has at most about `max_voxels`; coarser ones double the spacing of the finest axes first, so
+    thick slices stay as they are until the plane has caught up.
+    """
+    extent, native = grid.extent, grid.spacing
+
+    def count(h: float) -> float:
+        return float(np.prod(np.maximum(1, extent / np.maximum(native, h))))
+
+    finest = float(native.min())
+    while count(finest) > max_voxels:
+        finest *= 1.05
+    spacings = [finest * 2**k for k in range(levels)]
+    kept = [h for h in spacings if extent.max() / h >= min_length] or spacings[:1]
+    return [np.maximum(native, h) for h in reversed(kept)]
+
+
+def normalise(data: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scale intensities so that the 1st and 99th percentile (inside the mask, if any) become 0 and 1, clamped."""
+    values = data if mask is None else data[mask.expand_as(data)]
+    flat = values.reshape(-1)
+    if flat.numel() > 500_000:
+        flat = flat[:: flat.numel() // 250_000]
+    low, high = torch.quantile(flat.float(), torch.tensor([0.01, 0.99], device=data.device))
+    return ((data - low) / (high - low).clamp(min=1e-6)).clamp(-0.25, 1.25)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pull:
+    """Sampling positions in a source grid: base + linear @ u, all in voxels of the source."""
+
+    base: Tensor  # (*shape, d)
+    linear: Tensor  # (d, d), voxels of the source per world mm
+
+    @classmethod
+    def of(cls, grid: Grid, source: Grid, initial: Affine, device: torch.device) -> _Pull:
+        parts = [voxel_coords(source, initial.map_points(points)).float() for _, points in slab_points(grid, device)]
+        base = torch.cat(parts).reshape(*grid.shape, grid.ndim)
+        linear = np.linalg.inv(source.affine[:-1, :-1])[::-1] @ initial.matrix[:-1, :-1]
+        return cls(base, torch.as_tensor(linear.copy(), dtype=torch.float32, device=device))
+
+    def __call__(self, data: Tensor, displacement: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Sample (C, *source) at the target points moved by a (d, *coarse) world displacement in mm."""
+        moved = resize(torch.einsum("ij,j...->i...", self.linear, displacement), shape)
+        return sample(data[None], (self.base + moved.movedim(0, -1))[None])[0]
+
+
+class _Level:
+    """Everything of one resolution: lattices, images and terms; call it with a velocity to get the loss."""
+
+    def __init__(
+        self,
+        fixed: Image,
+        moving: Image,
+        spacing: NDArray[np.float64],
+        initial: Affine,
+        options: VelocityOptions,
+        features: FeatureFunction | None,
+        fixed_mask: Image | None,
+        moving_mask: Image | None,
+    ) -> None:
+        self.options = options
+        self.grid = fixed.grid.with_spacing(spacing)
+        finest = float(self.grid.spacing.min())
+        step = np.clip(np.round(2 * finest / self.grid.spacing).astype(int), 1, self.grid.shape)
+        self.control = self.grid.with_shape(tuple(math.ceil(n / s) for n, s in zip(self.grid.shape, step, strict=True)))
+        self.step_mm = options.step * finest
+        device = fixed.data.device
+        self.sigma = options.low_pass * float(self.control.spacing.min()) / self.control.spacing
+        self.sigma[self.sigma < 0.3] = 0
+        linear = self.control.affine[:-1, :-1][:, ::-1]
+        self.world_from_voxel = torch.as_tensor(linear.copy(), dtype=torch.float32, device=device)
+        self.voxel_from_world = torch.linalg.inv(self.world_from_voxel)
+        self.similarity: LocalCorrelation | FeatureDistance | None = None
+        self.regions: RegionAgreement | None = None
+        if options.similarity_weight > 0:
+            moving_grid = moving.grid.with_spacing(np.maximum(moving.grid.spacing, finest))
+            f, m = resample(fixed, self.grid), resample(moving, moving_grid)
+            weight = None if fixed_mask is None else resample(fixed_mask, self.grid).data
+            self.moving_weight = None if moving_mask is None else resample(moving_mask, moving_grid).data
+            if features is None:
+                self.moving = m.data
+                radius = [options.window if n > 1 else 0 for n in self.control.shape]
+                self.similarity = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight)
+            else:
+                self.moving = features(m).data
+                self.similarity = FeatureDistance(features(f).data, weight=weight)
+            self.pull = _Pull.of(self.grid, moving_grid, initial, device)
+
+    def add_regions(self, pairs: ROIPairs, fixed: Tensor, moving: Tensor, weight: Tensor, initial: Affine) -> None:
+        """Add the region term; (K, *roi grid) signed distances of either side, (K,) weights."""
+        on_control = warp(Image(fixed, pairs.fixed.grid), None, self.control).data
+        self.regions = RegionAgreement(on_control, weight)
+        self.moving_regions = moving
+        self.region_pull = _Pull.of(self.control, pairs.moving.grid, initial, fixed.device)
+
+    def smooth(self, parameters: Tensor) -> Tensor:
+        return gaussian_smooth(parameters, self.sigma)
+
+    def displacement(self, velocity: Tensor) -> Tensor:
+        if self.options.model == "displacement":
+            return velocity
+        flow = exponential(torch.einsum("ij,j...->i...", self.voxel_from_world, velocity))
+        return torch.einsum("ij,j...->i...", self.world_from_voxel, flow)
+
+    def loss(self, velocity: Tensor) -> Tensor:
+        o = self.options
+        displacement = self.displacement(velocity)
+        total = o.smoothness * diffusion(velocity, self.control.spacing)
+        if self.similarity is not None:
+            warped = self.pull(self.moving, displacement, self.grid.shape)
+            weight = None
+            if self.moving_weight is not None:
+                weight = self.pull(self.moving_weight, displacement.detach(), self.grid.shape)
+            total = total + o.similarity_weight * self.similarity(warped, weight)
+        if self.regions is not None:
+            warped = self.region_pull(self.moving_regions, displacement, self.control.shape)
+            total = total + o.region_weight * self.regions(warped)
+        return total
+
+
+def fit_velocity(
+    fixed: Image,
+    moving: Image,
+    *,
+    initial: Affine,
+    options: VelocityOptions | None = None,
+    pairs: ROIPairs | None = None,
+    features: FeatureFunction | None = None,
+    fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
+    progress: Progress = silent,
+) -> VelocityFit:
+    """Fit a velocity field v so that moving(initial(exp(v)(x))) agrees with fixed(x) (METHODS section 3).
+
+    Parameters
+    ----------
+    fixed, moving : one-channel images, any grids in the same world.
+    initial : affine from fixed to moving world, applied after the flow.
+    pairs : corresponding regions for the region term, weighted by confidence.
+    features : image -> dense features on the same grid; None compares intensities by local correlation.
+    fixed_mask, moving_mask : one-channel images, > 0 where the images are to be compared.
+
+    Returns
+    -------
+    The field, on the control lattice of the finest level. Where the optimum is no better than no motion at the
+    finest level, the field is exactly zero.
+    """
+    options = options or VelocityOptions()
+    fixed = fixed.with_data(normalise(fixed.data, None if fixed_mask is None else fixed_mask.data > 0))
+    moving = moving.with_data(normalise(moving.data, None if moving_mask is None else moving_mask.data > 0))
+    regions = _region_inputs(pairs, options)
+    spacings = level_spacings(
+        fixed.grid, levels=options.levels, max_voxels=options.max_voxels, min_length=options.min_length
+    )
+    iterations = options.iterations[-len(spacings) :]
+    iterations = (iterations[0],) * (len(spacings) - len(iterations)) + iterations
+    velocity: Tensor | None = None
+    losses = []
+    for number, (spacing, steps) in enumerate(zip(spacings, iterations, strict=True)):
+        level = _Level(fixed, moving, spacing, initial, options, features, fixed_mask, moving_mask)
+        if regions is not None and pairs is not None:
+            level.add_regions(pairs, *regions, initial)
+
+        def report(done: float, loss: float, number: int = number) -> None:
+            progress(ProgressEvent("fitting the deformation", (number + done) / len(spacings), f"loss {loss:.4f}"))
+
+        shape = level.control.shape
+        start = torch.zeros(fixed.ndim, *shape, device=fixed.data.device) if velocity is None else resize(velocity, shape)
+        velocity, first, last = _descend(level, start, steps, report)
+        losses.append((first, last))
+    assert velocity is not None
+    with torch.no_grad():
+        still = float(level.loss(torch.zeros_like(velocity)))
+    if not losses[-1][1] < still:
+        velocity = torch.zeros_like(velocity)
+    return VelocityFit(VelocityField(level.control, velocity), tuple(losses))
+
+
+def _descend(
+    level: _Level, start: Tensor, steps: int, report: Callable[[float, float], None]
+) -> tuple[Tensor, float, float]:
+    """Adam from `start`; returns the smoothed velocity and the loss before and after."""
+    parameters = start.detach().clone().requires_grad_()
+    # The loss is a mean; counted per control point its gradient no longer depends on the size of the image, and
+    # eps keeps places without evidence from moving on rounding noise.
+    scale = math.prod(level.control.shape) * level.step_mm
+    optimiser = torch.optim.Adam([parameters], lr=level.step_mm, betas=(0.9, 0.99), eps=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1), eta_min=0.1 * level.step_mm)
+    first = last = float("nan")
+    for i in range(steps):
+        optimiser.zero_grad()
+        loss = level.loss(level.smooth(parameters))
+        last = float(loss.detach())
+        first = last if i == 0 else first
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        report((i + 1) / steps, last)
+    return level.smooth(parameters.detach()), first, last
+
+
+def _region_inputs(pairs: ROIPairs | None, options: VelocityOptions) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Signed distances of both sides and the weights of the active pairs, or None without a region term."""
+    if pairs is None or options.region_weight == 0 or len(pairs.active) == 0:
+        return None
+    active = pairs.active
+    reach = options.region_truncation * float(active.fixed.grid.extent.max())
+    weight = torch.as_tensor(active.confidence, dtype=torch.float32, device=active.fixed.masks.device)
+    return (
+        signed_distances(active.fixed_masks(), truncation=reach),
+        signed_distances(active.moving_masks(), truncation=reach),
+        weight,
+    )

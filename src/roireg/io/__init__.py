@@ -1,0 +1,35 @@
+"""Files to values and back; the only place where foreign conventions are converted."""
+
+from roireg.io._itk import HeaderWarning
+from roireg.io.dicom import DicomSeries, list_series
+from roireg.io.files import atomic_path, new_folder
+from roireg.io.hashing import sha256_of
+from roireg.io.images import check_image, read_image, read_labels, write_image, write_labels
+from roireg.io.pairs import read_pairs, write_pairs
+from roireg.io.points import PointSet, read_points, write_points
+from roireg.io.transforms import AntsFiles, from_itk, read_transform, to_itk, write_ants, write_transform
+
+__all__ = [
+    "AntsFiles",
+    "DicomSeries",
+    "HeaderWarning",
+    "PointSet",
+    "atomic_path",
+    "check_image",
+    "from_itk",
+    "list_series",
+    "new_folder",
+    "read_image",
+    "read_labels",
+    "read_pairs",
+    "read_points",
+    "read_transform",
+    "sha256_of",
+    "to_itk",
+    "write_ants",
+    "write_image",
+    "write_labels",
+    "write_pairs",
+    "write_points",
+    "write_transform",
+]

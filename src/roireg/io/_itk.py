@@ -1,0 +1,196 @@
+"""What every reader and writer shares: quiet ITK, geometry between ITK and `Grid`, warnings about headers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import ArrayLike, NDArray
+
+from roireg.core.errors import GeometryError
+from roireg.core.grid import Grid
+
+__all__ = ["HeaderWarning", "grid_from_itk", "itk_reason", "quiet", "to_itk_image", "warn_header"]
+
+log = logging.getLogger("roireg.io")
+
+SHEAR_NOTICED = 1e-4
+SHEAR_REFUSED = 0.02
+"""Largest |cosine| between two image axes that is rounding (noticed) and repairable (refused, 1.1 degrees)."""
+
+_LOCK = threading.RLock()
+
+
+class HeaderWarning(UserWarning):
+    """A header is contradictory or incomplete in a way that may put the image in the wrong place."""
+
+
+def warn_header(name: str, text: str) -> None:
+    """Warn that the header of `name` has a real problem."""
+    warnings.warn(f"{name}: {text}", HeaderWarning, stacklevel=3)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what ITK and its libraries write to the error stream out of sight (it goes to the debug log).
+
+    HDF5, MetaIO and libjpeg write to the file descriptor itself, so redirecting `sys.stderr` is not enough.
+    Calls from several threads take turns, because descriptor and ITK's warning switch belong to the process.
+    """
+    with _LOCK:
+        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        try:
+            with _descriptor_to_log():
+                yield
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+@contextmanager
+def _descriptor_to_log() -> Iterator[None]:
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # a process without an error stream (a windowed program) has nothing to redirect
+        yield
+        return
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            sink.seek(0)
+            for line in sink.read().decode(errors="replace").splitlines():
+                if line.strip():
+                    log.debug("%s", line)
+
+
+@contextmanager
+def permissive_sform() -> Iterator[None]:
+    """Let ITK read a NIfTI file whose sform is slightly sheared (it takes the nearest rotation)."""
+    key = "ITK_NIFTI_SFORM_PERMISSIVE"
+    with _LOCK:
+        before = os.environ.get(key)
+        os.environ[key] = "ON"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = before
+
+
+def itk_reason(error: Exception) -> str:
+    """Return the last line of an ITK exception, which says what went wrong, without addresses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # MetaIO appends the system's last error, which need not belong to the problem.
+    lines = [line for line in lines if not line.startswith("Reason:")]
+    reason = lines[-1] if lines else type(error).__name__
+    for prefix in ("ITK ERROR:", "sitk::ERROR:"):
+        reason = reason.removeprefix(prefix).strip()
+    head, found, tail = reason.partition("): ")
+    return tail if found and "(0x" in head else reason
+
+
+def not_finite(name: str, nan: int, infinite: int) -> str:
+    """Return the message for an image with values that are no numbers."""
+    return f"{name}: found {nan} NaN and {infinite} infinite voxels; replace them, for example by 0"
+
+
+def shear_of(direction: ArrayLike) -> float:
+    """Return the largest |cosine| between two different columns of a direction matrix; 0 for orthogonal axes."""
+    d = np.asarray(direction, dtype=np.float64)
+    unit = d / np.linalg.norm(d, axis=0)
+    return float(np.abs(unit.T @ unit - np.eye(len(unit))).max())
+
+
+def orthogonal(direction: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """Return a direction matrix with orthogonal axes, the nearest rotation where it is slightly sheared.
+
+    Raises
+    ------
+    GeometryError
+        When the axes are sheared by more than about a degree.
+    """
+    shear = shear_of(direction)
+    if shear > SHEAR_REFUSED:
+        refuse_shear(shear, name)
+    if shear <= SHEAR_NOTICED:
+        return direction
+    warn_shear(shear, name)
+    u, _, vt = np.linalg.svd(direction)
+    return np.asarray(u @ vt)
+
+
+def refuse_shear(shear: float, name: str) -> None:
+    """Raise the error for axes that are not orthogonal."""
+    raise GeometryError(
+        f"{name}: the image axes are sheared by {_degrees(shear):.1f} degrees, but ITK, ANTs and Slicer need "
+        "orthogonal axes; resample the image onto an orthogonal grid first"
+    )
+
+
+def warn_shear(shear: float, name: str) -> None:
+    """Warn that slightly sheared axes were made orthogonal."""
+    warn_header(name, f"the image axes are sheared by {_degrees(shear):.2f} degrees; the nearest rotation is used")
+
+
+def _degrees(cosine: float) -> float:
+    return float(np.degrees(np.arcsin(min(cosine, 1.0))))
+
+
+def grid_from_itk(
+    size: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float], name: str
+) -> Grid:
+    """Build a `Grid` from ITK geometry (x first), naming the file in errors and repairing slight shear."""
+    d = len(size)
+    matrix = np.asarray(direction, dtype=np.float64).reshape(d, d)
+    if min(spacing) <= 0 or not np.isfinite(spacing).all():
+        raise GeometryError(f"{name}: spacings must be positive numbers, found {tuple(spacing)}; fix its header")
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
+        raise GeometryError(f"{name}: the direction matrix is singular or not finite; fix its header")
+    try:
+        return Grid.from_itk(size, spacing, origin, orthogonal(matrix, name))
+    except GeometryError as error:
+        raise error if str(error).startswith(name) else GeometryError(f"{name}: {error}") from error
+
+
+def to_itk_image(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
+    """Build an ITK image from a (channel, *spatial) array; one channel gives scalar pixels.
+
+    Raises
+    ------
+    GeometryError
+        When the axes of the grid are not orthogonal, which no file format here can hold.
+    """
+    if shear_of(grid.direction) > SHEAR_NOTICED:
+        raise GeometryError("an image with sheared axes cannot be written; resample it onto an orthogonal grid first")
+    if array.shape[0] == 1:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array[0]), isVector=False)
+    else:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(array, 0, -1)), isVector=True)
+    _, spacing, origin, direction = grid.itk
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
+    return image
+
+
+def extension(path: Path) -> str:
+    """Return the lower-case extension with its dot; `.nii.gz` counts as one."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix

@@ -1,0 +1,336 @@
+"""Images and label maps from files to `Image` and back.
+
+World is LPS mm. Raster files (PNG, JPEG, TIFF, BMP) have world = pixel index: spacing 1, origin 0, unit "px";
+resolution tags and EXIF rotation are ignored. Supported for reading is what ITK reads (NIfTI, NRRD, MetaImage,
+DICOM, raster, MINC, VTK ...).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+
+from roireg.core.errors import InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.io._itk import extension, grid_from_itk, itk_reason, not_finite, permissive_sform, quiet, to_itk_image
+from roireg.io.dicom import has_position, projection, read_series
+from roireg.io.files import atomic_path
+from roireg.io.nifti import check_nifti
+
+__all__ = ["check_image", "read_image", "read_labels", "write_image", "write_labels"]
+
+Array = NDArray[Any]
+
+RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".jp2")
+VOLUME = (".nii", ".nii.gz", ".nrrd", ".mha")
+_RASTER_TYPES = {
+    ".png": ("uint8", "uint16"),
+    ".jpg": ("uint8",),
+    ".jpeg": ("uint8",),
+    ".tif": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32"),
+    ".tiff": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32"),
+}
+_READABLE = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or BMP"
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def read_image(path: str | Path, *, frame: int | None = None, series: str | None = None) -> Image:
+    """Read a 2D or 3D image.
+
+    Parameters
+    ----------
+    path : a file, a folder with a DICOM series, or ``folder::SERIES_UID``.
+    frame : which volume of a 4D image, from 0; None expects a 2D or 3D image.
+    series : UID of the DICOM series where a folder has several.
+
+    Returns
+    -------
+    Image with (channel, *spatial) float32 data, storage order; RGB(A) and vector pixels become channels. Its
+    `dtype` is the stored pixel type, its unit "px" for raster files and "mm" otherwise. A radiograph (a DICOM
+    file without patient position) is 2D.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, no image, damaged, 4D without `frame`, complex, or holds NaN or infinite values.
+    GeometryError
+        When its geometry is unusable (sheared or singular axes).
+    """
+    array, grid, metadata = _read(path, frame=frame, series=series)
+    data = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    unit = "px" if extension(Path(path)) in RASTER else "mm"
+    image = Image(data, grid, name=str(path), unit=unit, dtype=str(array.dtype), metadata=metadata)
+    _check_finite(image)
+    return image
+
+
+def read_labels(path: str | Path, *, frame: int | None = None, series: str | None = None) -> Image:
+    """Read a label map: (1, *spatial) int32 data. Palette images give their indices.
+
+    Raises
+    ------
+    InputError
+        As `read_image`, and when the file is RGB, JPEG (lossy), or holds values that are not integers.
+    """
+    if extension(Path(path)) in (".jpg", ".jpeg"):
+        raise InputError(f"{path}: JPEG alters label values; save the label map as PNG or NIfTI")
+    array, grid, metadata = _read(path, frame=frame, series=series, indices=True)
+    if array.shape[0] != 1:
+        raise InputError(
+            f"{path}: a label map has one value per voxel, found {array.shape[0]} channels; save it as an index image"
+        )
+    if array.dtype.kind == "f":
+        wrong = int((~np.isfinite(array) | (array != np.round(array))).sum())
+        if wrong:
+            raise InputError(f"{path}: a label map holds whole numbers, found {wrong} voxels with other values")
+    limits = np.iinfo(np.int32)
+    if int(array.min()) < limits.min or int(array.max()) > limits.max:
+        raise InputError(f"{path}: labels must fit 32-bit integers, found values up to {array.max()}")
+    data = torch.from_numpy(np.array(array, dtype=np.int32, order="C"))
+    unit = "px" if extension(Path(path)) in RASTER else "mm"
+    return Image(data, grid, name=str(path), unit=unit, dtype=str(array.dtype), metadata=metadata)
+
+
+def check_image(image: Image) -> None:
+    """Refuse an image that cannot be registered.
+
+    Raises
+    ------
+    InputError
+        When it holds NaN or infinite values, or the same value everywhere.
+    """
+    _check_finite(image)
+    low, high = float(image.data.min()), float(image.data.max())
+    if low == high:
+        raise InputError(f"{image.name}: every voxel has the value {low:g}, so there is nothing to register")
+
+
+def _check_finite(image: Image) -> None:
+    if image.data.is_floating_point() and not bool(torch.isfinite(image.data.sum())):
+        nan = int(torch.isnan(image.data).sum())
+        infinite = int(torch.isinf(image.data).sum())
+        if nan + infinite:
+            raise InputError(not_finite(image.name, nan, infinite))
+
+
+def _read(
+    path: str | Path, *, frame: int | None, series: str | None, indices: bool = False
+) -> tuple[Array, Grid, dict[str, str]]:
+    """Return ((channel, *spatial) array of the stored type, grid, metadata)."""
+    place = Path(path)
+    if not place.exists() and "::" in str(path) and series is None:
+        folder, _, series = str(path).rpartition("::")
+        place = Path(folder)
+    if not place.exists():
+        raise InputError(f"{place}: no such file or folder; check the path")
+    metadata: dict[str, str] = {}
+    if not os.access(place, os.R_OK):
+        raise InputError(f"{place}: no permission to read this; change its permissions")
+    if place.is_dir():
+        image, metadata = read_series(place, series=series, frame=frame)
+        if image.GetDimension() == 4:
+            image = image[:, :, :, _chosen_frame(str(place), image.GetSize()[3], frame)]
+    else:
+        if extension(place) in RASTER:
+            flat = _through_pillow(place, indices=indices)
+            if flat is not None:
+                return flat[None], Grid.pixels(flat.shape), metadata
+        image = _read_file(place, frame)
+    array = sitk.GetArrayFromImage(image)
+    if np.iscomplexobj(array):
+        raise InputError(f"{place}: complex values cannot be registered; save the magnitude as a real image")
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+        if len(array) > 4:  # a series kept as vector pixels (NRRD sequence, diffusion), not colours
+            array = array[_chosen_frame(str(place), len(array), frame)][None]
+    else:
+        array = array[None]
+    if array.ndim not in (3, 4):
+        raise InputError(f"{place}: expected a 2D or 3D image, found {array.ndim - 1} spatial axes")
+    if extension(place) in RASTER:
+        return array, Grid.pixels(array.shape[1:]), metadata
+    name = str(place)
+    return (
+        array,
+        grid_from_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), name),
+        metadata,
+    )
+
+
+def _read_file(path: Path, frame: int | None) -> sitk.Image:
+    sheared = check_nifti(path) if extension(path) in (".nii", ".nii.gz", ".hdr", ".img") else False
+    with quiet(), permissive_sform() if sheared else nullcontext():
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        try:
+            kind = reader.GetImageIOFromFileName(str(path))
+        except RuntimeError:  # newer ITK says so by raising, older by an empty name
+            kind = ""
+        if not kind:
+            raise InputError(_unreadable(path))
+        try:
+            reader.ReadImageInformation()
+            size = list(reader.GetSize())
+            if len(size) > 3:
+                chosen = _chosen_frame(str(path), int(np.prod(size[3:])), frame, shape=size)
+                index = [int(i) for i in np.unravel_index(chosen, size[3:], order="F")]
+                reader.SetExtractSize(size[:3] + [0] * (len(size) - 3))
+                reader.SetExtractIndex([0, 0, 0, *index])
+            image = reader.Execute()
+        except RuntimeError as error:
+            raise InputError(
+                f"{path}: the file cannot be read, it looks truncated or damaged ({itk_reason(error)}); "
+                "copy or export it again"
+            ) from error
+        if image.GetDimension() == 3 and kind == "GDCMImageIO" and image.GetSize()[2] == 1 and not has_position(path):
+            image = projection(image)
+    return image
+
+
+def _chosen_frame(name: str, frames: int, frame: int | None, *, shape: list[int] | None = None) -> int:
+    if frame is None and frames == 1:
+        return 0
+    if frame is None or not 0 <= frame < frames:
+        asked = "" if frame is None else f" and no frame {frame}"
+        size = f" ({' x '.join(map(str, shape))})" if shape else ""
+        raise InputError(
+            f"{name}: the image is 4D{size} with {frames} frames{asked}, expected one 2D or 3D image; "
+            f"choose one with --frame N, N from 0 to {frames - 1}"
+        )
+    return frame
+
+
+def _unreadable(path: Path) -> str:
+    if path.stat().st_size == 0:
+        return f"{path}: the file is empty; copy or export it again"
+    if extension(path) in (".mgz", ".mgh"):
+        return f"{path}: FreeSurfer MGH files are not supported; convert with mri_convert {path.name} image.nii.gz"
+    if extension(path) in (*RASTER, *VOLUME):
+        return f"{path}: the file is not a {extension(path)} image or is damaged; expected {_READABLE}"
+    return f"{path}: the file is not an image in a known format; expected {_READABLE}"
+
+
+def _through_pillow(path: Path, *, indices: bool) -> Array | None:
+    """Read what ITK cannot: palette indices (as labels) and gray with alpha (alpha dropped); else None.
+
+    JPEG and BMP files are decoded once more to notice a cut: ITK fills the missing part with gray or nothing.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow's warnings are about size (whole-slide images are large) and tags, which are not used.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            picture = PIL.Image.open(path)
+        with picture:
+            if indices and picture.mode == "P":
+                return np.array(picture, dtype=np.uint8)
+            if picture.mode == "LA":
+                return np.array(picture.getchannel("L"), dtype=np.uint8)
+            if picture.format in ("JPEG", "BMP"):
+                picture.load()
+    except (PIL.UnidentifiedImageError, PIL.Image.DecompressionBombError):
+        return None  # ITK knows some that Pillow does not, and says what is wrong with the rest
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"{path}: the file is truncated or damaged ({error}); copy or export it again") from error
+    return None
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def write_image(path: str | Path, image: Image) -> None:
+    """Write an image in its stored pixel type (`image.dtype`); integers are rounded and clipped to its range.
+
+    The extension chooses the format: .nii, .nii.gz, .nrrd, .mha for 2D and 3D; .png (uint8, uint16), .jpg (uint8)
+    and .tif for 2D gray, RGB or RGBA, without the geometry. The file appears only when complete.
+
+    Raises
+    ------
+    InputError
+        When the format is unknown or cannot hold the image (3D as .png, float as .png ...).
+    OutputError
+        When the place cannot be written.
+    """
+    target = Path(path)
+    array = _stored(image)
+    kind = extension(target)
+    if kind in _RASTER_TYPES:
+        _check_raster(target, image, array)
+    elif kind not in VOLUME:
+        known = ", ".join((*VOLUME, *_RASTER_TYPES))
+        raise InputError(f"{target}: cannot write an image with the extension {kind!r}; use one of {known}")
+    grid = Grid.pixels(image.grid.shape) if kind in _RASTER_TYPES else image.grid
+    with atomic_path(target) as temporary:
+        _write(temporary, target, to_itk_image(array, grid))
+
+
+def write_labels(path: str | Path, labels: Image) -> None:
+    """Write a (1, *spatial) integer label map in the smallest of uint8, uint16, int32 that holds it.
+
+    Raises
+    ------
+    InputError
+        When there are several channels, or the format cannot hold the labels.
+    OutputError
+        When the place cannot be written.
+    """
+    if labels.channels != 1 or labels.data.is_floating_point():
+        raise InputError(f"{labels.name}: a label map has one channel of integers, found {labels!r}")
+    if extension(Path(path)) in (".jpg", ".jpeg"):
+        raise InputError(f"{path}: JPEG alters label values; use .png or .nii.gz")
+    low, high = int(labels.data.min()), int(labels.data.max())
+    dtype = "int32" if low < 0 or high > 65535 else "uint8" if high <= 255 else "uint16"
+    write_image(path, Image(labels.data, labels.grid, name=labels.name, unit=labels.unit, dtype=dtype))
+
+
+def _stored(image: Image) -> Array:
+    """Return (channel, *spatial) values in the stored pixel type."""
+    dtype = np.dtype("uint8" if image.dtype == "bool" else image.dtype)
+    if dtype == np.float16:
+        dtype = np.dtype(np.float32)
+    values = image.data.detach().cpu().numpy()
+    if dtype.kind == "f" or values.dtype == dtype:
+        return np.asarray(values.astype(dtype))
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{image.name}: {int((~np.isfinite(values)).sum())} voxels are NaN or infinite, which {dtype} cannot hold"
+        )
+    limits = np.iinfo(dtype)
+    # The largest 64-bit integer has no float neighbour below 2^63, so clip to the last one that fits.
+    high = float(limits.max) if int(float(limits.max)) <= limits.max else float(np.nextafter(float(limits.max), 0))
+    wide = values.astype(np.float64) if values.dtype.kind == "f" else values
+    return np.asarray(np.clip(np.round(wide), float(limits.min), high).astype(dtype))
+
+
+def _check_raster(target: Path, image: Image, array: Array) -> None:
+    kind = extension(target)
+    if image.ndim == 3 and not (kind in (".tif", ".tiff") and image.unit == "px"):
+        raise InputError(f"{target}: a 3D image does not fit a {kind} file; use .nii.gz, .nrrd or .mha")
+    if str(array.dtype) not in _RASTER_TYPES[kind]:
+        raise InputError(
+            f"{target}: a {kind} file holds {' or '.join(_RASTER_TYPES[kind])}, found {array.dtype}; use .nii.gz"
+        )
+    allowed = (1, 3) if kind in (".jpg", ".jpeg") else (1, 3, 4)
+    if image.channels not in allowed:
+        raise InputError(f"{target}: a {kind} file holds {allowed} channels, found {image.channels}; use .nii.gz")
+
+
+def _write(temporary: Path, target: Path, image: sitk.Image) -> None:
+    with quiet():
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=extension(target) not in (".jpg", ".jpeg"))
+        except RuntimeError as error:
+            raise InputError(
+                f"{target}: this image cannot be written in this format ({itk_reason(error)})"
+            ) from error

@@ -1,0 +1,39 @@
+"""Regions and features of two images in, region pairs and the geometry they agree on out."""
+
+from roireg.match.assign import assign_greedy, assign_many, assign_mutual, assign_optimal, confidences
+from roireg.match.geometry import GeometryOptions, Hypothesis, affine_hypotheses, pair_agreement
+from roireg.match.matcher import PUBLISHED, MatchOptions, match, match_labels, region_similarity
+from roireg.match.prototypes import prototypes, resize_masks
+from roireg.match.similarity import (
+    DescriptorWeights,
+    RegionDescriptors,
+    cosine_similarity,
+    describe,
+    descriptor_similarity,
+)
+from roireg.match.slices import match_slices
+
+__all__ = [
+    "PUBLISHED",
+    "DescriptorWeights",
+    "GeometryOptions",
+    "Hypothesis",
+    "MatchOptions",
+    "RegionDescriptors",
+    "affine_hypotheses",
+    "assign_greedy",
+    "assign_many",
+    "assign_mutual",
+    "assign_optimal",
+    "confidences",
+    "cosine_similarity",
+    "describe",
+    "descriptor_similarity",
+    "match",
+    "match_labels",
+    "match_slices",
+    "pair_agreement",
+    "prototypes",
+    "region_similarity",
+    "resize_masks",
+]

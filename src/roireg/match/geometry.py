@@ -1,0 +1,406 @@
+"""Geometric consistency of region pairs: several plausible affine hypotheses, ranked.
+
+Regions are summarised by centroid and second moments. Hypotheses come from single pairs (translation; scale and
+orientation of the moments) and from samples of two to four pairs; they are scored over all regions at once
+in the manner of MSAC (Torr and Zisserman, CVIU 78:138-156, 2000), weighted by similarity, and the best are
+refined on the pairs that agree (locally optimised RANSAC, Chum et al., DAGM 2003).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roireg.core.errors import GeometryError
+from roireg.core.grid import Grid
+from roireg.core.rois import ROISet
+from roireg.core.transforms import Affine
+from roireg.match.moments import (
+    batched_matrices,
+    fit_affine,
+    fit_similarity,
+    moment_rotations,
+    overlap_coefficient,
+    plausible,
+)
+
+__all__ = ["GeometryOptions", "Hypothesis", "affine_hypotheses", "pair_agreement"]
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GeometryOptions:
+    """Limits and effort of the search.
+
+    Attributes
+    ----------
+    tolerance : how far a mapped centroid may lie from its partner, as a fraction of the region's radius.
+    floor : smallest tolerance, as a fraction of the radius of the fixed image.
+    max_scale : singular values of the linear part lie in [1 / max_scale, max_scale].
+    max_shear : largest ratio of two singular values.
+    max_rotation : largest rotation in degrees; None allows any in 2D and 45 in 3D, where images of bodies
+        come with an orientation.
+    min_visible : smallest share of the fixed regions (by weight) whose centroids land in the moving image.
+    prior : how much a rotation of 90 degrees, a scale of `max_scale` or a shear of `max_shear` each lower the
+        score: by the factor exp(-prior / 2).
+    samples : how many random samples of pairs are drawn.
+    candidates : how many partners per region are considered.
+    refined : how many of the best hypotheses are refined.
+    separation : hypotheses whose mean displacements over the fixed image differ by less than this fraction of
+        its radius count as one.
+    max_regions : only so many regions per image take part, the largest first.
+    """
+
+    tolerance: float = 0.7
+    floor: float = 0.03
+    max_scale: float = 2.0
+    max_shear: float = 1.6
+    max_rotation: float | None = None
+    min_visible: float = 0.3
+    prior: float = 0.3
+    samples: int = 3000
+    candidates: int = 8
+    refined: int = 40
+    separation: float = 0.06
+    max_regions: int = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """One way in which the regions of both images fit together.
+
+    Attributes
+    ----------
+    affine : fixed world -> moving world, mm.
+    score : share of the regions' weight that finds a similar partner in place, 0..1.
+    pairs : (moving, fixed) indices of the mutually best pairs that agree with the affine, best first.
+    residuals : (len(pairs),) distance in mm between mapped fixed and moving centroid.
+    kind : "translation", "similarity" or "affine": the freest model used on the way.
+    """
+
+    affine: Affine
+    score: float
+    pairs: tuple[tuple[int, int], ...]
+    residuals: Array
+    kind: str
+
+    def __repr__(self) -> str:
+        return f"Hypothesis({self.kind}, score {self.score:.3f}, {len(self.pairs)} pairs, {self.affine!r})"
+
+
+def pair_agreement(moving: ROISet, fixed: ROISet, affine: Affine, *, options: GeometryOptions | None = None) -> Array:
+    """(M, F) Bhattacharyya coefficient of the regions' Gaussians under an affine; 1 when they coincide."""
+    # Every region counts here, also those too small to take part in the search.
+    options = replace(options or GeometryOptions(), max_regions=max(len(moving), len(fixed)))
+    problem = _Problem.build(moving, fixed, np.ones((len(moving), len(fixed))), options)
+    return problem.agreement(affine.matrix)
+
+
+def affine_hypotheses(
+    moving: ROISet,
+    fixed: ROISet,
+    similarity: Array,
+    *,
+    rng: np.random.Generator,
+    count: int = 10,
+    options: GeometryOptions | None = None,
+) -> list[Hypothesis]:
+    """Find distinct affine maps that bring many similar regions together.
+
+    Parameters
+    ----------
+    moving, fixed : M and F regions, world mm.
+    similarity : (M, F) similarities; entries <= 0 or -inf are never paired.
+    rng : random numbers for the samples (`core.seeds.generator`).
+    count : at most so many hypotheses.
+    options : limits and effort.
+
+    Returns
+    -------
+    Hypotheses, best score first, at least `options.separation` apart. Empty when no pair has a
+    positive similarity. The order of the regions does not matter except through the random samples.
+
+    Raises
+    ------
+    GeometryError
+        When the images differ in dimension or the similarity matrix does not fit the regions.
+    """
+    options = options or GeometryOptions()
+    if moving.grid.ndim != fixed.grid.ndim:
+        raise GeometryError(
+            f"moving regions are {moving.grid.ndim}D and fixed regions {fixed.grid.ndim}D; both must agree"
+        )
+    if similarity.shape != (len(moving), len(fixed)):
+        raise GeometryError(
+            f"{len(moving)} moving and {len(fixed)} fixed regions need a similarity of that shape, "
+            f"found {similarity.shape}"
+        )
+    problem = _Problem.build(moving, fixed, similarity, options)
+    if not (problem.similarity > 0).any():
+        return []
+    matrices = np.concatenate(list(_proposals(problem, rng)))
+    matrices = matrices[plausible(matrices, options.max_scale, options.max_shear, problem.max_rotation)]
+    scores = problem.coarse_scores(matrices)
+    starts = problem.distinct(matrices, scores, options.refined)
+    refined = [problem.refine(matrices[i]) for i in starts]
+    refined_matrices = np.array([matrix for matrix, _, _ in refined])
+    refined_scores = np.array([score for _, score, _ in refined])
+    return [
+        problem.hypothesis(*refined[i])
+        for i in problem.distinct(refined_matrices, refined_scores, count)
+        if refined_scores[i] > 0
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """The regions of both images as Gaussians, in a common frame: mm, weights, tolerances."""
+
+    options: GeometryOptions
+    grid_m: Grid
+    grid_f: Grid
+    index_m: NDArray[np.int64]
+    index_f: NDArray[np.int64]
+    mean_m: Array
+    mean_f: Array
+    cov_m: Array
+    cov_f: Array
+    radius_m: Array
+    radius_f: Array
+    weight_m: Array
+    weight_f: Array
+    similarity: Array
+    probes: Array
+    size: float
+    max_rotation: float
+
+    @classmethod
+    def build(cls, moving: ROISet, fixed: ROISet, similarity: Array, options: GeometryOptions) -> _Problem:
+        d = fixed.grid.ndim
+        sides = []
+        for rois in (moving, fixed):
+            radius = rois.volumes ** (1 / d)
+            index = np.sort(np.argsort(-radius, kind="stable")[: options.max_regions])
+            sides.append((index, rois.centroids[index], rois.covariances[index], radius[index]))
+        (im, cm, sm, rm), (jf, cf, sf, rf) = sides
+        rotation = options.max_rotation if options.max_rotation is not None else (180.0 if d == 2 else 45.0)
+        clean = np.where(np.isfinite(similarity), similarity, 0.0).clip(0, 1)
+        return cls(
+            options,
+            moving.grid,
+            fixed.grid,
+            im,
+            jf,
+            cm,
+            cf,
+            sm,
+            sf,
+            rm,
+            rf,
+            _weights(moving, im, rm),
+            _weights(fixed, jf, rf),
+            clean[np.ix_(im, jf)],
+            fixed.grid.corners() * 0.5 + fixed.grid.center * 0.5,
+            float(np.prod(fixed.grid.extent) ** (1 / d)),
+            rotation,
+        )
+
+    @property
+    def d(self) -> int:
+        return self.grid_f.ndim
+
+    def candidates(self) -> NDArray[np.int64]:
+        """(P, 2) (moving, fixed) pairs worth trying: the best partners of every region, best first."""
+        k = self.options.candidates
+        s = self.similarity
+        mask = np.zeros(s.shape, dtype=bool)
+        rows = np.argsort(-s, axis=1, kind="stable")[:, :k]
+        columns = np.argsort(-s, axis=0, kind="stable")[:k]
+        np.put_along_axis(mask, rows, True, axis=1)
+        np.put_along_axis(mask, columns, True, axis=0)
+        pairs = np.argwhere(mask & (s > 0))
+        importance = s[pairs[:, 0], pairs[:, 1]] * np.sqrt(self.radius_m[pairs[:, 0]] * self.radius_f[pairs[:, 1]])
+        return pairs[np.argsort(-importance, kind="stable")]
+
+    # -- scores -----------------------------------------------------------------------------------
+
+    def prior(self, matrices: Array) -> Array:
+        """(H,) factor in (0, 1] that prefers small rotations and scales."""
+        u, s, vt = np.linalg.svd(matrices[:, :-1, :-1])
+        cosine = (np.trace(u @ vt, axis1=1, axis2=2) - (self.d - 2)) / 2
+        angle = np.arccos(np.clip(cosine, -1, 1)) / (np.pi / 2)
+        scale = np.abs(np.log(s)).max(1) / np.log(self.options.max_scale)
+        shear = np.log(s[:, 0] / s[:, -1]) / np.log(self.options.max_shear)
+        return np.asarray(np.exp(-self.options.prior * (np.minimum(angle, 1) + scale**2 + shear**2) / 2))
+
+    def visible(self, matrices: Array) -> tuple[Array, Array]:
+        """(H, F) and (H, M): whose centroids fall inside the other image."""
+        forward = self.mean_f @ matrices[:, :-1, :-1].transpose(0, 2, 1) + matrices[:, None, :-1, -1]
+        inverse = np.linalg.inv(matrices)
+        backward = self.mean_m @ inverse[:, :-1, :-1].transpose(0, 2, 1) + inverse[:, None, :-1, -1]
+        return self.grid_m.contains(forward).astype(float), self.grid_f.contains(backward).astype(float)
+
+    def combine(self, gain: Array, matrices: Array) -> Array:
+        """(H,) scores from (H, M, F) gains, prior left out: both directions, hidden regions are half a miss."""
+        seen_f, seen_m = self.visible(matrices)
+        score = np.zeros(len(matrices))
+        for best, seen, weight in ((gain.max(1), seen_f, self.weight_f), (gain.max(2), seen_m, self.weight_m)):
+            shown = seen @ weight
+            score += 0.5 * (best * seen) @ weight / (0.5 + 0.5 * shown)
+            score[shown < self.options.min_visible] = 0
+        return score
+
+    def coarse_scores(self, matrices: Array) -> Array:
+        """(H,) MSAC scores on centroids and volumes, in slabs of bounded memory."""
+        o = self.options
+        tolerance = np.sqrt(self.radius_m[:, None] * self.radius_f[None]) * o.tolerance
+        tolerance2 = tolerance**2 + (o.floor * self.size) ** 2
+        ratio = self.d * np.log(self.radius_f[None] / self.radius_m[:, None])
+        out = np.empty(len(matrices))
+        step = max(1, 4_000_000 // max(1, self.similarity.size))
+        for start in range(0, len(matrices), step):
+            part = matrices[start : start + step]
+            mapped = self.mean_f @ part[:, :-1, :-1].transpose(0, 2, 1) + part[:, None, :-1, -1]
+            # |a - b|^2 expanded about the centre of the moving image, to keep digits.
+            a, b = self.mean_m - self.grid_m.center, mapped - self.grid_m.center
+            distance = (a**2).sum(-1)[None, :, None] + (b**2).sum(-1)[:, None] - 2 * a @ b.transpose(0, 2, 1)
+            growth = np.log(np.abs(np.linalg.det(part[:, :-1, :-1])))[:, None, None] + ratio
+            gain = self.similarity * np.maximum(0, 1 - distance / tolerance2) / (1 + growth**2)
+            out[start : start + step] = self.combine(gain, part) * self.prior(part)
+        return out
+
+    def agreement(self, matrix: Array) -> Array:
+        """(M, F) Bhattacharyya coefficients, covariances widened by the smallest tolerance."""
+        widen = np.eye(self.d) * (self.options.floor * self.size) ** 2
+        linear = matrix[:-1, :-1]
+        mean = self.mean_f @ linear.T + matrix[:-1, -1]
+        cov = linear @ self.cov_f @ linear.T + widen
+        return overlap_coefficient(self.mean_m, self.cov_m + widen, mean, cov)
+
+    def evaluate(self, matrix: Array) -> tuple[float, Array]:
+        """Score of one affine with whole moments instead of centroids, and the (M, F) gains behind it."""
+        # Squared: regions one radius apart still have a coefficient of about a half, which is no agreement.
+        gain = self.similarity * self.agreement(matrix) ** 2
+        return float(self.combine(gain[None], matrix[None])[0]), gain
+
+    # -- search -----------------------------------------------------------------------------------
+
+    def distinct(self, matrices: Array, scores: Array, count: int) -> list[int]:
+        """Indices of the best scores whose maps differ by more than the separation, best first."""
+        probes = self.probes @ matrices[:, :-1, :-1].transpose(0, 2, 1) + matrices[:, None, :-1, -1]
+        chosen: list[int] = []
+        for i in np.argsort(-scores, kind="stable"):
+            if len(chosen) == count:
+                break
+            apart = np.linalg.norm(probes[chosen] - probes[i], axis=-1).mean(-1)
+            if not (apart < self.options.separation * self.size).any():
+                chosen.append(int(i))
+        return chosen
+
+    def refine(self, matrix: Array, *, rounds: int = 4) -> tuple[Array, float, str]:
+        """Refit on the mutually best pairs, freer models as more pairs support them; keep what scores best."""
+        (best_score, best_gain), best, kind = self.evaluate(matrix), matrix, "translation"
+        for model in ("translation", "similarity", "affine"):
+            current, gain = best, best_gain
+            for _ in range(rounds):
+                m, f, weight = self.mutual(gain)
+                needed = {"translation": 1, "similarity": self.d + 1, "affine": 2 * self.d + 2}[model]
+                if len(m) < needed:
+                    break
+                current = self._fit(model, current, m, f, weight)
+                if not plausible(current[None], self.options.max_scale, self.options.max_shear, self.max_rotation)[0]:
+                    break
+                score, gain = self.evaluate(current)
+                # Least squares over many pairs is worth a trifle of score, which is flat near its top.
+                if score < 0.995 * best_score:
+                    break
+                best, best_score, best_gain, kind = current, score, gain, model
+        return best, best_score * float(self.prior(best[None])[0]), kind
+
+    def _fit(self, model: str, current: Array, m: Index, f: Index, weight: Array) -> Array:
+        source, target = self.mean_f[f], self.mean_m[m]
+        if model == "translation":
+            updated = current.copy()
+            mapped = source @ current[:-1, :-1].T + current[:-1, -1]
+            updated[:-1, -1] += np.average(target - mapped, axis=0, weights=weight)
+            return updated
+        if model == "similarity":
+            return fit_similarity(source[None], target[None], weight[None])[0]
+        return fit_affine(source, target, weight, ridge=0.05)
+
+    def mutual(self, gain: Array, *, least: float = 0.2) -> tuple[Index, Index, Array]:
+        """Pairs that are each other's best partner by (M, F) gains, with weights, best first."""
+        f = gain.argmax(1)
+        m = np.arange(len(f))
+        keep = (gain.argmax(0)[f] == m) & (gain[m, f] > least * max(float(self.similarity.max()), 1e-12))
+        m, f = m[keep], f[keep]
+        order = np.argsort(-gain[m, f], kind="stable")
+        m, f = m[order], f[order]
+        return m, f, gain[m, f] ** 2 * np.sqrt(self.radius_m[m] * self.radius_f[f])
+
+    def hypothesis(self, matrix: Array, score: float, kind: str) -> Hypothesis:
+        m, f, _ = self.mutual(self.evaluate(matrix)[1])
+        residuals = np.linalg.norm(self.mean_f[f] @ matrix[:-1, :-1].T + matrix[:-1, -1] - self.mean_m[m], axis=1)
+        pairs = tuple((int(self.index_m[i]), int(self.index_f[j])) for i, j in zip(m, f, strict=True))
+        return Hypothesis(Affine(matrix), score, pairs, residuals, kind)
+
+
+def _weights(rois: ROISet, index: NDArray[np.int64], radius: Array) -> Array:
+    """(K,) importance, summing to 1: by radius, less where the image border cuts the region.
+
+    A cut region has its centroid, size and shape from the crop and not from the anatomy.
+    """
+    d = rois.grid.ndim
+    weight = np.empty(len(index))
+    for i, k in enumerate(index):
+        mask = rois.masks[k]
+        cut = sum(int(mask.select(a, j).sum()) for a, n in enumerate(rois.grid.shape) if n > 2 for j in (0, n - 1))
+        surface = 2 * d * float(mask.sum()) ** ((d - 1) / d)
+        weight[i] = radius[i] * max(0.1, 1 - 2 * cut / surface)
+    return np.asarray(weight / max(weight.sum(), 1e-30))
+
+
+def _proposals(problem: _Problem, rng: np.random.Generator) -> Iterator[Array]:
+    """Yield batches of (H, d+1, d+1) matrices worth scoring."""
+    d = problem.d
+    eye = np.eye(d)
+    pairs = problem.candidates()
+    m, f = pairs.T
+    yield np.eye(d + 1)[None]
+    yield batched_matrices(eye[None], (problem.grid_m.center - problem.grid_f.center)[None])
+    yield batched_matrices(np.broadcast_to(eye, (len(m), d, d)), problem.mean_m[m] - problem.mean_f[f])
+    scale = (problem.radius_m[m] / problem.radius_f[f])[:, None, None]
+
+    def about(linear: Array, i: Index, j: Index) -> Array:
+        return batched_matrices(linear, problem.mean_m[i] - np.einsum("nij,nj->ni", linear, problem.mean_f[j]))
+
+    yield about(scale * eye, m, f)
+    few = slice(0, 400)
+    for rotation in moment_rotations(problem.cov_m[m[few]], problem.cov_f[f[few]]):
+        yield about(rotation, m[few], f[few])
+        yield about(scale[few] * rotation, m[few], f[few])
+    # Large and similar regions are drawn more often: they are fewer and better defined.
+    chance = problem.similarity[m, f] * np.sqrt(problem.radius_m[m] * problem.radius_f[f])
+    chance = chance / chance.sum()
+    for size, share in ((2, 0.5), (3, 0.3), (d + 1, 0.2)):
+        if len(pairs) < size:
+            continue
+        drawn = rng.choice(len(pairs), size=(int(share * problem.options.samples), size), p=chance)
+        distinct = np.ones(len(drawn), dtype=bool)
+        for a, b in itertools.combinations(range(size), 2):
+            distinct &= (m[drawn[:, a]] != m[drawn[:, b]]) & (f[drawn[:, a]] != f[drawn[:, b]])
+        drawn = drawn[distinct]
+        if len(drawn) == 0:
+            continue
+        source, target = problem.mean_f[f[drawn]], problem.mean_m[m[drawn]]
+        weight = np.ones(source.shape[:2])
+        if size == 2 and d == 3:
+            yield fit_similarity(source, target, weight, rotate=False)
+        else:
+            yield fit_similarity(source, target, weight)

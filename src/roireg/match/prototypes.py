@@ -1,0 +1,99 @@
+"""Region prototypes: the mean feature of a region (Huang et al., SAMReg, MICCAI 2024, section 2)."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.rois import ROISet
+from roireg.core.warp import sample, voxel_coords
+
+__all__ = ["prototypes", "resize_masks", "weighted_mean"]
+
+
+def resize_masks(rois: ROISet, grid: Grid, *, mode: str = "soft") -> Tensor:
+    """Bring region masks to the grid of a feature map.
+
+    Parameters
+    ----------
+    rois : K regions on a grid of their own, same world as `grid` (shape and affine may differ).
+    grid : the grid of the features.
+    mode : "soft" shares every mask voxel among the nearest voxels of `grid` by linear weights (the transpose
+        of linear interpolation): areas are conserved and no region vanishes, however small. "nearest"
+        looks the mask up at the centre of every voxel of `grid`, as the published code does; a small region
+        may vanish.
+
+    Returns
+    -------
+    (K, *grid.shape) float32. Soft: volume of the region per voxel in units of the voxel volume of `grid`
+    (what falls outside `grid` counts at its border). Nearest: 0 or 1.
+
+    Raises
+    ------
+    GeometryError
+        When the regions and the grid differ in dimension.
+    InputError
+        When the mode is unknown.
+    """
+    if rois.grid.ndim != grid.ndim:
+        raise GeometryError(f"regions are {rois.grid.ndim}D and the feature map is {grid.ndim}D; they must agree")
+    if mode not in ("soft", "nearest"):
+        raise InputError(f"mask resizing {mode!r} is unknown; use soft or nearest")
+    device = rois.masks.device
+    if mode == "soft":
+        ratio = float(np.prod(rois.grid.spacing) / np.prod(grid.spacing))
+        parts = [_splat(mask, rois.grid, grid) * ratio for mask in rois.masks]
+        return torch.stack(parts) if parts else torch.zeros((0, *grid.shape), device=device)
+    points = torch.as_tensor(grid.points(), device=device)
+    coords = voxel_coords(rois.grid, points).float().reshape(1, *grid.shape, grid.ndim)
+    masks = rois.masks.float()
+    if len(masks) == 0:
+        return torch.zeros((0, *grid.shape), device=device)
+    return sample(masks[None], coords, mode="nearest", padding="zeros")[0]
+
+
+def _splat(mask: Tensor, source: Grid, grid: Grid) -> Tensor:
+    """Add every voxel of a mask to the 2^d voxels of `grid` around it, linear weights summing to 1."""
+    index = torch.nonzero(mask).double()
+    linear = np.linalg.inv(grid.affine) @ source.affine
+    matrix = torch.as_tensor(linear, device=mask.device)
+    position = torch.addmm(matrix[:-1, -1], index, matrix[:-1, :-1].T)
+    last = torch.tensor([n - 1 for n in grid.shape], dtype=torch.float64, device=mask.device)
+    position = torch.minimum(position.clamp(min=0), last)
+    low = position.floor().clamp(max=(last - 1).clamp(min=0))
+    fraction = position - low
+    strides = torch.tensor(
+        [int(np.prod(grid.shape[a + 1 :])) for a in range(grid.ndim)], dtype=torch.long, device=mask.device
+    )
+    base = low.long() @ strides
+    out = torch.zeros(grid.size, dtype=torch.float64, device=mask.device)
+    for corner in itertools.product((0, 1), repeat=grid.ndim):
+        chosen = torch.tensor(corner, dtype=torch.float64, device=mask.device)
+        if any(c and n == 1 for c, n in zip(corner, grid.shape, strict=True)):
+            continue
+        weight = torch.where(chosen > 0, fraction, 1 - fraction).prod(dim=1)
+        out.index_add_(0, base + int((chosen.long() * strides).sum()), weight)
+    return out.reshape(grid.shape).float()
+
+
+def weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
+    """(K, C) mean of (C, *shape) features under (K, *shape) weights; rows without weight are 0."""
+    flat = weights.flatten(1)
+    total = flat.sum(1, keepdim=True)
+    mean = flat @ features.flatten(1).T.to(flat) / total.clamp(min=1e-30)
+    return torch.where(total > 0, mean, torch.zeros_like(mean))
+
+
+def prototypes(features: Image, rois: ROISet, *, mode: str = "soft") -> Tensor:
+    """(K, C) mean feature of every region, p = sum(M F) / sum(M).
+
+    With mode "nearest" a region that vanishes on the feature grid has the prototype 0, whose cosine with
+    everything is 0. See `resize_masks` for the modes and errors.
+    """
+    return weighted_mean(features.data.float(), resize_masks(rois, features.grid, mode=mode))

@@ -1,0 +1,183 @@
+"""Matching the regions of two volumes slice by slice within a range (Huang et al., SAMReg, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.core.rois import ROIPair, ROIPairs, ROISet
+from roireg.match.matcher import MatchOptions, match
+from roireg.match.prototypes import resize_masks
+
+__all__ = ["match_slices", "slice_grid", "slice_image"]
+
+
+def slice_grid(grid: Grid, axis: int) -> Grid:
+    """Return the 2D grid of a slice of a 3D grid: the in-plane spacing in mm, origin 0, axes as the world's."""
+    kept = [a for a in range(3) if a != axis]
+    spacing = grid.spacing[kept]
+    shape = [grid.shape[a] for a in kept]
+    return Grid.from_itk(shape[::-1], [float(s) for s in spacing[::-1]], [0.0, 0.0], np.eye(2))
+
+
+def slice_image(image: Image, axis: int, index: int) -> Image:
+    """Return one 2D slice of a volume along a storage axis (0 is z)."""
+    data = image.data.select(axis + 1, index)
+    return Image(data, slice_grid(image.grid, axis), name=f"{image.name} slice {index}", unit=image.unit)
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    rois: ROISet
+    features: Image | None
+
+
+def match_slices(
+    moving: Image,
+    fixed: Image,
+    segment: Callable[[Image], ROISet],
+    encode: Callable[[Image], Image],
+    *,
+    axis: int = 0,
+    reach: int = 11,
+    reach_mm: float | None = None,
+    options: MatchOptions | None = None,
+    keep_unmatched: bool = True,
+    memory: int = 4 * 2**30,
+    rng: np.random.Generator | None = None,
+    progress: Progress = silent,
+) -> ROIPairs:
+    """For every moving slice, match its regions with those of all fixed slices within reach.
+
+    Parameters
+    ----------
+    moving, fixed : volumes.
+    segment : 2D image -> regions on any 2D grid over it; called once per slice.
+    encode : 2D image -> feature map; called once per slice that has regions.
+    axis : storage axis along which slices are cut, 0 (z), 1 or 2, in both volumes.
+    reach : a moving slice s meets the fixed slices s - reach .. s + reach by index.
+    reach_mm : if given, the distance in mm between slice centres, measured along the fixed axis in world,
+        instead of `reach`.
+    options : see `MatchOptions`; every slice pair is matched on its own.
+    keep_unmatched : keep regions without a partner; False saves their memory.
+    memory : largest size in bytes of the masks of the result.
+    rng : random numbers of the geometric search, where the options ask for it.
+    progress : told after every moving slice.
+
+    Returns
+    -------
+    Pairs of 3D regions, each one slice thick, on the grids of the volumes; most similar first. A moving
+    region may have partners in several fixed slices, at most one (or as the options say) in each.
+
+    Raises
+    ------
+    GeometryError
+        When an image is not 3D or the axis does not exist.
+    InputError
+        When the masks of the result would exceed `memory`, or the reach is negative.
+    """
+    if moving.ndim != 3 or fixed.ndim != 3:
+        raise GeometryError(f"slice matching needs two 3D images, found {moving.ndim}D and {fixed.ndim}D")
+    if axis not in (0, 1, 2):
+        raise GeometryError(f"the slice axis is 0, 1 or 2 in storage order (z, y, x), found {axis}")
+    if reach < 0 or (reach_mm is not None and reach_mm < 0):
+        raise InputError("the reach of slice matching is a number of slices or mm of at least 0")
+    options = options or MatchOptions(geometric=False)
+    near = _near(moving.grid, fixed.grid, axis, reach, reach_mm)
+    moving_slices = [_prepare(slice_image(moving, axis, s), segment, encode) for s in range(moving.grid.shape[axis])]
+    fixed_slices = [_prepare(slice_image(fixed, axis, s), segment, encode) for s in range(fixed.grid.shape[axis])]
+
+    found: list[tuple[tuple[int, ROISet, int], tuple[int, ROISet, int], ROIPair]] = []
+    for s, here in enumerate(moving_slices):
+        for t in np.flatnonzero(near[s]):
+            there = fixed_slices[t]
+            if here.features is None or there.features is None:
+                continue
+            pairs = match(here.rois, there.rois, here.features, there.features, options=options, rng=rng)
+            found += [((s, pairs.moving, p.moving), (int(t), pairs.fixed, p.fixed), p) for p in pairs.pairs]
+        progress(ProgressEvent("matching slices", (s + 1) / len(moving_slices)))
+
+    placed_moving, moving_rois = _place(
+        [f[0] for f in found], moving_slices if keep_unmatched else [], moving.grid, axis, memory
+    )
+    placed_fixed, fixed_rois = _place(
+        [f[1] for f in found], fixed_slices if keep_unmatched else [], fixed.grid, axis, memory
+    )
+    result = [
+        ROIPair(m, f, p.similarity, p.confidence, source="slices", name=p.name)
+        for m, f, (_, _, p) in zip(placed_moving, placed_fixed, found, strict=True)
+    ]
+    result.sort(key=lambda p: (-p.similarity, p.moving, p.fixed))
+    return ROIPairs(moving_rois, fixed_rois, tuple(result))
+
+
+def _near(moving: Grid, fixed: Grid, axis: int, reach: int, reach_mm: float | None) -> np.ndarray:
+    """(S_moving, S_fixed) which slices meet."""
+    s, t = np.arange(moving.shape[axis]), np.arange(fixed.shape[axis])
+    if reach_mm is None:
+        return np.abs(s[:, None] - t[None]) <= reach
+    normal = fixed.direction[:, axis]
+
+    def heights(grid: Grid, count: int) -> np.ndarray:
+        index = np.tile((np.array(grid.shape) - 1) / 2, (count, 1))
+        index[:, axis] = np.arange(count)
+        return np.asarray(grid.world_from_index(index) @ normal)
+
+    return np.abs(heights(moving, len(s))[:, None] - heights(fixed, len(t))[None]) <= reach_mm + 1e-9
+
+
+def _prepare(image: Image, segment: Callable[[Image], ROISet], encode: Callable[[Image], Image]) -> _Slice:
+    rois = segment(image)
+    return _Slice(rois, encode(image) if len(rois) else None)
+
+
+def _place(
+    used: list[tuple[int, ROISet, int]], slices: list[_Slice], grid: Grid, axis: int, memory: int
+) -> tuple[list[int], ROISet]:
+    """Put 2D masks into their slices of a volume.
+
+    Returns for every entry (slice, regions, index) of `used` the index of its 3D region, and all 3D regions:
+    those used first, then the others of `slices`, without repetition.
+    """
+    wanted = [*used, *((s, part.rois, k) for s, part in enumerate(slices) for k in range(len(part.rois)))]
+    plane = slice_grid(grid, axis)
+    masks: list[tuple[int, torch.Tensor, str | None, float]] = []
+    seen: dict[tuple[int, bytes], int] = {}
+    where = []
+    for s, rois, k in wanted:
+        # Regions are told apart by their mask: merged regions of different matches may coincide.
+        mask = rois.masks[k] if rois.grid.is_close(plane) else _on_plane(rois, k, plane)
+        key = (s, np.packbits(mask.cpu().numpy()).tobytes())
+        if key not in seen:
+            assert rois.scores is not None
+            seen[key] = len(masks)
+            masks.append((s, mask, rois.names[k], float(rois.scores[k])))
+        where.append(seen[key])
+    if len(masks) * grid.size > memory:
+        raise InputError(
+            f"{len(masks)} slice regions on {grid.size} voxels need {len(masks) * grid.size / 2**30:.1f} GiB, "
+            f"more than the limit of {memory / 2**30:.1f} GiB; use fewer regions or drop unmatched ones"
+        )
+    if not masks:
+        return [], ROISet.empty(grid)
+    volume = torch.zeros((len(masks), *grid.shape), dtype=torch.bool)
+    for row, (s, mask, _, _) in zip(volume, masks, strict=True):
+        row.select(axis, s).copy_(mask)
+    scores = torch.tensor([score for *_, score in masks])
+    return where[: len(used)], ROISet(volume, grid, tuple(name for _, _, name, _ in masks), scores)
+
+
+def _on_plane(rois: ROISet, k: int, plane: Grid) -> torch.Tensor:
+    """(y, x) mask of region k at the resolution of the slice; at least the voxel at its centroid."""
+    mask = resize_masks(rois.subset([k]), plane, mode="nearest")[0] > 0.5
+    if not bool(mask.any()):
+        index = np.clip(np.round(plane.index_from_world(rois.centroids[k])), 0, np.array(plane.shape) - 1).astype(int)
+        mask[tuple(index)] = True
+    return mask

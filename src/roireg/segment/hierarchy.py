@@ -1,0 +1,257 @@
+"""Class-agnostic regions from merge trees: candidates with a stability score, and answers to prompts.
+
+Two partitions (fine and smoothed) times two merge criteria give four trees. One tree nests strictly, so a
+structure that one criterion cuts wrongly is lost in it; four disagree where the image is ambiguous.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roireg.core.errors import InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.rois import Prompt, ROISet
+from roireg.segment.filters import RegionFilter, filter_regions
+from roireg.segment.prompts import answer
+from roireg.segment.tree import CRITERIA, Floats, Ints, MergeTree, Partition, build_tree, partition
+from roireg.segment.working import normalised_on, working_grid
+
+__all__ = ["Hierarchy", "HierarchySegmenter"]
+
+SCALES = ((0.7, 3000), (1.5, 1500))
+"""(Gaussian sigma in voxels, number of superpixels) of the partitions."""
+
+POOL = 600
+"""How many of the most stable nodes compete for a place among the candidates."""
+
+SIZE_CLASSES = 6
+"""Candidates are drawn in turn from this many classes of size, log-spaced."""
+
+HALF_STABLE = 0.1
+"""Persistence (square root of contrast times contrast) at which the stability is one half."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hierarchy:
+    """All regions of one image: the nodes of several merge trees over one working grid.
+
+    Attributes
+    ----------
+    grid : working grid. atoms : (*shape) number of the piece every voxel is in, a piece being what no tree cuts.
+    weight : (A,) voxels per piece. trees : merge trees. ranks : per tree (A,) rank of the leaf of every piece.
+    stability : per tree (K,) stability of every node in [0, 1).
+    """
+
+    grid: Grid
+    atoms: Ints
+    weight: Floats
+    trees: tuple[MergeTree, ...]
+    ranks: tuple[Ints, ...]
+    stability: tuple[Floats, ...]
+
+    @classmethod
+    def of(cls, data: NDArray[np.float32], grid: Grid) -> Hierarchy:
+        """Build from (C, *shape) intensities in [0, 1] on their working grid."""
+        parts = [partition(data, grid, sigma=sigma, count=count) for sigma, count in SCALES]
+        key = parts[0].labels
+        for p in parts[1:]:
+            key = key * len(p.size) + p.labels
+        _, first, atoms, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+        trees, ranks, stability = [], [], []
+        for p in parts:
+            leaf = p.labels.ravel()[first]
+            for criterion in CRITERIA:
+                tree = build_tree(p, criterion)
+                trees.append(tree)
+                ranks.append(tree.rank[leaf])
+                stability.append(_stability(tree, p))
+        return cls(
+            grid, atoms.reshape(grid.shape), counts.astype(np.float64), tuple(trees), tuple(ranks), tuple(stability)
+        )
+
+    @cached_property
+    def chains(self) -> tuple[NDArray[np.bool_], ...]:
+        """Per tree (K,) nodes that are no less stable than a parent or child of nearly (80 %) their size."""
+        kept = []
+        for tree, score in zip(self.trees, self.stability, strict=True):
+            keep = tree.parent >= 0
+            child = np.flatnonzero(keep)
+            up = tree.parent[child]
+            near = (tree.size[child] > 0.8 * tree.size[up]) & (tree.parent[up] >= 0)
+            keep[child[near & (score[up] >= score[child])]] = False
+            keep[up[near & (score[up] < score[child])]] = False
+            kept.append(keep)
+        return tuple(kept)
+
+    def members(self, tree: int, nodes: Ints) -> NDArray[np.bool_]:
+        """(N, A) pieces of every node."""
+        rank, t = self.ranks[tree][None], self.trees[tree]
+        return np.asarray((rank >= t.start[nodes][:, None]) & (rank < t.stop[nodes][:, None]))
+
+    def overlaps(self, members: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """(N, N) intersections over unions of (N, A) regions and their (N,) sizes in voxels."""
+        m = members.astype(np.float32)
+        shared = ((m * self.weight.astype(np.float32)) @ m.T).astype(np.float64)
+        size = np.diag(shared)
+        return shared / (size[:, None] + size[None] - shared), size.copy()
+
+    def rois(self, members: NDArray[np.bool_], scores: Floats) -> ROISet:
+        """Return (N, A) regions as masks on the working grid."""
+        if not len(members):
+            return ROISet.empty(self.grid)
+        masks = torch.from_numpy(np.stack([m[self.atoms] for m in members]))
+        return ROISet(masks, self.grid, scores=torch.from_numpy(scores.astype(np.float32)))
+
+    def candidates(self, limits: RegionFilter, *, similar: float = 0.65) -> ROISet:
+        """Return the most stable regions, spread over sizes, none with intersection over union > `similar`.
+
+        Most stable first; nested regions of clearly different size are kept unless `limits.max_overlap` says
+        otherwise.
+        """
+        total = self.weight.sum()
+        which, node, score, size = [], [], [], []
+        for t, tree in enumerate(self.trees):
+            fraction = tree.size / total
+            ok = self.chains[t] & (fraction >= limits.min_fraction) & (fraction <= limits.max_fraction)
+            k = np.flatnonzero(ok & (self.stability[t] > 0))
+            which.append(np.full(len(k), t))
+            node.append(k)
+            score.append(self.stability[t][k])
+            size.append(fraction[k])
+        tree_of, nodes = np.concatenate(which), np.concatenate(node)
+        scores, fractions = np.concatenate(score), np.concatenate(size)
+        first = _in_turn(scores, fractions, limits)[:POOL]
+        if not len(first):
+            return ROISet.empty(self.grid)
+        members = np.concatenate([self.members(int(tree_of[i]), nodes[i : i + 1]) for i in first])
+        union, _ = self.overlaps(members)
+        chosen = _suppress(union, scores[first], similar)
+        picked = first[chosen]
+        count = len(picked) if limits.max_count is None else limits.max_count
+        turn = _in_turn(scores[picked], fractions[picked], limits)[:count]
+        turn = turn[np.argsort(-scores[picked][turn], kind="stable")]
+        return filter_regions(self.rois(members[chosen[turn]], scores[picked[turn]]), limits)
+
+
+def _stability(tree: MergeTree, parts: Partition) -> Floats:
+    """Stability of every node: how far the merge cost rises before it is absorbed, and how unlike its parent it is.
+
+    Persistence is the difference of the square roots of the two merge costs (contrast times the square root of
+    a radius); the radius counts relative to the image, so that the working grid does not matter. Background is
+    what covers the faces of the image: a mean share of the faces of one half takes all stability away.
+    """
+    up = np.where(tree.parent < 0, np.arange(len(tree.parent)), tree.parent)
+    side = parts.labels.size ** (1.0 / parts.labels.ndim)
+    rise = (np.sqrt(tree.altitude[up]) - np.sqrt(tree.altitude)) / np.sqrt(side)
+    contrast = np.sqrt(((tree.mean - tree.mean[up]) ** 2).sum(axis=1))
+    strength = np.sqrt(np.maximum(rise, 0) * contrast)
+    shares = []
+    for axis, length in enumerate(parts.labels.shape):
+        if length == 1:
+            continue
+        for end in (0, -1):
+            face = np.take(parts.labels, end, axis=axis).ravel()
+            shares.append(tree.sums(np.bincount(face, minlength=len(parts.size)) / face.size))
+    inside = np.clip(1 - 2 * np.mean(shares, axis=0), 0, 1) if shares else 1.0
+    return np.asarray(strength / (strength + HALF_STABLE) * inside)
+
+
+def _in_turn(scores: Floats, fractions: Floats, limits: RegionFilter) -> Ints:
+    """Order regions: the best of every class of size, then the second best of every class, and so on."""
+    if not len(scores):
+        return np.zeros(0, dtype=np.int64)
+    low = np.log(max(limits.min_fraction, 1e-5))
+    place = (np.log(fractions) - low) / (np.log(limits.max_fraction) - low)
+    group = np.clip((place * SIZE_CLASSES).astype(np.int64), 0, SIZE_CLASSES - 1)
+    order = np.lexsort((-scores, group))
+    starts = np.searchsorted(group[order], np.arange(SIZE_CLASSES))
+    place_in_group = np.empty(len(scores), dtype=np.int64)
+    place_in_group[order] = np.arange(len(scores)) - starts[group[order]]
+    return np.lexsort((-scores, place_in_group))
+
+
+def _suppress(union: Floats, scores: Floats, similar: float) -> Ints:
+    """Non-maximum suppression: best score first, then everything not too like one already taken."""
+    taken: list[int] = []
+    dead = np.zeros(len(scores), dtype=bool)
+    for k in np.argsort(-scores, kind="stable"):
+        if not dead[k]:
+            taken.append(int(k))
+            dead |= union[k] > similar
+    return np.array(taken, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class HierarchySegmenter:
+    """The embedded segmenter: multi-scale regions of any image, without weights.
+
+    Works in 2D and 3D, for gray and colour images, deterministic, and independent of a linear change or an
+    inversion of the intensities.
+
+    Parameters
+    ----------
+    min_fraction, max_fraction : size of a candidate as a fraction of the image.
+    max_overlap : drop the smaller of two candidates with |A ∩ B| / min(|A|, |B|) at or above this; None keeps
+        nested ones.
+    max_count : how many candidates at most.
+    similar : two candidates never have an intersection over union above this.
+    max_voxels : size of the working grid; None takes the default of the dimension.
+    alternatives : how many regions a prompt returns at most.
+    """
+
+    min_fraction: float = 5e-4
+    max_fraction: float = 0.5
+    max_overlap: float | None = None
+    max_count: int = 128
+    similar: float = 0.65
+    max_voxels: int | None = None
+    alternatives: int = 6
+    _kept: OrderedDict[int, tuple[Image, Hierarchy]] = field(default_factory=OrderedDict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.max_count < 1 or self.alternatives < 1:
+            raise InputError(
+                f"max_count and alternatives are at least 1, found {self.max_count} and {self.alternatives}"
+            )
+        if not 0 < self.similar <= 1:
+            raise InputError(f"similar is an intersection over union in (0, 1], found {self.similar}")
+        self._limits()
+
+    def _limits(self) -> RegionFilter:
+        return RegionFilter(self.min_fraction, self.max_fraction, self.max_overlap, self.max_count)
+
+    def prepare(self, image: Image) -> Hierarchy:
+        """Return the hierarchy of an image; kept for the two image objects used last.
+
+        Raises
+        ------
+        InputError
+            When the image has values that are not finite.
+        """
+        found = self._kept.pop(id(image), None)
+        if found is None:
+            grid = working_grid(image.grid, max_voxels=self.max_voxels)
+            found = (image, Hierarchy.of(normalised_on(image, grid), grid))
+        # Keeping the image itself keeps its id from being given to another one.
+        self._kept[id(image)] = found
+        while len(self._kept) > 2:
+            self._kept.popitem(last=False)
+        return found[1]
+
+    def __call__(self, image: Image) -> ROISet:
+        """Return the candidate regions of an image, most stable first; none for a constant image."""
+        return self.prepare(image).candidates(self._limits(), similar=self.similar)
+
+    def segment(self, image: Image, prompt: Prompt) -> ROISet:
+        """Return the regions that fit a prompt, best first, then alternatives.
+
+        See `roireg.segment.prompts.answer`.
+        """
+        return answer(self.prepare(image), prompt, count=self.alternatives, name=image.name)

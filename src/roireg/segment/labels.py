@@ -1,0 +1,170 @@
+"""Label maps as regions: the same classes in both images make pairs by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.rois import ROISet
+from roireg.core.warp import resample
+from roireg.segment.working import working_grid
+
+__all__ = ["LabelReport", "LabelSegmenter", "compare_classes"]
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """Which classes two label maps share.
+
+    Attributes
+    ----------
+    shared, only_moving, only_fixed : class names, in the order of their sets.
+    missing : classes that were asked for and are in neither.
+    """
+
+    shared: tuple[str, ...]
+    only_moving: tuple[str, ...]
+    only_fixed: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """One sentence per class that gives no pair."""
+        return (
+            *(f"class {n!r} is in the moving labels only; it gives no pair" for n in self.only_moving),
+            *(f"class {n!r} is in the fixed labels only; it gives no pair" for n in self.only_fixed),
+            *(f"class {n!r} was asked for but is in neither label map" for n in self.missing),
+        )
+
+
+def compare_classes(moving: ROISet, fixed: ROISet, *, wanted: Sequence[str] = ()) -> LabelReport:
+    """Report which classes (region names) of two sets pair up and which are missing on one side or both."""
+    a, b = (tuple(dict.fromkeys(n for n in s.names if n is not None)) for s in (moving, fixed))
+    return LabelReport(
+        shared=tuple(n for n in a if n in b),
+        only_moving=tuple(n for n in a if n not in b),
+        only_fixed=tuple(n for n in b if n not in a),
+        missing=tuple(n for n in wanted if n not in a and n not in b),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSegmenter:
+    """A label map of one image, as its regions.
+
+    Parameters
+    ----------
+    labels : (*shape) or (1, *shape) tensor of whole numbers, 0 is background.
+    grid : grid of the label map; the image has the same one.
+    class_names : id -> name; ids without a name are called by their number.
+    classes : ids or names to take, in this order; None takes all that are there, ascending.
+    max_voxels : size of the working grid; None takes the default of the dimension.
+
+    Raises
+    ------
+    GeometryError
+        When labels and grid differ in shape.
+    InputError
+        When the labels are no whole numbers, no class is there, or a class name is unknown or not unique.
+    """
+
+    labels: Tensor
+    grid: Grid
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    classes: Sequence[int | str] | None = None
+    max_voxels: int | None = None
+
+    def __post_init__(self) -> None:
+        labels = self.labels[0] if self.labels.ndim == self.grid.ndim + 1 and len(self.labels) == 1 else self.labels
+        if tuple(labels.shape) != self.grid.shape:
+            raise GeometryError(
+                f"a label map of shape {tuple(self.labels.shape)} does not fit a grid of shape {self.grid.shape}"
+            )
+        whole = labels.long()
+        if labels.is_floating_point() and not bool((labels == whole).all()):
+            raise InputError("label maps hold whole numbers, found fractions; pass segmentations, not probabilities")
+        if len(set(self.class_names.values())) != len(self.class_names):
+            raise InputError("two label ids have the same class name; give every id its own name")
+        object.__setattr__(self, "labels", whole)
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """The ids other than 0 that occur, ascending."""
+        return tuple(int(i) for i in torch.unique(self.labels) if int(i) != 0)
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The ids asked for, whether they occur or not.
+
+        Raises
+        ------
+        InputError
+            When a name is in no class list.
+        """
+        if self.classes is None:
+            return self.present
+        by_name = {name: i for i, name in self.class_names.items()}
+        ids = []
+        for c in self.classes:
+            if isinstance(c, str) and c not in by_name and not c.isdigit():
+                raise InputError(f"class {c!r} is unknown; the label map has {self._listed()}")
+            ids.append(by_name[c] if isinstance(c, str) and c in by_name else int(c))
+        if 0 in ids:
+            raise InputError("class 0 is the background of a label map and cannot be a region")
+        return tuple(dict.fromkeys(ids))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the classes asked for that do not occur."""
+        present = set(self.present)
+        return tuple(self.name_of(i) for i in self.wanted if i not in present)
+
+    def name_of(self, label: int) -> str:
+        """Return the class name of an id."""
+        return self.class_names.get(label, str(label))
+
+    def _listed(self) -> str:
+        return ", ".join(f"{i} ({self.name_of(i)})" for i in self.present) or "no class at all"
+
+    def __call__(self, image: Image) -> ROISet:
+        """Return one region per class that occurs, named, on the working grid of the image.
+
+        Of the working grid's voxels a region takes those it covers at least half of, and at least the one it
+        covers most of, so that small classes do not vanish. Classes asked for that do not occur are left out;
+        `missing` lists them.
+
+        Raises
+        ------
+        GeometryError
+            When the label map is on another grid than the image.
+        InputError
+            When none of the classes asked for occurs.
+        """
+        if not self.grid.is_close(image.grid):
+            raise GeometryError(
+                f"the label map of {image.name} is on another grid than the image: {self.grid!r} against "
+                f"{image.grid!r}; resample it onto the image first"
+            )
+        present = set(self.present)
+        ids = [i for i in self.wanted if i in present]
+        if not ids:
+            asked = ", ".join(map(str, self.classes)) if self.classes is not None else "any"
+            raise InputError(f"the label map of {image.name} has {self._listed()}; asked for: {asked}")
+        names = tuple(self.name_of(i) for i in ids)
+        grid = working_grid(self.grid, max_voxels=self.max_voxels)
+        if grid == self.grid:
+            return ROISet(torch.stack([self.labels == i for i in ids]), grid, names)
+        return ROISet(torch.stack([_coverage(self.labels == i, self.grid, grid) for i in ids]), grid, names)
+
+
+def _coverage(mask: Tensor, source: Grid, target: Grid) -> Tensor:
+    """Return the voxels of a coarser grid that a mask covers by half, or else the ones it covers most."""
+    share = resample(Image(mask[None].float(), source), target).data[0]
+    chosen = share >= 0.5
+    return chosen if bool(chosen.any()) else share >= share.max()

@@ -1,0 +1,160 @@
+"""Regions of a hierarchy that fit points and boxes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.grid import Grid
+from roireg.core.rois import Prompt, ROISet
+from roireg.segment.tree import Floats, Ints
+
+if TYPE_CHECKING:
+    from roireg.segment.hierarchy import Hierarchy
+
+__all__ = ["answer"]
+
+SMALLEST = 1e-4
+"""Smaller regions (fraction of the image) answer a prompt only where nothing larger does."""
+
+PER_TREE = 10
+"""How many nodes of one tree are compared with those of the others."""
+
+SAME = 0.6
+"""Two answers never have an intersection over union above this."""
+
+STABLE_ENOUGH = 0.8
+"""The first answer is the smallest one with at least this share of the best one's stability."""
+
+LARGEST_FIRST = 0.2
+"""Largest fraction of the image that the first answer to points covers, where there is a choice."""
+
+
+def answer(hierarchy: Hierarchy, prompt: Prompt, *, count: int, name: str) -> ROISet:
+    """Return the regions of a hierarchy that fit a prompt, best first, then alternatives.
+
+    Points: regions that contain every positive point and no negative one. The first answer is the smallest that
+    is nearly as stable as the most stable one, the others follow by falling stability. Where no single region
+    does it, the best region of every positive point without negative ones is taken and all are united.
+    Box: the regions whose bounding box agrees best (intersection over union) with the box and that honour the
+    points, if any; a box alone never fails inside the image.
+
+    Parameters
+    ----------
+    count : how many regions at most.
+    name : what messages call the image.
+
+    Raises
+    ------
+    GeometryError
+        When prompt and image differ in dimension.
+    InputError
+        When a point or the whole box is outside the image, or when a negative point is in the same smallest
+        piece of the image as a positive one.
+    """
+    inside, outside = _pieces(hierarchy, prompt, name)
+    box = None if prompt.box is None else _box_indices(hierarchy.grid, prompt.box, name)
+    members, fit = _fitting(hierarchy, inside, outside, box)
+    if not len(members):
+        # Every region around all positive points holds a negative one: answer point by point.
+        parts = [_fitting(hierarchy, inside[i : i + 1], outside, None) for i in range(len(inside))]
+        best = [_ranked(hierarchy, m, f, by_size=True)[0] for m, f in parts]
+        united = np.any([m[k] for k, (m, _) in zip(best, parts, strict=True)], axis=0)
+        score = min(f[k] for k, (_, f) in zip(best, parts, strict=True))
+        return hierarchy.rois(united[None], np.array([score]))
+    order = _ranked(hierarchy, members, fit, by_size=box is None)[:count]
+    return hierarchy.rois(members[order], fit[order])
+
+
+def _pieces(hierarchy: Hierarchy, prompt: Prompt, name: str) -> tuple[Ints, Ints]:
+    """Return the pieces that the positive and the negative points are in."""
+    grid = hierarchy.grid
+    if not len(prompt.points):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    if prompt.points.shape[1] != grid.ndim:
+        raise GeometryError(
+            f"{name}: a prompt of {prompt.points.shape[1]}D points does not fit a {grid.ndim}D image; "
+            f"give {grid.ndim} coordinates per point"
+        )
+    for point in prompt.points[~grid.contains(prompt.points)]:
+        raise InputError(
+            f"{name}: the prompt point {tuple(round(float(v), 2) for v in point)} is outside the image; "
+            "give world coordinates (LPS mm, pixels for raster images) inside it"
+        )
+    index = np.round(grid.index_from_world(prompt.points)).astype(np.int64)
+    index = np.clip(index, 0, np.array(grid.shape) - 1)
+    piece = hierarchy.atoms[tuple(index.T)]
+    inside, outside = piece[prompt.labels == 1], piece[prompt.labels == 0]
+    if np.isin(outside, inside).any():
+        raise InputError(
+            f"{name}: a negative prompt point lies in the same smallest piece of the image as a positive one; "
+            "move them further apart"
+        )
+    return np.unique(inside), np.unique(outside)
+
+
+def _box_indices(grid: Grid, box: Floats, name: str) -> tuple[Floats, Floats]:
+    """Return the lower and upper continuous index of a box, clipped to the image, at least one voxel wide."""
+    if box.shape[1] != grid.ndim:
+        raise GeometryError(f"{name}: a {box.shape[1]}D prompt box does not fit a {grid.ndim}D image")
+    corners = grid.index_from_world(box)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    edge = np.array(grid.shape) - 0.5
+    if (high < -0.5).any() or (low > edge).any():
+        raise InputError(f"{name}: the prompt box is outside the image; give its corners in world coordinates")
+    middle, half = (low + high) / 2, np.maximum((high - low) / 2, 0.5)
+    return np.maximum(middle - half, -0.5), np.minimum(middle + half, edge)
+
+
+def _fitting(
+    hierarchy: Hierarchy, inside: Ints, outside: Ints, box: tuple[Floats, Floats] | None
+) -> tuple[NDArray[np.bool_], Floats]:
+    """Return the (N, A) regions of all trees that honour the points, and how well they fit."""
+    found, fits = [], []
+    for t, tree in enumerate(hierarchy.trees):
+        allowed = tree.parent >= 0
+        rank = hierarchy.ranks[t]
+        if len(inside):
+            allowed &= (tree.start <= rank[inside].min()) & (tree.stop > rank[inside].max())
+        for piece in outside:
+            allowed &= (tree.start > rank[piece]) | (tree.stop <= rank[piece])
+        nodes = np.flatnonzero(allowed)
+        fit = hierarchy.stability[t]
+        if box is not None:
+            fit = _agreement(tree.low, tree.high, box) * (1 + fit) / 2
+        large = nodes[tree.size[nodes] >= SMALLEST * hierarchy.weight.sum()]
+        nodes = large if len(large) else nodes
+        steady = nodes[hierarchy.chains[t][nodes]]
+        if box is None and len(steady):
+            nodes = steady
+        best = nodes[np.argsort(-fit[nodes], kind="stable")[:PER_TREE]]
+        found.append(hierarchy.members(t, best))
+        fits.append(fit[best])
+    return np.concatenate(found), np.concatenate(fits)
+
+
+def _agreement(low: Ints, high: Ints, box: tuple[Floats, Floats]) -> Floats:
+    """(K,) intersection over union of the bounding boxes of nodes with a box, continuous indices."""
+    first, last = low - 0.5, high + 0.5
+    shared = np.prod(np.maximum(np.minimum(last, box[1]) - np.maximum(first, box[0]), 0), axis=1)
+    return np.asarray(shared / (np.prod(last - first, axis=1) + np.prod(box[1] - box[0]) - shared))
+
+
+def _ranked(hierarchy: Hierarchy, members: NDArray[np.bool_], fit: Floats, *, by_size: bool) -> list[int]:
+    """Order regions by fit without near-duplicates; `by_size`: the smallest of the nearly best comes first."""
+    union, size = hierarchy.overlaps(members)
+    order: list[int] = []
+    for k in np.argsort(-fit, kind="stable"):
+        if not order or union[k, order].max() <= SAME:
+            order.append(int(k))
+    if by_size:
+        # A click rarely means half of the image: larger regions come first only where nothing smaller is there.
+        modest = [k for k in order if size[k] <= LARGEST_FIRST * hierarchy.weight.sum()] or order
+        good = [k for k in modest if fit[k] >= STABLE_ENOUGH * fit[modest[0]]]
+        first = min(good, key=lambda k: size[k])
+        order.remove(first)
+        order.insert(0, first)
+    return order

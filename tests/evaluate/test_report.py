@@ -1,0 +1,293 @@
+"""The report: complete, self-contained, and robust against odd input."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.filters import gaussian_smooth
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.rois import ROIPair, ROIPairs, ROISet
+from roireg.core.transforms import Affine, DisplacementField, VelocityField
+from roireg.core.warp import warp
+from roireg.evaluate import MetricValue, ReportInput, metric, render_report
+from roireg.evaluate.plots import (
+    checkerboard,
+    distinct_colours,
+    draw_grid,
+    draw_jacobian,
+    draw_regions,
+    intensity_window,
+    to_picture,
+)
+
+VOID = {"meta", "img", "input", "br", "hr", "link"}
+
+
+class Page(HTMLParser):
+    """Collect the tags of a page and check that they nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.text += data
+
+    def images(self) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+
+def decoded(image: dict[str, str | None]) -> np.ndarray:
+    """Return the pixels of an embedded picture."""
+    return np.asarray(PillowImage.open(BytesIO(base64.b64decode(str(image["src"]).partition(",")[2]))), dtype=float)
+
+
+def phantom(grid: Grid, channels: int = 1, dtype: str = "float32", unit: str = "mm") -> Image:
+    distance = np.linalg.norm((grid.points() - grid.center) / (grid.extent[::-1] / 2), axis=1).reshape(grid.shape)
+    values = 200 * (distance < 0.7) + 50 * (distance < 0.3)
+    data = torch.from_numpy(np.stack([values * (c + 1) / channels for c in range(channels)])).float()
+    return Image(data, grid, "case/<b>phantom</b>.nii.gz", unit, dtype)
+
+
+def two_pairs(grid: Grid) -> ROIPairs:
+    distance = np.linalg.norm((grid.points() - grid.center) / (grid.extent[::-1] / 2), axis=1).reshape(grid.shape)
+    masks = torch.from_numpy(np.stack([distance < 0.7, distance < 0.3]))
+    rois = ROISet(masks, grid, ("body", None))
+    pairs = (ROIPair(0, 0, 0.97, 0.9, "labels"), ROIPair(1, 1, 0.8, 0.4, status="rejected"))
+    return ROIPairs(rois, rois, pairs)
+
+
+GRIDS = {
+    "2D": Grid.pixels((60, 90)),
+    "2D tiny": Grid.pixels((3, 5)),
+    "3D anisotropic": Grid.from_itk((24, 20, 6), (1.4, 1.4, 9), (3, 4, 5), np.diag([-1, -1, 1])),
+    "3D one slice": Grid.from_itk((24, 20, 1), (1, 1, 5), (0, 0, 0), np.eye(3)),
+    "3D line": Grid.from_itk((1, 1, 9), (1, 1, 1), (0, 0, 0), np.eye(3)),
+}
+
+
+def check(html: str) -> Page:
+    page = Page(html)
+    assert page.open == []
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", re.sub(r"base64,[^\"]+", "", html))
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "iframe", "object", "embed"})
+    for image in page.images():
+        assert image["alt"]
+        head, _, body = str(image["src"]).partition(",")
+        assert head == "data:image/jpeg;base64"
+        assert min(PillowImage.open(BytesIO(base64.b64decode(body))).size) >= 1
+    assert len(html) < 3_000_000
+    return page
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("with_pairs", [True, False])
+def test_every_kind_of_image_gives_a_complete_page(name: str, with_pairs: bool) -> None:
+    grid = GRIDS[name]
+    image = phantom(grid)
+    transform = Affine.translation(np.full(grid.ndim, 1.5))
+    pairs = two_pairs(grid) if with_pairs and grid.size > 100 else None
+    page = check(render_report(ReportInput("A case", image, image, transform, pairs=pairs)))
+    shown = 3 if name == "3D anisotropic" else 1
+    assert len(page.images()) == shown * (5 + 2 + 2 * (pairs is not None))
+    assert ("Axial" in page.text) == (name in ("3D anisotropic", "3D one slice"))
+
+
+def test_everything_given_is_shown_once_escaped() -> None:
+    grid = GRIDS["3D anisotropic"]
+    image = phantom(grid)
+    html = render_report(
+        ReportInput(
+            "Title <script>alert(1)</script>",
+            image,
+            image,
+            Affine.identity(3),
+            pairs=two_pairs(grid),
+            verdict="uncertain",
+            reasons=["Similarity is no better than before."],
+            metrics={
+                "dice_mean": metric("dice_mean", 0.812, 0.5),
+                "folding_percent": 0.25,
+                "odd": MetricValue(float("nan"), unit="mm"),
+            },
+            timings={"fit_dense": 1.5, "match": 0.5},
+            provenance={"seed": 7, "arguments": {"preset": "default"}, "list": [1, 2]},
+        )
+    )
+    page = check(html)
+    assert "<script>alert" not in html
+    assert "<b>phantom" not in html
+    for text in (
+        "Title <script>alert(1)</script>",
+        "Uncertain",
+        "Similarity is no better than before.",
+        "Dice, mean over labels",
+        "0.812",
+        "▲ better",
+        "Folded voxels (det J ≤ 0)",
+        "not measurable",
+        "fit dense",
+        "2.00 s",
+        "arguments.preset",
+        "[1, 2]",
+        "1 pair in use, 1 rejected",
+        "1 of 2 fixed and 1 of 2 moving regions have no counterpart",
+        "body",
+    ):
+        assert text in page.text, text
+
+
+def test_same_input_gives_the_same_page() -> None:
+    grid = GRIDS["2D"]
+    given = ReportInput("A", phantom(grid), phantom(grid), Affine.translation([1, 2]), pairs=two_pairs(grid))
+    assert render_report(given) == render_report(given)
+
+
+def test_given_warped_image_is_what_is_shown() -> None:
+    grid = GRIDS["2D"]
+    image = phantom(grid)
+    transform = Affine.translation([4, 2])
+    alone = render_report(ReportInput("A", image, image, transform))
+    given = ReportInput("A", image, image, transform, warped=warp(image, transform, grid, fill=0))
+    changed = replace(given, warped=image)
+    after, same, other = (
+        decoded(Page(html).images()[2]) for html in (alone, render_report(given), render_report(changed))
+    )
+    # Interpolated once or twice: edges differ by a little.
+    assert np.abs(after - same).mean() < 2
+    assert np.abs(after - other).mean() > 8
+
+
+def test_state_before_follows_the_initial_transform() -> None:
+    image = phantom(GRIDS["2D"])
+    transform = Affine.translation([9, 0])
+    page = Page(render_report(ReportInput("A", image, image, transform, initial=transform)))
+    assert page.images()[1]["src"] == page.images()[2]["src"]
+    page = Page(render_report(ReportInput("A", image, image, transform)))
+    assert page.images()[1]["src"] == page.images()[0]["src"]
+
+
+def test_raster_images_are_measured_in_pixels() -> None:
+    image = phantom(GRIDS["2D"], 3, "uint8", "px")
+    metrics = {"landmark_error_mean": 2.0}
+    page = check(render_report(ReportInput("A", image, image, Affine.identity(2), metrics=metrics)))
+    assert "px" in page.text
+    assert " mm" not in page.text
+    assert "colour" in page.text
+
+
+def test_moving_image_may_have_another_grid_and_channel_count() -> None:
+    fixed, moving = (
+        phantom(GRIDS["3D anisotropic"]),
+        phantom(Grid.from_itk((9, 8, 7), (3,) * 3, (0,) * 3, np.eye(3)), 2),
+    )
+    pairs = ROIPairs(two_pairs(moving.grid).moving, two_pairs(fixed.grid).fixed, (ROIPair(0, 0, 1, 1),))
+    far = Affine.translation([1000, 0, 0])
+    check(render_report(ReportInput("A", fixed, moving, far, pairs=pairs)))
+
+
+def test_pairs_that_are_too_many_are_counted_not_hidden() -> None:
+    grid = Grid.pixels((40, 60))
+    masks = torch.zeros((24, *grid.shape), dtype=torch.bool)
+    for i in range(24):
+        masks[i, 10 * (i // 6) : 10 * (i // 6) + 8, 10 * (i % 6) : 10 * (i % 6) + 8] = True
+    rois = ROISet(masks, grid)
+    pairs = ROIPairs(rois, rois, tuple(ROIPair(i, i, 1, 0.5) for i in range(24)))
+    page = check(render_report(ReportInput("A", phantom(grid), phantom(grid), Affine.identity(2), pairs=pairs)))
+    assert "Drawn: the 20 most confident" in page.text
+    swatches = [a for tag, a in page.tags if tag == "span" and "swatch" in (a.get("class") or "")]
+    assert sum("none" in str(a["class"]) for a in swatches) == 4
+
+
+def test_folding_is_stated_and_drawn() -> None:
+    grid = GRIDS["2D"]
+    u = torch.zeros((2, *grid.shape))
+    u[0] = -2 * (torch.arange(90) - 45).clamp_min(0)
+    html = render_report(ReportInput("A", phantom(grid), phantom(grid), DisplacementField(grid, u), verdict="failed"))
+    assert "50 % of the plane shown" in check(html).text
+    flow = VelocityField(grid, gaussian_smooth(torch.randn(u.shape, generator=torch.Generator().manual_seed(0)), 9))
+    assert (
+        "Folded (det J ≤ 0): 0 %" in check(render_report(ReportInput("A", phantom(grid), phantom(grid), flow))).text
+    )
+
+
+def test_bad_input_is_refused() -> None:
+    flat, solid = phantom(GRIDS["2D"]), phantom(GRIDS["3D anisotropic"])
+    with pytest.raises(InputError, match="a verdict is one of"):
+        ReportInput("A", flat, flat, Affine.identity(2), verdict="fine")
+    with pytest.raises(GeometryError, match="one dimension"):
+        ReportInput("A", flat, solid, Affine.identity(3))
+    with pytest.raises(GeometryError, match="fixed grid"):
+        ReportInput("A", flat, flat, Affine.identity(2), warped=phantom(GRIDS["2D tiny"]))
+
+
+def test_window_and_picture() -> None:
+    gray = Image(torch.arange(1000.0).reshape(1, 10, 100), Grid.pixels((10, 100)))
+    low, high = intensity_window(gray)
+    assert (low, high) == pytest.approx((4.995, 994.005), abs=0.1)
+    picture = to_picture(gray.data.numpy(), (low, high))
+    assert (picture.min(), picture.max(), picture.shape) == (0, 255, (10, 100, 3))
+    flat = gray.with_data(torch.full((1, 10, 100), 5.0))
+    assert intensity_window(flat) == (5.0, 6.0)
+    assert intensity_window(phantom(GRIDS["2D"], 3, "uint8")) == (0, 255)
+
+
+def test_checkerboard_takes_turns() -> None:
+    black, white = np.zeros((40, 80, 3), np.uint8), np.full((40, 80, 3), 255, np.uint8)
+    board = checkerboard(black, white, tiles=8)[..., 0]
+    assert board[5, 5] == 0
+    assert board[5, 15] == 255
+    assert board[15, 15] == 0
+    assert board.mean() == pytest.approx(127.5)
+
+
+def test_colours_are_distinct() -> None:
+    assert len(set(distinct_colours(20))) == 20
+    assert distinct_colours(0) == []
+
+
+def test_drawings_change_what_they_should() -> None:
+    base = np.full((50, 80, 3), 90, np.uint8)
+    mask = np.zeros((1, 50, 80), np.float32)
+    assert (draw_regions(base, mask, ["#ff0000"], [1], longest=80) == 90).all()
+    mask[:, 10:40, 20:60] = 1
+    drawn = draw_regions(base, mask, ["#ff0000"], [1], longest=80).astype(int)
+    assert drawn.shape == (50, 80, 3)
+    assert drawn[20, 25, 0] > drawn[20, 25, 1] + 20
+    assert (drawn[:6, :15] == 90).all()
+    rows, columns = np.meshgrid(np.arange(50.0), np.arange(80.0), indexing="ij")
+    lines = draw_grid(base, rows, columns, step=20, longest=80).astype(int)
+    assert lines[10, 20, 0] > 150
+    assert lines[10, 30, 0] < 100
+    folded = np.zeros((50, 80), bool)
+    folded[20:30, 20:30] = True
+    determinant = np.where(columns < 40, 0.5, 2.0)
+    colours = draw_jacobian(determinant, folded, base, limit=1.0, longest=80).astype(int)
+    assert colours[5, 5, 2] > colours[5, 5, 0]
+    assert colours[5, 75, 0] > colours[5, 75, 2]
+    assert colours[25, 25, 0] > 240
+    assert colours[25, 25, 2] < 20

@@ -1,0 +1,119 @@
+"""Point files: exact round trips, coordinate systems, malformed input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from roireg.core.errors import InputError
+from roireg.io import PointSet, read_points, write_points
+
+coordinates = st.floats(-1e4, 1e4, allow_nan=False)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    points=st.integers(2, 3).flatmap(
+        lambda d: arrays(float, st.tuples(st.integers(1, 5), st.just(d)), elements=coordinates)
+    ),
+    named=st.booleans(),
+)
+def test_csv_round_trip_is_exact(tmp_path: Path, points: np.ndarray, named: bool) -> None:
+    names = tuple(f'p,"{i}"' for i in range(len(points))) if named else ()
+    write_points(tmp_path / "p.csv", PointSet(points, names))
+    back = read_points(tmp_path / "p.csv")
+    assert np.array_equal(back.points, points)
+    assert back.names == (names or ("",) * len(points))
+
+
+@pytest.mark.parametrize("name", ["p.mrk.json", "p.fcsv"])
+def test_slicer_round_trip_is_exact(tmp_path: Path, name: str) -> None:
+    points = PointSet(np.random.default_rng(0).normal(size=(4, 3)) * 100, ("a", "b, c", "", "Ä"))
+    write_points(tmp_path / name, points)
+    back = read_points(tmp_path / name)
+    assert np.array_equal(back.points, points.points)
+    assert back.names == points.names
+
+
+@pytest.mark.parametrize(("header", "sign"), [("RAS", -1), ("0", -1), ("LPS", 1), ("1", 1), (None, -1)])
+def test_fcsv_coordinate_systems(tmp_path: Path, header: str | None, sign: int) -> None:
+    lines = ["# Markups fiducial file version = 4.10"]
+    if header is not None:
+        lines.append(f"# CoordinateSystem = {header}")
+    lines += [
+        "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID",
+        "n1,1,2,3,0,0,0,1,1,1,0,tip,,",
+    ]
+    (tmp_path / "p.fcsv").write_text("\n".join(lines))
+    back = read_points(tmp_path / "p.fcsv")
+    assert back.points.tolist() == [[sign * 1.0, sign * 2.0, 3.0]]
+    assert back.names == ("tip",)
+
+
+@pytest.mark.parametrize(("system", "sign"), [("RAS", -1), ("LPS", 1)])
+def test_markups_coordinate_systems(tmp_path: Path, system: str, sign: int) -> None:
+    control = {"label": "tip", "position": [1, 2, 3]}
+    document = {"markups": [{"coordinateSystem": system, "controlPoints": [control]}, {"controlPoints": [control]}]}
+    (tmp_path / "p.mrk.json").write_text(json.dumps(document))
+    assert read_points(tmp_path / "p.mrk.json").points.tolist() == [[sign * 1.0, sign * 2.0, 3.0], [1.0, 2.0, 3.0]]
+
+
+def test_csv_dialects(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("\ufeffLabel;Y;X\r\nnose;2;1\r\n\r\nchin;4;3\r\n", encoding="utf-8")
+    back = read_points(tmp_path / "p.csv")
+    assert back.points.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert back.names == ("nose", "chin")
+    (tmp_path / "ants.csv").write_text("x,y,z,t,label\n1,2,3,0,7\n")
+    assert read_points(tmp_path / "ants.csv").points.tolist() == [[1.0, 2.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.csv", "1,2\n3,4\n", "first line names the columns"),
+        ("p.csv", "x,z\n3,4\n", "first line names the columns"),
+        ("p.csv", "x,y\n", "holds no points"),
+        ("p.csv", "", "holds no points"),
+        ("p.csv", "x,y\n1,2\n1\n", "line 3 has 1 columns, expected 2"),
+        ("p.csv", "x,y\n1,a\n", "line 2 has 'a' where a finite number"),
+        ("p.csv", "x,y\n1,nan\n", "line 2 has 'nan' where a finite number"),
+        ("p.fcsv", "# CoordinateSystem = XYZ\n", "LPS or RAS, found ' XYZ'"),
+        ("p.fcsv", "# columns = id,x,y\n", "must name x, y and z"),
+        ("p.fcsv", "a,1\n", "line 1 has 2 columns"),
+        ("p.mrk.json", "{", "line 1 is not valid JSON"),
+        ("p.mrk.json", "[]", "a list 'markups'"),
+        ("p.mrk.json", '{"markups": [{"coordinateSystem": "ABC"}]}', "LPS or RAS, found 'ABC'"),
+        ("p.mrk.json", '{"markups": [{"controlPoints": [{"label": "F-1"}]}]}', r"1 \(F-1\) has no position"),
+        ("p.mrk.json", '{"markups": [{"controlPoints": [{"position": [1, 2, null]}]}]}', "finite number"),
+        ("p.xyz", "x,y\n1,2\n", r"found '\.xyz'"),
+    ],
+)
+def test_malformed(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_points(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_unusable_places_and_values(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_points(tmp_path / "missing.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="cannot be read as text"):
+        read_points(tmp_path / "binary.csv")
+    flat = PointSet(np.zeros((1, 2)))
+    for name, message in (("p.fcsv", "3D, found 2D"), ("p.mrk.json", "3D, found 2D"), ("p.doc", r"found '\.doc'")):
+        with pytest.raises(InputError, match=message):
+            write_points(tmp_path / name, flat)
+    with pytest.raises(InputError, match=r"\(N, 2\) or \(N, 3\)"):
+        PointSet(np.zeros((3, 4)))
+    with pytest.raises(InputError, match="as many names"):
+        PointSet(np.zeros((3, 2)), ("a",))
+    with pytest.raises(InputError, match="point 2 has coordinates not finite"):
+        PointSet(np.array([[0.0, 0.0], [np.nan, 0.0]]))

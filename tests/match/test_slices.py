@@ -1,0 +1,112 @@
+"""Slice-range matching."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.rois import ROISet
+from roireg.match import PUBLISHED, match_slices
+
+LEVELS = (1.0, 2.0, 3.0)
+
+
+def volume(shift=0, *, axis=0, spacing=(3.0, 1.0, 1.0)):
+    """Eight slices; slice s holds three bars, bright as level * (1 + s), moved on by `shift` slices."""
+    data = torch.zeros(8, 9, 10)
+    for s in range(8):
+        if 0 <= s - shift < 6:
+            for i, level in enumerate(LEVELS):
+                data[s, 3 * i : 3 * i + 2, 2:8] = level + 10 * (s - shift + 1)
+    data = data.movedim(0, axis)
+    zyx = list(spacing[1:])
+    zyx.insert(axis, spacing[0])
+    grid = Grid.from_itk(tuple(data.shape)[::-1], zyx[::-1], (0.0, 0.0, 0.0), np.eye(3))
+    return Image(data[None].contiguous(), grid)
+
+
+class Stage:
+    """Segments by level and encodes levels as one-hot features; counts calls per slice."""
+
+    def __init__(self):
+        self.segmented, self.encoded = Counter(), Counter()
+
+    def segment(self, image):
+        self.segmented[image.name] += 1
+        return ROISet.from_labels(image.data[0].int(), image.grid)
+
+    def encode(self, image):
+        self.encoded[image.name] += 1
+        values = [level + 10 * s for s in range(1, 8) for level in LEVELS]
+        return image.with_data(torch.stack([image.data[0] == v for v in values]).float())
+
+
+def run(moving, fixed, **options):
+    m, f = Stage(), Stage()
+    result = match_slices(
+        moving,
+        fixed,
+        lambda i: (m if i.name.startswith("moving") else f).segment(i),
+        lambda i: (m if i.name.startswith("moving") else f).encode(i),
+        options=PUBLISHED,
+        **options,
+    )
+    return result, m, f
+
+
+def named(image, name):
+    return Image(image.data, image.grid, name=name)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_slice_is_worked_on_once_and_finds_its_partner(axis):
+    moving, fixed = named(volume(0, axis=axis), "moving"), named(volume(2, axis=axis), "fixed")
+    result, m, f = run(moving, fixed, axis=axis, reach=3)
+    for stage in (m, f):
+        assert len(stage.segmented) == 8 and set(stage.segmented.values()) == {1}
+        assert len(stage.encoded) == 6 and set(stage.encoded.values()) == {1}
+    assert len(result) == 18
+    for p in result.pairs:
+        a, b = torch.nonzero(result.moving.masks[p.moving]), torch.nonzero(result.fixed.masks[p.fixed])
+        a[:, axis] += 2
+        assert torch.equal(a, b)
+        assert len(set(b[:, axis].tolist())) == 1
+
+
+def test_reach_limits_the_search():
+    moving, fixed = named(volume(0), "moving"), named(volume(2), "fixed")
+    assert len(run(moving, fixed, reach=1)[0]) == 0
+    assert len(run(moving, fixed, reach=2)[0]) == 18
+    assert len(run(moving, fixed, reach_mm=5.9)[0]) == 0
+    assert len(run(moving, fixed, reach_mm=6.0)[0]) == 18
+
+
+def test_reach_in_mm_follows_the_world():
+    moving = volume(0)
+    affine = moving.grid.affine.copy()
+    affine[2, 3] += 6.0  # two slices up: moving slice s now lies beside fixed slice s + 2
+    moving = Image(moving.data, Grid(moving.grid.shape, affine), name="moving")
+    assert len(run(moving, named(volume(2), "fixed"), reach_mm=0.5)[0]) == 18
+
+
+def test_unmatched_regions_are_kept_or_dropped_as_asked():
+    moving, fixed = named(volume(0), "moving"), named(volume(2), "fixed")
+    kept = run(moving, fixed, reach=1)[0]
+    assert len(kept.moving) == 18 and len(kept.unmatched_moving) == 18
+    assert len(run(moving, fixed, reach=1, keep_unmatched=False)[0].moving) == 0
+
+
+def test_bad_input():
+    image = named(volume(), "moving")
+    with pytest.raises(GeometryError, match="two 3D images"):
+        run(Image(torch.ones(1, 4, 4), Grid.pixels((4, 4))), image)
+    with pytest.raises(GeometryError, match="slice axis"):
+        run(image, image, axis=3)
+    with pytest.raises(InputError, match="reach"):
+        run(image, image, reach=-1)
+    with pytest.raises(InputError, match="limit"):
+        run(image, image, memory=1000)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from phantoms import best_dice, dice, ellipsoid, image_of, three_discs
+from support import make_grid
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.rois import Prompt
+from roireg.segment import HierarchySegmenter
+
+BRIGHT, DARK_RIM, CORE, BODY = (25, 33), (50, 41), (50, 33), (38, 12)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    image, masks = three_discs()
+    segmenter = HierarchySegmenter()
+    return segmenter, image, dict(zip(("body", "bright", "dark", "core"), masks, strict=True))
+
+
+def boxed(mask, grid) -> np.ndarray:
+    index = np.argwhere(mask)
+    return np.stack([grid.world_from_index(index.min(0) - 0.5), grid.world_from_index(index.max(0) + 0.5)])
+
+
+def test_a_point_gives_the_region_around_it_and_larger_ones(scene):
+    segmenter, image, masks = scene
+    rois = segmenter.segment(image, Prompt.at(BRIGHT))
+    assert dice(rois.masks[0].numpy(), masks["bright"]) > 0.9
+    assert best_dice(rois.masks, masks["body"]) > 0.8
+    core = segmenter.segment(image, Prompt.at(CORE))
+    assert dice(core.masks[0].numpy(), masks["core"]) > 0.85
+    assert best_dice(core.masks, masks["dark"]) > 0.9
+
+
+def test_every_answer_honours_every_point(scene):
+    segmenter, image, _ = scene
+    prompt = Prompt(np.array([CORE, DARK_RIM, BODY]), np.array([1, 1, 0]))
+    rois = segmenter.segment(image, prompt)
+    index = np.round(rois.grid.index_from_world(prompt.points)).astype(int)
+    for mask in rois.masks.numpy():
+        assert mask[tuple(index.T)].tolist() == [True, True, False]
+
+
+def test_two_points_ask_for_the_region_of_both_and_a_negative_one_for_less(scene):
+    segmenter, image, masks = scene
+    both = segmenter.segment(image, Prompt.at(CORE, DARK_RIM))
+    assert dice(both.masks[0].numpy(), masks["dark"]) > 0.9
+    less = segmenter.segment(image, Prompt(np.array([CORE, DARK_RIM]), np.array([1, 0])))
+    assert dice(less.masks[0].numpy(), masks["core"]) > 0.85
+
+
+def test_points_that_no_single_region_joins_give_a_union(scene):
+    segmenter, image, masks = scene
+    prompt = Prompt(np.array([BRIGHT, CORE, BODY, DARK_RIM]), np.array([1, 1, 0, 0]))
+    rois = segmenter.segment(image, prompt)
+    assert len(rois) == 1
+    assert dice(rois.masks[0].numpy(), masks["bright"] | masks["core"]) > 0.85
+
+
+@pytest.mark.parametrize("name", ["body", "bright", "dark", "core"])
+def test_a_box_gives_the_region_that_fills_it(scene, name):
+    segmenter, image, masks = scene
+    box = boxed(masks[name], image.grid)
+    rois = segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=box[::-1]))
+    assert dice(rois.masks[0].numpy(), masks[name]) > 0.9
+
+
+def test_a_box_with_a_negative_point(scene):
+    segmenter, image, masks = scene
+    box = boxed(masks["dark"], image.grid)
+    rois = segmenter.segment(image, Prompt(np.array([CORE]), np.array([0]), box=box))
+    assert len(rois) and not (rois.masks.numpy() & ellipsoid(rois.grid, CORE, (0.5, 0.5))).any()
+
+
+def test_prompts_in_a_volume_of_thick_slices():
+    grid = make_grid((9, 60, 70), (8.0, 1.0, 1.0))
+    ball = ellipsoid(grid, (40, 30, 32), (12, 10, 20))
+    image = image_of(0.8 * ball, grid, noise=0.05)
+    segmenter = HierarchySegmenter()
+    assert dice(segmenter.segment(image, Prompt.at((40, 30, 32))).masks[0].numpy(), ball) > 0.85
+    box = Prompt(np.zeros((0, 3)), np.zeros(0), box=boxed(ball, grid))
+    assert dice(segmenter.segment(image, box).masks[0].numpy(), ball) > 0.85
+
+
+def test_a_prepared_image_answers_within_fifty_milliseconds(scene):
+    segmenter, image, _ = scene
+    segmenter.prepare(image)
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        segmenter.segment(image, Prompt.at(CORE))
+        times.append(time.process_time() - start)
+    assert min(times) < 0.05
+
+
+def test_a_constant_image_still_answers():
+    grid = make_grid((30, 30))
+    rois = HierarchySegmenter().segment(image_of(np.zeros((30, 30)), grid), Prompt.at((4, 5)))
+    assert bool(rois.masks[0, 5, 4])
+
+
+def test_prompts_that_cannot_be_answered_say_why(scene):
+    segmenter, image, _ = scene
+    with pytest.raises(InputError, match=r"point \(500.0, 3.0\) is outside the image"):
+        segmenter.segment(image, Prompt.at((500, 3)))
+    with pytest.raises(InputError, match="box is outside"):
+        segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=[[-50, -50], [-20, -20]]))
+    with pytest.raises(GeometryError, match="3D points does not fit a 2D image"):
+        segmenter.segment(image, Prompt.at((1, 2, 3)))
+    with pytest.raises(GeometryError, match="3D prompt box"):
+        segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=np.zeros((2, 3))))
+    with pytest.raises(InputError, match="same smallest piece"):
+        segmenter.segment(image, Prompt(np.array([CORE, CORE]), np.array([1, 0])))
