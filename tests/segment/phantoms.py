@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from support import make_grid
 
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from support import make_grid
 
 
 def ellipsoid(grid: Grid, center, radii) -> np.ndarray:
@@ -30,10 +30,10 @@ def three_discs(*, noise: float = 0.03) -> tuple[Image, list[np.ndarray]]:
     bright = ellipsoid(grid, (25, 33), (7, 7))
     dark = ellipsoid(grid, (50, 33), (10, 12))
     core = ellipsoid(grid, (50, 33), (4, 5))
-    values = 0.4 * body
+    values = 0.55 * body
     values[bright] = 0.9
-    values[dark] = 0.15
-    values[core] = 0.7
+    values[dark] = 0.1
+    values[core] = 0.25
     return image_of(values, grid, noise=noise), [body, bright, dark, core]
 
 

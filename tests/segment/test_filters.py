@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import make_grid
 
 from roireg.core.errors import InputError
 from roireg.core.rois import ROISet
 from roireg.segment import PUBLISHED_FILTER, RegionFilter, filter_regions
+from support import make_grid
 
 
 def row(*spans: tuple[int, int], scores=None) -> ROISet:

@@ -5,12 +5,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from phantoms import best_dice, dice, ellipsoid, image_of, three_discs
-from support import make_grid, rotation
 
 from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.segment import HierarchySegmenter, PromptableSegmenter, available_segmenters, make_segmenter
+from segment.phantoms import best_dice, dice, ellipsoid, image_of, three_discs
+from support import make_grid, rotation
 
 
 def equal_sets(a, b) -> bool:
@@ -96,12 +96,15 @@ def test_colour_separates_what_gray_does_not():
 )
 def test_odd_shapes(shape, spacing):
     grid = make_grid(shape, spacing)
-    values = ellipsoid(grid, grid.center, np.maximum(grid.extent[::-1] / 4, 0.6)).astype(float)
-    rois = HierarchySegmenter(max_voxels=60_000)(image_of(values, grid, noise=0.05))
+    radii = np.maximum(grid.extent[::-1] / 4, 0.6)
+    # A stack of a few slices is crossed by the structure, as an artery crosses it.
+    radii[::-1][np.array(shape) <= 3] = 1e3
+    image = image_of(ellipsoid(grid, grid.center, radii).astype(float), grid, noise=0.05)
+    rois = HierarchySegmenter(max_voxels=60_000)(image)
     assert rois.masks.shape[1:] == rois.grid.shape
     np.testing.assert_allclose(rois.grid.corners(), grid.corners(), atol=1e-6)
-    if grid.size > 1000:
-        assert best_dice(rois.masks, ellipsoid(rois.grid, grid.center, grid.extent[::-1] / 4)) > 0.8
+    if grid.size > 300:
+        assert best_dice(rois.masks, ellipsoid(rois.grid, grid.center, radii)) > 0.8
 
 
 def test_a_constant_image_has_no_candidates():

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support import make_grid
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
 from roireg.segment import LabelSegmenter, compare_classes
+from support import make_grid
 
 NAMES = {1: "liver", 2: "kidney", 5: "spleen"}
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import make_grid
 
 from roireg.segment.tree import CRITERIA, build_tree, partition
+from support import make_grid
 
 
 @pytest.fixture(params=[(17, 23), (5, 13, 11), (1, 30, 7)], ids=str)
@@ -26,6 +26,16 @@ def test_adjacency_counts_every_shared_face_once(parts):
     )
     assert parts.length.sum() == faces
     assert (parts.edges[:, 0] < parts.edges[:, 1]).all()
+
+
+def test_shared_area_is_in_mean_faces_of_a_voxel():
+    data = np.zeros((1, 4, 6), dtype=np.float32)
+    data[:, 2:] = 1.0
+    parts = partition(data, make_grid((4, 6), (2.0, 1.0)), sigma=0.0, count=2)
+    assert len(parts.size) == 2
+    # The border is 6 mm long; a mean side is the square root of 2 mm².
+    np.testing.assert_allclose(parts.length, 6 / np.sqrt(2))
+    assert parts.strength >= parts.length
 
 
 @pytest.mark.parametrize("cost", CRITERIA)

@@ -58,6 +58,7 @@ CATALOGUE: dict[str, tuple[str, str, str]] = {
     "inverse_consistency_mean": ("There-and-back error, mean", "mm", "lower"),
     "inverse_consistency_p99": ("There-and-back error, 99th percentile", "mm", "lower"),
     "inverse_consistency_max": ("There-and-back error, largest", "mm", "lower"),
+    "pair_agreement": ("Region pairs that end up together (share)", "", "higher"),
     "ncc": ("Correlation of intensities (NCC)", "", "higher"),
     "lncc2": ("Local squared correlation (LNCC²)", "", "higher"),
     "nmi": ("Normalised mutual information", "", "higher"),

@@ -30,7 +30,9 @@ def signed_distances(rois: ROISet, *, truncation: float) -> Tensor:
         inside = mask[box].numpy()
         outer = distance_transform_edt(~inside, sampling=spacing)
         # A region that fills its box has no outside voxel to measure from: it is deep inside everywhere.
-        inner = distance_transform_edt(inside, sampling=spacing) if not inside.all() else np.full(inside.shape, np.inf)
+        inner = (
+            distance_transform_edt(inside, sampling=spacing) if not inside.all() else np.full(inside.shape, np.inf)
+        )
         signed = np.where(inside, half - inner, outer - half) / truncation
         out[(k, *box)] = torch.from_numpy(np.clip(signed, -1, 1).astype(np.float32))
     return out.to(rois.masks.device)

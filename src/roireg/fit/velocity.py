@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,11 +44,14 @@ class VelocityOptions(BaseModel):
     )
     max_voxels: int = Field(1_000_000, ge=1000, description="most voxels of the finest level")
     min_length: int = Field(12, ge=2, description="voxels along the longest axis that the coarsest level keeps")
-    similarity_weight: float = Field(1.0, ge=0, description="weight of the dense similarity")
+    correlation_weight: float = Field(1.0, ge=0, description="weight of the local correlation of intensities")
+    feature_weight: float = Field(0.5, ge=0, description="weight of the distance of dense features")
+    feature_voxels: int = Field(150_000, ge=0, description="levels with more voxels than this leave features out")
     window: int = Field(2, ge=1, description="radius of the correlation window in control steps")
     region_weight: float = Field(0.05, ge=0, description="weight of the region term (0 turns it off)")
+    region_count: int = Field(24, ge=1, description="most pairs in the region term, the most confident first")
     region_truncation: float = Field(0.06, gt=0, description="reach of the region term, fraction of the longest side")
-    smoothness: float = Field(0.2, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")
+    smoothness: float = Field(0.1, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")
     low_pass: float = Field(1.0, ge=0, description="Gaussian low-pass of the velocity in control steps")
     step: float = Field(0.5, gt=0, description="step of the optimiser in voxels of the level")
 
@@ -134,7 +137,9 @@ class _Level:
         self.grid = fixed.grid.with_spacing(spacing)
         finest = float(self.grid.spacing.min())
         step = np.clip(np.round(2 * finest / self.grid.spacing).astype(int), 1, self.grid.shape)
-        self.control = self.grid.with_shape(tuple(math.ceil(n / s) for n, s in zip(self.grid.shape, step, strict=True)))
+        self.control = self.grid.with_shape(
+            tuple(math.ceil(n / s) for n, s in zip(self.grid.shape, step, strict=True))
+        )
         self.step_mm = options.step * finest
         device = fixed.data.device
         self.sigma = options.low_pass * float(self.control.spacing.min()) / self.control.spacing
@@ -142,21 +147,23 @@ class _Level:
         linear = self.control.affine[:-1, :-1][:, ::-1]
         self.world_from_voxel = torch.as_tensor(linear.copy(), dtype=torch.float32, device=device)
         self.voxel_from_world = torch.linalg.inv(self.world_from_voxel)
-        self.similarity: LocalCorrelation | FeatureDistance | None = None
+        self.correlation: LocalCorrelation | None = None
+        self.distance: FeatureDistance | None = None
         self.regions: RegionAgreement | None = None
-        if options.similarity_weight > 0:
-            moving_grid = moving.grid.with_spacing(np.maximum(moving.grid.spacing, finest))
-            f, m = resample(fixed, self.grid), resample(moving, moving_grid)
-            weight = None if fixed_mask is None else resample(fixed_mask, self.grid).data
-            self.moving_weight = None if moving_mask is None else resample(moving_mask, moving_grid).data
-            if features is None:
-                self.moving = m.data
-                radius = [options.window if n > 1 else 0 for n in self.control.shape]
-                self.similarity = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight)
-            else:
-                self.moving = features(m).data
-                self.similarity = FeatureDistance(features(f).data, weight=weight)
-            self.pull = _Pull.of(self.grid, moving_grid, initial, device)
+        moving_grid = moving.grid.with_spacing(np.maximum(moving.grid.spacing, finest))
+        f, m = resample(fixed, self.grid), resample(moving, moving_grid)
+        weight = None if fixed_mask is None else resample(fixed_mask, self.grid).data
+        self.moving_weight = None if moving_mask is None else resample(moving_mask, moving_grid).data
+        channels = []
+        if options.correlation_weight > 0:
+            radius = [options.window if n > 1 else 0 for n in self.control.shape]
+            self.correlation = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight)
+            channels.append(m.data)
+        if features is not None and options.feature_weight > 0 and self.grid.size <= options.feature_voxels:
+            self.distance = FeatureDistance(features(f).data, weight=weight)
+            channels.append(features(m).data)
+        self.moving = torch.cat(channels) if channels else None
+        self.pull = _Pull.of(self.grid, moving_grid, initial, device)
 
     def add_regions(self, pairs: ROIPairs, fixed: Tensor, moving: Tensor, weight: Tensor, initial: Affine) -> None:
         """Add the region term; (K, *roi grid) signed distances of either side, (K,) weights."""
@@ -178,12 +185,15 @@ class _Level:
         o = self.options
         displacement = self.displacement(velocity)
         total = o.smoothness * diffusion(velocity, self.control.spacing)
-        if self.similarity is not None:
+        if self.moving is not None:
             warped = self.pull(self.moving, displacement, self.grid.shape)
             weight = None
             if self.moving_weight is not None:
                 weight = self.pull(self.moving_weight, displacement.detach(), self.grid.shape)
-            total = total + o.similarity_weight * self.similarity(warped, weight)
+            if self.correlation is not None:
+                total = total + o.correlation_weight * self.correlation(warped[:1], weight)
+            if self.distance is not None:
+                total = total + o.feature_weight * self.distance(warped[-len(self.distance.fixed) :], weight)
         if self.regions is not None:
             warped = self.region_pull(self.moving_regions, displacement, self.control.shape)
             total = total + o.region_weight * self.regions(warped)
@@ -209,7 +219,7 @@ def fit_velocity(
     fixed, moving : one-channel images, any grids in the same world.
     initial : affine from fixed to moving world, applied after the flow.
     pairs : corresponding regions for the region term, weighted by confidence.
-    features : image -> dense features on the same grid; None compares intensities by local correlation.
+    features : image -> dense features on the same grid, compared beside the intensities; None leaves them out.
     fixed_mask, moving_mask : one-channel images, > 0 where the images are to be compared.
 
     Returns
@@ -236,16 +246,37 @@ def fit_velocity(
         def report(done: float, loss: float, number: int = number) -> None:
             progress(ProgressEvent("fitting the deformation", (number + done) / len(spacings), f"loss {loss:.4f}"))
 
-        shape = level.control.shape
-        start = torch.zeros(fixed.ndim, *shape, device=fixed.data.device) if velocity is None else resize(velocity, shape)
-        velocity, first, last = _descend(level, start, steps, report)
+        still = torch.zeros(fixed.ndim, *level.control.shape, device=fixed.data.device)
+        begin = still if velocity is None else resize(velocity, level.control.shape)
+        velocity, first, last = _descend(level, begin, steps, report)
         losses.append((first, last))
     assert velocity is not None
     with torch.no_grad():
-        still = float(level.loss(torch.zeros_like(velocity)))
-    if not losses[-1][1] < still:
+        unmoved = float(level.loss(still))
+    if not losses[-1][1] < unmoved:
         velocity = torch.zeros_like(velocity)
-    return VelocityFit(VelocityField(level.control, velocity), tuple(losses))
+    return VelocityFit(_extended(level.control, velocity), tuple(losses))
+
+
+def _extended(grid: Grid, velocity: Tensor) -> VelocityField:
+    """Let the velocity fade to 0 outside the fixed image instead of stopping at its border.
+
+    Points that flow out of the image would otherwise meet a jump, and the inverse would not bring them back. The
+    margin is twice the largest displacement along each axis.
+    """
+    linear = torch.as_tensor(np.linalg.inv(grid.affine[:-1, :-1]), dtype=torch.float32, device=velocity.device)
+    reach = torch.einsum("ij,j...->i...", linear, velocity).abs().flatten(1).amax(1)
+    margin = [math.ceil(2 * float(r)) if float(r) > 0 else 0 for r in reach]
+    for axis, width in enumerate(margin):
+        n = velocity.shape[axis + 1]
+        outside = torch.arange(-width, n + width, device=velocity.device)
+        distance = torch.maximum(-outside, outside - (n - 1)).clamp(min=0)
+        fade = torch.cos(0.5 * math.pi * distance / (width + 1)) ** 2
+        index = outside.clamp(0, n - 1)
+        shape = [1] * velocity.ndim
+        shape[axis + 1] = -1
+        velocity = velocity.index_select(axis + 1, index) * fade.reshape(shape)
+    return VelocityField(grid.padded(margin, margin), velocity)
 
 
 def _descend(
@@ -276,6 +307,10 @@ def _region_inputs(pairs: ROIPairs | None, options: VelocityOptions) -> tuple[Te
     if pairs is None or options.region_weight == 0 or len(pairs.active) == 0:
         return None
     active = pairs.active
+    # A user's own pairs always count, whatever their number.
+    rank = sorted(active.pairs, key=lambda p: (p.status != "accepted", -p.confidence))
+    kept = max(options.region_count, sum(p.status == "accepted" for p in rank))
+    active = replace(active, pairs=tuple(rank[:kept]))
     reach = options.region_truncation * float(active.fixed.grid.extent.max())
     weight = torch.as_tensor(active.confidence, dtype=torch.float32, device=active.fixed.masks.device)
     return (

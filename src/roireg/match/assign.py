@@ -69,10 +69,11 @@ def assign_mutual(similarity: Matrix, *, threshold: float = 0.8, top: int | None
 def confidences(similarity: Matrix, pairs: Index, *, agreement: Matrix | None = None) -> NDArray[np.float64]:
     """How far to trust each pair, 0..1.
 
-    The product of the similarity (clipped to 0..1); of own / (own + rival), with `rival` the largest other
-    similarity in the pair's row or column (1 without a rival, 1/2 at a tie, less for a pair that is not
-    mutually best); and, where given, of the pair's agreement with the consistent affine. Without geometry,
-    nearly equal regions of one image therefore share one correspondence's confidence.
+    The square root of a product: the similarity (clipped to 0..1); own / (own + rival), with `rival` the
+    largest other similarity in the pair's row or column (1 without a rival, 1/2 at a tie, less for a pair that
+    is not mutually best); and, where given, the agreement of the pair with the consistent affine. The root
+    makes the value about the share of correct pairs (centroids within half a region radius) on images
+    whose true affine is known. Nearly equal regions of one image share the confidence of one correspondence.
 
     Parameters
     ----------
@@ -87,6 +88,6 @@ def confidences(similarity: Matrix, pairs: Index, *, agreement: Matrix | None = 
         others = others[np.isfinite(others)]
         rival = float(np.clip(others.max(), 0, 1)) if len(others) else 0.0
         clear = own / (own + rival) if own > 0 else 0.0
-        value = own * clear
-        result.append(value if agreement is None else value * float(agreement[m, f]))
+        placed = 1.0 if agreement is None else float(agreement[m, f])
+        result.append(np.sqrt(own * clear * placed))
     return np.array(result, dtype=np.float64)

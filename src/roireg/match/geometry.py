@@ -147,7 +147,10 @@ def affine_hypotheses(
     matrices = np.concatenate(list(_proposals(problem, rng)))
     matrices = matrices[plausible(matrices, options.max_scale, options.max_shear, problem.max_rotation)]
     scores = problem.coarse_scores(matrices)
-    starts = problem.distinct(matrices, scores, options.refined)
+    # Half of the starts near the best, half spread out: one broad peak shall not hide the others.
+    near = problem.distinct(matrices, scores, options.refined // 2)
+    spread = problem.distinct(matrices, scores, options.refined - len(near), separation=4 * options.separation)
+    starts = list(dict.fromkeys([*near, *spread]))
     refined = [problem.refine(matrices[i]) for i in starts]
     refined_matrices = np.array([matrix for matrix, _, _ in refined])
     refined_scores = np.array([score for _, score, _ in refined])
@@ -291,15 +294,16 @@ class _Problem:
 
     # -- search -----------------------------------------------------------------------------------
 
-    def distinct(self, matrices: Array, scores: Array, count: int) -> list[int]:
+    def distinct(self, matrices: Array, scores: Array, count: int, *, separation: float | None = None) -> list[int]:
         """Indices of the best scores whose maps differ by more than the separation, best first."""
+        least = (self.options.separation if separation is None else separation) * self.size
         probes = self.probes @ matrices[:, :-1, :-1].transpose(0, 2, 1) + matrices[:, None, :-1, -1]
         chosen: list[int] = []
         for i in np.argsort(-scores, kind="stable"):
             if len(chosen) == count:
                 break
             apart = np.linalg.norm(probes[chosen] - probes[i], axis=-1).mean(-1)
-            if not (apart < self.options.separation * self.size).any():
+            if not (apart < least).any():
                 chosen.append(int(i))
         return chosen
 

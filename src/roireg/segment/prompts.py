@@ -29,6 +29,9 @@ SAME = 0.6
 STABLE_ENOUGH = 0.8
 """The first answer is the smallest one with at least this share of the best one's stability."""
 
+WORTH_SHOWING = 0.05
+"""Alternatives have at least this share of the best one's stability."""
+
 LARGEST_FIRST = 0.2
 """Largest fraction of the image that the first answer to points covers, where there is a choice."""
 
@@ -148,7 +151,7 @@ def _ranked(hierarchy: Hierarchy, members: NDArray[np.bool_], fit: Floats, *, by
     union, size = hierarchy.overlaps(members)
     order: list[int] = []
     for k in np.argsort(-fit, kind="stable"):
-        if not order or union[k, order].max() <= SAME:
+        if not order or (union[k, order].max() <= SAME and fit[k] >= WORTH_SHOWING * fit[order[0]]):
             order.append(int(k))
     if by_size:
         # A click rarely means half of the image: larger regions come first only where nothing smaller is there.

@@ -25,6 +25,9 @@ __all__ = ["CRITERIA", "MergeTree", "Partition", "build_tree", "partition"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+SMALLEST = 6
+"""Superpixels have at least about this many voxels, however small the image."""
+
 MergeCost = Callable[[float, float, float, float, float], float]
 """(size a, size b, colour distance, boundary length, mean gradient on the boundary) -> cost."""
 
@@ -77,7 +80,7 @@ def partition(data: NDArray[np.float32], grid: Grid, *, sigma: float, count: int
     slope = gradient(smooth, spacing).pow(2).sum(dim=(0, 1)).sqrt().numpy()
     # Rounding makes ties of values that differ by the noise of arithmetic only, for instance after inversion.
     slope = np.round(slope.astype(np.float64) * 2**16) / 2**16
-    cells = cells_over(grid, max(1, min(count, grid.size)))
+    cells = cells_over(grid, max(1, min(count, grid.size // SMALLEST)))
     cell = np.zeros(grid.shape, dtype=np.int64)
     for axis, (n, c) in enumerate(zip(grid.shape, cells, strict=True)):
         position = (np.arange(n) * c) // n
@@ -93,9 +96,7 @@ def partition(data: NDArray[np.float32], grid: Grid, *, sigma: float, count: int
     return Partition(labels, size, np.stack(channels, axis=1), *_adjacency(labels, slope, smooth.numpy(), grid))
 
 
-def _adjacency(
-    labels: Ints, slope: Floats, smooth: NDArray[np.float32], grid: Grid
-) -> tuple[Ints, Floats, Floats]:
+def _adjacency(labels: Ints, slope: Floats, smooth: NDArray[np.float32], grid: Grid) -> tuple[Ints, Floats, Floats]:
     """Neighbours, their shared area (1 = the mean face of a voxel) and the sum of edge strength over it.
 
     The strength of a face is the gradient magnitude beside it or the step across it, whichever is more: across

@@ -64,12 +64,14 @@ def normalised_on(image: Image, grid: Grid) -> NDArray[np.float32]:
     InputError
         When the image has values that are not finite.
     """
-    data = resample(image, grid).data.detach().double().cpu().numpy()
+    source = image if grid == image.grid else resample(image, grid)
+    data = source.data.detach().double().cpu().numpy()
     if not np.isfinite(data).all():
         raise InputError(f"{image.name}: the image has NaN or infinite values; replace them before segmenting")
     low, high = np.percentile(data, (0.5, 99.5))
     if high <= low:
         low, high = data.min(), data.max()
-    if high <= low:
+    # Interpolating a constant leaves differences of single precision; they are no structure.
+    if high - low <= 4e-6 * np.abs(data).max():
         return np.zeros(data.shape, dtype=np.float32)
     return (np.round(np.clip((data - low) / (high - low), 0, 1) * 4096) / 4096).astype(np.float32)

@@ -1,0 +1,1 @@
+"""The command line: files in, files and a summary out; no algorithm lives here."""

@@ -1,0 +1,431 @@
+"""The commands: what they are called, what they take and what their help says.
+
+Work is done in the modules beside this one, imported when a command runs: `roireg --help` needs no torch.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from roireg import __version__
+from roireg.app import options as opt
+from roireg.app.console import Outcome, Session, command
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="roireg",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"roireg {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    help="Register two images by corresponding regions of interest.\n\n"
+    "Start with `roireg demo`, then `roireg register FIXED MOVING -o out`. Images are NIfTI, NRRD, MetaImage, DICOM "
+    "folders, PNG, JPEG or TIFF, 2D or 3D. World coordinates are LPS millimetres, pixels (column, row) for PNG, JPEG "
+    "and TIFF.\n\n"
+    "Exit codes: 0 done, 2 a mistake in the input (one line says which, nothing is written), 3 the registration "
+    "failed by its own verdict (outputs are written).\n\n\b\nExample:\n  roireg register fixed.nii.gz moving.nii.gz "
+    "-o out"
+)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+@command(
+    app,
+    "register",
+    example="""
+    roireg register fixed.nii.gz moving.nii.gz -o out
+    roireg register ct.nii.gz mr/ -o out --fixed-labels ct_seg.nii.gz --moving-labels mr_seg.nii.gz
+    roireg register a.png b.png -o out --init centers --only transform,report
+""",
+)
+def register(
+    session: Session,
+    fixed: Annotated[Path, typer.Argument(help="The image that stays: a file, or a folder with a DICOM series.")],
+    moving: Annotated[Path, typer.Argument(help="The image that is brought onto it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Result folder.")],
+    *,
+    preset: opt.Preset = "default",
+    config: opt.ConfigFile = None,
+    only: opt.Only = None,
+    frame: opt.FramesOption = None,
+    device: opt.Device = "auto",
+    seed: opt.Seed = 0,
+    init: opt.Init = "auto",
+    pairs: opt.PairsPath = None,
+    fixed_rois: opt.FixedRois = None,
+    moving_rois: opt.MovingRois = None,
+    fixed_mask: opt.FixedMask = None,
+    moving_mask: opt.MovingMask = None,
+    fixed_labels: opt.FixedLabels = None,
+    moving_labels: opt.MovingLabels = None,
+    fixed_points: opt.FixedPoints = None,
+    moving_points: opt.MovingPoints = None,
+) -> Outcome:
+    """Register two images: find corresponding regions, fit a transform, say how far to trust it.
+
+    Writes into OUT: transform.h5 (ITK composite, fixed to moving points, LPS mm), inverse.h5, warped.nii.gz (or .png:
+    the moving image on the fixed grid), pairs/ (the regions), result.json (verdict, metrics, timings, provenance) and
+    report.html (open it in a browser).
+
+    Label maps and points are carried along: moved_labels (moving labels on the fixed grid),
+    moved_labels_fixed_to_moving, moved_points_fixed_to_moving and moved_points_moving_to_fixed. Where both sides are
+    given they are scored before and after; they never steer the registration (use --fixed-rois and --moving-rois for
+    that).
+
+    Everything is computed before anything is written. In an existing OUT files of the same name are replaced and all
+    others stay. Exit code 3 means that the verdict is "failed".
+    """
+    from roireg.app.files import parse_frames
+    from roireg.app.registering import RegisterJob, register_files
+
+    job = RegisterJob(
+        fixed=fixed,
+        moving=moving,
+        out=out,
+        preset=preset,
+        config=config,
+        pairs=pairs,
+        fixed_rois=fixed_rois,
+        moving_rois=moving_rois,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        fixed_labels=fixed_labels,
+        moving_labels=moving_labels,
+        fixed_points=fixed_points,
+        moving_points=moving_points,
+        init=init,
+        only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+        frames=parse_frames(frame),
+        device=device,
+        seed=seed,
+    )
+    return register_files(session, job)
+
+
+@command(
+    app,
+    "apply",
+    example="""
+    roireg apply out/transform.h5 moving_pet.nii.gz --reference fixed.nii.gz -o pet_on_fixed.nii.gz
+    roireg apply out moving_seg.nii.gz --reference fixed.nii.gz --labels -o seg_on_fixed.nii.gz
+    roireg apply out fixed_points.csv -o points_in_moving.csv
+""",
+)
+def apply(
+    session: Session,
+    transform: Annotated[
+        Path, typer.Argument(help="A transform file, a result folder, or the prefix of ANTs' numbered files.")
+    ],
+    subject: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image, label map, or points (.csv, .mrk.json).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    *,
+    reference: Annotated[Path | None, typer.Option(help="Image whose grid the result gets; for images.")] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="A label map: nearest neighbour, no new labels.")] = False,
+    points: Annotated[bool, typer.Option("--points", help="A file of points (known from .csv, .mrk.json).")] = False,
+    inverse: Annotated[bool, typer.Option("--inverse", help="Go the other way, moving to fixed points.")] = False,
+    frame: opt.FrameOption = None,
+    fill: Annotated[
+        float | None, typer.Option(help="Value outside the image; by default its lowest (labels, PNG, JPEG: 0).")
+    ] = None,
+) -> Outcome:
+    """Warp an image or label map, or map points, with a transform.
+
+    A transform maps fixed points to moving points. So it brings a moving image onto the fixed grid and fixed points
+    into the moving image; --inverse does the opposite of both. Writes OUT, in the pixel type of IMAGE.
+    """
+    from roireg.app.moving import apply as run
+
+    return run(
+        session,
+        transform,
+        subject,
+        out,
+        reference=reference,
+        labels=labels,
+        points=points,
+        inverse=inverse,
+        frame=frame,
+        fill=fill,
+    )
+
+
+@command(
+    app,
+    "convert",
+    example="""
+    roireg convert out/transform.h5 warp.nii.gz
+    roireg convert out/transform.h5 --ants ants_
+    roireg convert volume.nii.gz slice.nii.gz --slice z=12
+    roireg convert points.fcsv points.csv
+""",
+)
+def convert(
+    session: Session,
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Transform, image, points or ROI pairs.")],
+    out: Annotated[Path | None, typer.Argument(help="File to write; its extension chooses the format.")] = None,
+    *,
+    kind: Annotated[
+        str | None, typer.Option(help="What IN is, where its name does not tell: transform, image, labels, points.")
+    ] = None,
+    ants: Annotated[
+        Path | None, typer.Option(metavar="PREFIX", help="Write PREFIX0GenericAffine.mat, PREFIX1Warp.nii.gz, ...")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Image whose grid a displacement field is sampled on.")
+    ] = None,
+    inverse: Annotated[bool, typer.Option("--inverse", help="Write the inverse of the transform.")] = False,
+    frame: opt.FrameOption = None,
+    cut: Annotated[
+        str | None, typer.Option("--slice", metavar="AXIS=N", help="Take one slice of a volume as a 2D image.")
+    ] = None,
+) -> Outcome:
+    """Write a transform, image, point file or set of ROI pairs in another format.
+
+    Transforms: .h5 and .tfm (ITK composite), .mat (one affine), .nii.gz, .nrrd, .mha (displacement field, LPS mm), or
+    the files of ANTs. Images: .nii.gz, .nrrd, .mha, .png, .tif, .jpg. Points: .csv, .mrk.json, .fcsv. ROI pairs:
+    folder or .zip. Writes OUT, or the files of PREFIX.
+    """
+    from roireg.app.moving import convert as run
+
+    return run(
+        session,
+        source,
+        out,
+        kind=kind,
+        ants=ants,
+        reference=reference,
+        inverse=inverse,
+        frame=frame,
+        cut=cut,
+    )
+
+
+@command(
+    app,
+    "segment",
+    example="""
+    roireg segment image.nii.gz -o regions.nii.gz
+    roireg segment photo.png -o organ.png --point 120,80
+    roireg segment ct.nii.gz -o organ.nii.gz --point 10,-40,55 --point 30,-40,55 --label 1 --label 0
+""",
+)
+def segment(
+    session: Session,
+    image: Annotated[Path, typer.Argument(help="Image to segment.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write.")],
+    *,
+    point: Annotated[
+        list[str] | None, typer.Option(metavar="X,Y[,Z]", help="World point in the region (mm, px); repeatable.")
+    ] = None,
+    label: Annotated[
+        list[int] | None, typer.Option(min=0, max=1, help="Per --point: 1 inside (default), 0 outside.")
+    ] = None,
+    box: Annotated[
+        str | None, typer.Option(metavar="X,Y[,Z],X,Y[,Z]", help="Two opposite world corners around the region.")
+    ] = None,
+    max_count: Annotated[int, typer.Option(min=1, help="How many regions at most (without a prompt).")] = 64,
+    min_size: Annotated[float, typer.Option(help="Smallest region, as a fraction of the image.")] = 0.0005,
+    max_size: Annotated[float, typer.Option(help="Largest region, as a fraction of the image.")] = 0.5,
+    frame: opt.FrameOption = None,
+) -> Outcome:
+    """Find regions in an image, or the region that points or a box ask for; no training, no weights.
+
+    Without a prompt: the most stable regions of all sizes. With one: the best answer first, then alternatives.
+    Writes OUT (a label map on the grid of the image; regions that overlap go to further files OUT_1, OUT_2, ...), a
+    .json of the same name with label, layer, stability, size and centroid of every region, and an _overview.png.
+    """
+    from roireg.app.regions import segment as run
+
+    return run(
+        session,
+        image,
+        out,
+        points=point or [],
+        labels=label or [],
+        box=box,
+        max_count=max_count,
+        smallest=min_size,
+        largest=max_size,
+        frame=frame,
+    )
+
+
+@command(
+    app,
+    "evaluate",
+    example="""
+    roireg evaluate out --fixed-labels a_seg.nii.gz --moving-labels b_seg.nii.gz
+    roireg evaluate warp.nii.gz --fixed a.nii.gz --truth true.h5 --fixed-mask body.nii.gz
+    roireg evaluate --fixed-points a.csv --moving-points b.csv
+""",
+)
+def evaluate(
+    session: Session,
+    transform: Annotated[
+        Path | None,
+        typer.Argument(help="Transform file, result folder or ANTs prefix; none: as things lie."),
+    ] = None,
+    *,
+    fixed: Annotated[Path | None, typer.Option(help="Fixed image.")] = None,
+    moving: Annotated[Path | None, typer.Option(help="Moving image, for its likeness to the fixed.")] = None,
+    fixed_labels: opt.FixedLabels = None,
+    moving_labels: opt.MovingLabels = None,
+    fixed_points: opt.FixedPoints = None,
+    moving_points: opt.MovingPoints = None,
+    truth: Annotated[Path | None, typer.Option(help="The true transform, where it is known.")] = None,
+    inverse_transform: Annotated[
+        Path | None, typer.Option(help="The inverse to check; else inverse.h5 of the folder, or computed.")
+    ] = None,
+    fixed_mask: Annotated[Path | None, typer.Option(help="Where folding and true error are measured.")] = None,
+    frame: opt.FramesOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None,
+) -> Outcome:
+    """Score a transform, or label maps and points as they lie, against the truth.
+
+    Prints a table, before and after the transform, of what the files allow: Dice, HD95 and ASSD (label maps),
+    landmark error (points), likeness (images), folding, SDlogJ and there-and-back error (a transform with any fixed
+    file), displacement error (--truth). Lengths are mm, or pixels for raster images. Writes OUT if named.
+    """
+    from roireg.app.files import parse_frames
+    from roireg.app.scoring import Evaluation
+    from roireg.app.scoring import evaluate as run
+
+    paths = Evaluation(
+        transform=transform,
+        inverse=inverse_transform,
+        truth=truth,
+        fixed=fixed,
+        moving=moving,
+        fixed_mask=fixed_mask,
+        fixed_labels=fixed_labels,
+        moving_labels=moving_labels,
+        fixed_points=fixed_points,
+        moving_points=moving_points,
+        frames=parse_frames(frame),
+    )
+    return run(session, paths, out=out)
+
+
+@command(
+    app,
+    "report",
+    example="""
+    roireg report out
+    roireg report out --fixed /data/a.nii.gz --moving /data/b.nii.gz -o report.html
+""",
+)
+def report(
+    session: Session,
+    folder: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Result folder of `roireg register`.")],
+    *,
+    fixed: Annotated[Path | None, typer.Option(help="The fixed image, if it is elsewhere now.")] = None,
+    moving: Annotated[Path | None, typer.Option(help="The moving image, if it is elsewhere now.")] = None,
+    frame: opt.FramesOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; default OUT_DIR/report.html.")] = None,
+) -> Outcome:
+    """Render the HTML report of a saved result again.
+
+    Needs transform.h5 and result.json in the folder, pairs/ if regions are to be shown, and both images, which are
+    looked for where they were and compared by checksum. Writes one HTML file that opens offline.
+    """
+    from roireg.app.files import parse_frames
+    from roireg.app.registering import report as run
+
+    return run(session, folder, fixed=fixed, moving=moving, frames=parse_frames(frame), out=out)
+
+
+@command(
+    app,
+    "info",
+    example="""
+    roireg info image.nii.gz dicom_folder/
+    roireg info out/transform.h5 out/pairs points.csv --json
+    roireg info --presets > settings.yaml
+""",
+)
+def info(
+    session: Session,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Images, transforms, points, ROI pairs, result folders.")
+    ] = None,
+    *,
+    frame: opt.FrameOption = None,
+    presets: Annotated[
+        bool, typer.Option("--presets", help="Print every setting of every preset as YAML instead.")
+    ] = False,
+) -> Outcome:
+    """Say what is in files: size, place, orientation and intensities; parts of transforms; points; pairs.
+
+    Prints to the terminal and writes nothing. A folder with several DICOM series is listed with the names to use.
+    With --presets: the settings a file for `register --config` may have, one YAML document per preset.
+    """
+    from roireg.app.info import info as run
+
+    return run(session, files or [], frame=frame, presets=presets)
+
+
+@command(
+    app,
+    "demo",
+    example="""
+    roireg demo -o demo
+    roireg demo -o demo3d --3d
+""",
+)
+def demo(
+    session: Session,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("demo"),
+    volume: Annotated[bool, typer.Option("--3d", help="A volume instead of one slice.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Which phantom.")] = 0,
+) -> Outcome:
+    """Make two phantom images with a known deformation, register them and print the true error.
+
+    Writes the phantom into OUT/inputs (images, label maps, points, true transform) and the results into OUT, as
+    `register` does; open OUT/report.html. One slice takes about half a minute on two idle
+    cores, a volume (--3d) longer.
+    """
+    from roireg.app.demo import demo as run
+
+    return run(session, out, volume=volume, seed=seed)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the package."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows ASCII alone shows "?" for "²" instead of ending the program.
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except KeyboardInterrupt:
+        # Before a command has begun: the imports take a moment.
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""``demo``: a phantom pair with a known deformation, registered as any other pair, and the true error."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from roireg.app.console import Outcome, Session
+from roireg.app.outputs import check_folder, filled_folder
+from roireg.app.registering import EXIT_FAILED, RegisterJob, run_job, summarise
+from roireg.app.summary import escape, metric_table
+from roireg.core.transforms import Affine, DisplacementField
+from roireg.evaluate import MetricValue, displacement_errors, metric
+from roireg.io import PointSet, write_image, write_labels, write_points, write_transform
+from roireg.synth import SyntheticPair, as_raster, make_pair
+
+__all__ = ["demo"]
+
+SHAPE_3D = (48, 72, 96)
+"""Coarser than the default of the generator, so that people see a volume soon."""
+
+
+def demo(session: Session, out: Path, *, volume: bool, seed: int) -> Outcome:
+    """Make, register and judge a phantom pair; see the command's help."""
+    check_folder(out)
+    pair = make_pair(3, seed=seed, shape=SHAPE_3D) if volume else as_raster(make_pair(2, seed=seed))
+    inputs = _write_inputs(out / "inputs", pair)
+    job = RegisterJob(
+        out=out,
+        fixed=inputs["fixed"],
+        moving=inputs["moving"],
+        fixed_labels=inputs["fixed_labels"],
+        moving_labels=inputs["moving_labels"],
+        fixed_points=inputs["fixed_points"],
+        moving_points=inputs["moving_points"],
+        seed=seed,
+    )
+    session.say(f"made a phantom pair in {escape(str(out / 'inputs'))}; now the same as")
+    session.say(f"  [bold]roireg register {escape(f'{job.fixed} {job.moving} -o {out}')}[/]\n")
+    started = time.perf_counter()
+    with session.progress() as progress:
+        result, files = run_job(job, progress)
+    summarise(session, job, result, files, seconds=time.perf_counter() - started)
+    body = pair.fixed_labels.data[0] != 0
+    errors = [
+        displacement_errors(t, pair.transform, pair.fixed.grid, body)
+        for t in (Affine.identity(pair.fixed.ndim), result.transform)
+    ]
+    truth: dict[str, MetricValue] = {
+        name: metric(name, errors[1][name], errors[0][name], unit=pair.fixed.unit) for name in errors[1]
+    }
+    session.say("\ntrue error, known because the deformation was made here:")
+    session.say(metric_table(truth))
+    document = {**result.result_json(), "out": out, "files": files}
+    document["truth"] = {name: m.as_dict() for name, m in truth.items()}
+    return Outcome(document, EXIT_FAILED if result.verdict == "failed" else 0)
+
+
+def _write_inputs(folder: Path, pair: SyntheticPair) -> dict[str, Path]:
+    """Write images, label maps, landmarks and the true transform; return their paths by name."""
+    kind = ".png" if pair.fixed.unit == "px" else ".nii.gz"
+    paths = {name: folder / f"{name}{kind}" for name in ("fixed", "moving", "fixed_labels", "moving_labels")}
+    paths |= {name: folder / f"{name}.csv" for name in ("fixed_points", "moving_points")}
+    paths["truth"] = folder / "true_transform.h5"
+    grid = pair.fixed.grid
+    with filled_folder(folder) as temporary:
+        write_image(temporary / paths["fixed"].name, pair.fixed)
+        write_image(temporary / paths["moving"].name, pair.moving)
+        write_labels(temporary / paths["fixed_labels"].name, pair.fixed_labels)
+        write_labels(temporary / paths["moving_labels"].name, pair.moving_labels)
+        write_points(temporary / "fixed_points.csv", PointSet(pair.fixed_points))
+        write_points(temporary / "moving_points.csv", PointSet(pair.moving_points))
+        # Closed form in memory, sampled at the voxels of the fixed image in the file.
+        sampled = DisplacementField(grid, pair.transform.displacement_on(grid))
+        write_transform(temporary / paths["truth"].name, sampled)
+    return paths

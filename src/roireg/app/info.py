@@ -1,0 +1,253 @@
+"""``info``: what is in a file, in words and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.table import Table
+from rich.text import Text
+from scipy.optimize import linear_sum_assignment
+
+from roireg.app.console import Outcome, Session
+from roireg.app.files import kind_of, load_transform
+from roireg.app.summary import escape, listed, number, size_of
+from roireg.core.errors import InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
+from roireg.io import PointSet, list_series, read_image, read_pairs, read_points
+from roireg.pipeline import PRESETS
+
+__all__ = ["axis_letters", "describe", "info"]
+
+LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
+"""Body direction at the negative and at the positive end of every LPS world axis."""
+
+
+def info(session: Session, paths: Sequence[Path], *, frame: int | None, presets: bool) -> Outcome:
+    """Describe every file, or print the presets; see the command's help."""
+    if presets:
+        if paths:
+            raise InputError(f"--presets describes no files, found {paths[0]}; leave one of them out")
+        settings = {name: make().model_dump(mode="json") for name, make in PRESETS.items()}
+        documents = [f"# preset {name}\n{yaml.safe_dump(s, sort_keys=False)}" for name, s in settings.items()]
+        session.say(Text("---\n".join(documents).rstrip()))
+        return Outcome({"presets": settings})
+    if not paths:
+        raise InputError("info needs at least one file, or --presets")
+    found = [describe(path, frame=frame) for path in paths]
+    for document in found:
+        _say(session, document)
+    return Outcome({"files": found})
+
+
+def describe(path: Path, *, frame: int | None = None) -> dict[str, Any]:
+    """Return what is in a file as plain values, ``kind`` telling what it is."""
+    kind = kind_of(path)
+    document: dict[str, Any] = {"file": str(path), "kind": kind}
+    if kind == "points":
+        return document | _points(read_points(path))
+    if kind == "pairs":
+        return document | _pairs(path)
+    if kind in ("transform", "result"):
+        return document | {"kind": "transform"} | _transform(load_transform(path))
+    if path.is_dir():
+        series = list_series(path)
+        document["series"] = [
+            {"uid": s.uid, "modality": s.modality, "description": s.description, "slices": len(s.files)}
+            for s in series
+        ]
+        if len(series) > 1:
+            return document | {"kind": "several DICOM series"}
+    image = read_image(path, frame=frame)
+    if image.channels == image.ndim and image.dtype.startswith("float"):
+        field = DisplacementField(image.grid, image.data)
+        return document | {"kind": "transform"} | _transform(field)
+    return document | _image(image)
+
+
+def axis_letters(grid: Grid) -> str:
+    """Return the body directions the voxel axes x, y, z run towards, such as "LPS"; "" in 2D.
+
+    Oblique axes take the letter of the nearest body direction, each used once.
+    """
+    if grid.ndim == 2:
+        return ""
+    world, storage = linear_sum_assignment(-np.abs(grid.direction))
+    letters = [""] * 3
+    for w, s in zip(world, storage, strict=True):
+        letters[2 - s] = LETTERS[w][int(grid.direction[w, s] > 0)]
+    return "".join(letters)
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    _, spacing, origin, direction = grid.itk
+    d = grid.ndim
+    corners = grid.corners()
+    return {
+        "size": grid.shape[::-1],
+        "spacing": spacing,
+        "origin": origin,
+        "direction": np.reshape(direction, (d, d)),
+        "orientation": axis_letters(grid),
+        "oblique": bool(np.abs(grid.direction).max(axis=0).min() < 1 - 1e-4),
+        "from": corners.min(axis=0),
+        "to": corners.max(axis=0),
+    }
+
+
+def _image(image: Image) -> dict[str, Any]:
+    values = image.data
+    document = {
+        "dimension": image.ndim,
+        "type": image.dtype,
+        "channels": image.channels,
+        "unit": image.unit,
+        **_grid(image.grid),
+        "minimum": float(values.min()),
+        "maximum": float(values.max()),
+        "mean": float(values.mean(dtype=torch.float64)),
+        "text": size_of(image.grid, image.unit),
+    }
+    if image.channels == 1 and not image.dtype.startswith("float"):
+        ids = torch.unique(values)
+        if len(ids) <= 64:
+            document["values"] = [int(v) for v in ids]
+    return document | ({"metadata": dict(image.metadata)} if image.metadata else {})
+
+
+def _points(points: PointSet) -> dict[str, Any]:
+    return {
+        "dimension": points.ndim,
+        "count": len(points),
+        "from": points.points.min(axis=0),
+        "to": points.points.max(axis=0),
+        "names": [n for n in points.names if n],
+    }
+
+
+def _pairs(path: Path) -> dict[str, Any]:
+    pairs = read_pairs(path)
+    return {
+        "dimension": pairs.fixed.grid.ndim,
+        "moving_regions": len(pairs.moving),
+        "fixed_regions": len(pairs.fixed),
+        "moving_grid": _grid(pairs.moving.grid),
+        "fixed_grid": _grid(pairs.fixed.grid),
+        "pairs": [
+            {
+                "name": p.name,
+                "similarity": p.similarity,
+                "confidence": p.confidence,
+                "source": p.source,
+                "status": p.status,
+                "moving_centroid": pairs.moving.centroids[p.moving],
+                "fixed_centroid": pairs.fixed.centroids[p.fixed],
+            }
+            for p in pairs.pairs
+        ],
+    }
+
+
+def _transform(transform: Transform) -> dict[str, Any]:
+    parts = transform.transforms if isinstance(transform, Chain) else (transform,)
+    return {"dimension": transform.ndim, "parts": [_part(p) for p in parts]}
+
+
+def _part(part: Transform) -> dict[str, Any]:
+    if isinstance(part, Affine):
+        d = part.ndim
+        stretch = np.linalg.svd(part.matrix[:d, :d], compute_uv=False)
+        return {
+            "type": "affine",
+            "matrix": part.matrix,
+            "translation": part.matrix[:d, d],
+            "stretch": stretch,
+            "determinant": float(np.linalg.det(part.matrix[:d, :d])),
+        }
+    field = part.field if isinstance(part, VelocityField) else part
+    if not isinstance(field, DisplacementField):
+        return {"type": type(part).__name__}
+    length = field.displacement.norm(dim=0)
+    return {
+        "type": "displacement field",
+        **_grid(field.grid),
+        "mean_displacement": float(length.mean()),
+        "largest_displacement": float(length.max()),
+        "text": size_of(field.grid),
+    }
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+def _say(session: Session, document: dict[str, Any]) -> None:
+    session.say(f"[bold]{escape(document['file'])}[/]  {document['kind']}")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    rows = {"points": _point_rows, "pairs": _pair_rows, "transform": _transform_rows, "image": _image_rows}
+    for label, text in rows.get(document["kind"], _series_rows)(document):
+        table.add_row(label, escape(text))
+    session.say(table)
+
+
+def _triple(values: Any) -> str:
+    return ", ".join(f"{v:.5g}" for v in np.asarray(values, dtype=np.float64).ravel())
+
+
+def _grid_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    letters = f"{d['orientation']} (x, y, z run towards), " if d["orientation"] else ""
+    return [
+        ("size", d["text"]),
+        ("origin", _triple(d["origin"])),
+        ("orientation", letters + ("oblique" if d["oblique"] else "along the axes")),
+        ("spans", f"{_triple(d['from'])}  to  {_triple(d['to'])}"),
+    ]
+
+
+def _image_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    channels = "" if d["channels"] == 1 else f", {d['channels']} channels"
+    rows = [("type", f"{d['dimension']}D {d['type']}{channels}"), *_grid_rows(d)]
+    rows.append(("intensity", f"{number(d['minimum'])} to {number(d['maximum'])}, mean {number(d['mean'])}"))
+    if "values" in d:
+        rows.append(("values", listed(d["values"])))
+    return rows + [(k.replace("_", " "), v) for k, v in d.get("metadata", {}).items() if v]
+
+
+def _series_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"{s['modality']} {s['slices']} slices", f"{s['description'] or 'no description'}: {d['file']}::{s['uid']}")
+        for s in d["series"]
+    ]
+
+
+def _point_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("points", f"{d['count']}, {d['dimension']}D"), ("span", f"{_triple(d['from'])}  to  {_triple(d['to'])}")]
+    return rows + ([("names", listed(d["names"]))] if d["names"] else [])
+
+
+def _pair_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("pairs", f"{len(d['pairs'])} of {d['moving_regions']} moving and {d['fixed_regions']} fixed regions")]
+    for i, p in enumerate(d["pairs"][:10], 1):
+        name = f"{p['name']}, " if p["name"] else ""
+        text = f"{name}confidence {p['confidence']:.2f}, {p['status']}, fixed centroid {_triple(p['fixed_centroid'])}"
+        rows.append((f"pair {i}", text))
+    return rows
+
+
+def _transform_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("dimension", f"{d['dimension']}D, {len(d['parts'])} part(s), applied in this order")]
+    for part in d["parts"]:
+        if part["type"] == "affine":
+            rows.append(("affine", "; ".join(_triple(row) for row in np.asarray(part["matrix"])[:-1])))
+            rows.append(("", f"stretch {_triple(part['stretch'])}, volume x {part['determinant']:.4g}"))
+        elif "text" in part:
+            rows.append((part["type"], part["text"]))
+            rows.append(("", f"mean {part['mean_displacement']:.3g}, up to {part['largest_displacement']:.3g} mm"))
+        else:
+            rows.append((part["type"], ""))
+    return rows

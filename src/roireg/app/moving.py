@@ -1,0 +1,222 @@
+"""``apply`` and ``convert``: transforms put to use, and files in other formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from roireg.app.console import Outcome, Session
+from roireg.app.files import POINTS, kind_of, load_transform
+from roireg.app.outputs import check_file, check_folder, extension_of
+from roireg.app.summary import escape, size_of
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.transforms import Transform
+from roireg.core.warp import warp
+from roireg.io import (
+    PointSet,
+    read_image,
+    read_labels,
+    read_pairs,
+    read_points,
+    write_ants,
+    write_image,
+    write_labels,
+    write_pairs,
+    write_points,
+    write_transform,
+)
+
+__all__ = ["apply", "convert", "extract_slice"]
+
+
+def apply(
+    session: Session,
+    transform: Path,
+    subject: Path,
+    out: Path,
+    *,
+    reference: Path | None,
+    labels: bool,
+    points: bool,
+    inverse: bool,
+    frame: int | None,
+    fill: float | None,
+) -> Outcome:
+    """Warp an image or label map onto the reference grid, or map points; see the command's help."""
+    check_file(out)
+    mapping = _read_mapping(transform, inverse=inverse)
+    if points or extension_of(subject) in POINTS:
+        found = read_points(subject)
+        if found.ndim != mapping.ndim:
+            raise InputError(
+                f"{subject}: the points are {found.ndim}D but {transform} is {mapping.ndim}D; expected "
+                f"{mapping.ndim} coordinates per point"
+            )
+        write_points(out, PointSet(mapping.map_points(found.points), found.names))
+        session.say(f"{len(found)} points mapped: {escape(str(out))}")
+        return Outcome({"out": out, "kind": "points", "count": len(found)})
+    if reference is None:
+        raise InputError(
+            f"{subject}: an image is resampled onto a grid; name an image that has it with --reference (the fixed "
+            "image, or the moving one with --inverse)"
+        )
+    image = read_labels(subject, frame=frame) if labels else read_image(subject, frame=frame)
+    target = _reference(reference)
+    for name, ndim in ((str(subject), image.ndim), (str(reference), target.ndim)):
+        if ndim != mapping.ndim:
+            raise GeometryError(f"{name}: the image is {ndim}D but {transform} is {mapping.ndim}D; expected equal")
+    # As `Registration.warped`: nothing is 0 in a label map or photograph, and the lowest value (air) elsewhere.
+    nothing = 0.0 if labels or image.unit == "px" else float(image.data.min())
+    outside = nothing if fill is None else fill
+    warped = warp(image, mapping, target.grid, mode="nearest" if labels else "linear", fill=outside)
+    warped = replace(warped, unit=target.unit)
+    (write_labels if labels else write_image)(out, warped)
+    session.say(f"{size_of(target.grid, target.unit)}: {escape(str(out))}")
+    return Outcome({"out": out, "kind": "labels" if labels else "image", "size": target.grid.shape[::-1]})
+
+
+def _read_mapping(path: Path, *, inverse: bool) -> Transform:
+    if inverse and path.is_dir() and (path / "inverse.h5").is_file():
+        return load_transform(path / "inverse.h5")
+    found = load_transform(path)
+    return found.inverse() if inverse else found
+
+
+def _reference(path: Path) -> Image:
+    """Read a reference image for its grid; the frames of a 4D one share it."""
+    return read_image(path, frame=0)
+
+
+# -- convert --------------------------------------------------------------------------------------
+
+
+def convert(
+    session: Session,
+    source: Path,
+    out: Path | None,
+    *,
+    kind: str | None,
+    ants: Path | None,
+    reference: Path | None,
+    inverse: bool,
+    frame: int | None,
+    cut: str | None,
+) -> Outcome:
+    """Write a file in another format; see the command's help."""
+    if (out is None) == (ants is None):
+        raise InputError("name one place to write to: OUT, or --ants PREFIX for the files of ANTs")
+    if kind is not None and kind not in ("transform", *_CONVERTERS):
+        raise InputError(f"--kind is transform, {', '.join(_CONVERTERS)}, found {kind!r}")
+    what = kind or _kind_of_job(source, out, as_transform=bool(ants or reference or inverse))
+    for option, given, needs in (("--slice", cut, "image"), ("--frame", frame, "image")):
+        if given is not None and what not in (needs, "labels"):
+            raise InputError(f"{option} is for images, but {source} is taken as {what}; leave it out")
+    if what == "transform":
+        written = _convert_transform(source, out, ants=ants, reference=reference, inverse=inverse)
+    else:
+        if ants or reference or inverse:
+            raise InputError(f"--ants, --reference and --inverse are for transforms, but {source} is taken as {what}")
+        assert out is not None
+        written = [out]
+        _CONVERTERS[what](source, out, frame=frame, cut=cut)
+    for file in written:
+        session.say(escape(str(file)))
+    return Outcome({"kind": what, "written": written})
+
+
+def _kind_of_job(source: Path, out: Path | None, *, as_transform: bool) -> str:
+    found = kind_of(source)
+    if found == "result" or as_transform or (out is not None and extension_of(out) in (".h5", ".tfm", ".mat")):
+        return "transform"
+    return found
+
+
+def _convert_transform(
+    source: Path, out: Path | None, *, ants: Path | None, reference: Path | None, inverse: bool
+) -> list[Path]:
+    check_file(out if out is not None else Path(f"{ants}0GenericAffine.mat"))
+    transform = _read_mapping(source, inverse=inverse)
+    if out is None:
+        files = write_ants(str(ants), transform)
+        return [*files.forward, *(p for p, invert in files.inverse if not invert)]
+    grid = None if reference is None else _reference(reference).grid
+    if grid is not None and grid.ndim != transform.ndim:
+        raise GeometryError(f"{reference}: the image is {grid.ndim}D but the transform is {transform.ndim}D")
+    write_transform(out, transform, grid=grid)
+    return [out]
+
+
+def _convert_image(source: Path, out: Path, *, frame: int | None, cut: str | None, labels: bool) -> None:
+    check_file(out)
+    image = read_labels(source, frame=frame) if labels else read_image(source, frame=frame)
+    if cut is not None:
+        image = extract_slice(image, cut)
+    (write_labels if labels else write_image)(out, image)
+
+
+def _convert_points(source: Path, out: Path, *, frame: int | None, cut: str | None) -> None:
+    check_file(out)
+    write_points(out, read_points(source))
+
+
+def _convert_pairs(source: Path, out: Path, *, frame: int | None, cut: str | None) -> None:
+    (check_file if out.suffix.lower() == ".zip" else check_folder)(out)
+    write_pairs(out, read_pairs(source))
+
+
+_CONVERTERS: dict[str, Callable[..., None]] = {
+    "image": partial(_convert_image, labels=False),
+    "labels": partial(_convert_image, labels=True),
+    "points": _convert_points,
+    "pairs": _convert_pairs,
+}
+
+
+def extract_slice(image: Image, cut: str) -> Image:
+    """Return one slice of a volume as a 2D image.
+
+    Parameters
+    ----------
+    image : a 3D image.
+    cut : ``x=N``, ``y=N`` or ``z=N``: the voxel axis across the slice and the index on it, from 0.
+
+    Where the axes of the volume run along the world axes the slice keeps its place in the two that remain;
+    elsewhere it starts at (0, 0) with its spacing.
+
+    Raises
+    ------
+    InputError
+        When the image is 2D, or `cut` is malformed or beyond the image.
+    """
+    letter, _, text = cut.partition("=")
+    if letter not in ("x", "y", "z") or not text.isdigit():
+        raise InputError(f"--slice is an axis and an index such as z=10, found {cut!r}")
+    if image.ndim != 3:
+        raise InputError(f"{image.name}: the image is 2D already; leave out --slice")
+    axis = "zyx".index(letter)
+    index, count = int(text), image.grid.shape[axis]
+    if index >= count:
+        raise InputError(f"{image.name}: there is no slice {cut}; {letter} runs from 0 to {count - 1}")
+    return image.with_data(image.data.select(axis + 1, index).clone(), _slice_grid(image.grid, axis, index))
+
+
+def _slice_grid(grid: Grid, axis: int, index: int) -> Grid:
+    kept = [a for a in range(3) if a != axis]
+    shape = tuple(grid.shape[a] for a in kept)
+    across = int(np.argmax(np.abs(grid.direction[:, axis])))
+    world = [a for a in range(3) if a != across]
+    affine = np.eye(3)
+    if np.abs(grid.direction[:, axis]).max() > 1 - 1e-6:
+        start = np.zeros(3)
+        start[axis] = index
+        affine[:2, :2] = grid.affine[np.ix_(world, kept)]
+        affine[:2, 2] = grid.world_from_index(start)[world]
+        return Grid(shape, affine)
+    spacing = grid.spacing[kept]
+    return Grid.from_itk(shape[::-1], spacing[::-1].tolist(), [0.0, 0.0], np.eye(2))

@@ -1,0 +1,7 @@
+"""The readable recipe that joins the stages, its settings, and the result."""
+
+from roireg.pipeline.config import PRESETS, Config, preset
+from roireg.pipeline.recipe import register
+from roireg.pipeline.registration import OUTPUTS, Registration
+
+__all__ = ["OUTPUTS", "PRESETS", "Config", "Registration", "preset", "register"]

@@ -1,0 +1,177 @@
+"""Every setting of a registration, as values that load from and save to YAML, and the presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from roireg.core.errors import InputError
+from roireg.fit.dense_affine import AffineOptions
+from roireg.fit.velocity import VelocityOptions
+from roireg.io import atomic_path
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DenseConfig",
+    "MatchConfig",
+    "SegmentConfig",
+    "StartConfig",
+    "VerdictConfig",
+    "preset",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SegmentConfig(_Section):
+    """Candidate regions."""
+
+    min_fraction: float = Field(5e-4, ge=0, le=1, description="smallest region, fraction of the image")
+    max_fraction: float = Field(0.5, gt=0, le=1, description="largest region, fraction of the image")
+    max_overlap: float | None = Field(None, gt=0, le=1, description="of two that overlap by this, the smaller goes")
+    max_count: int = Field(128, ge=1, description="most regions per image")
+
+
+class MatchConfig(_Section):
+    """Pairs of regions."""
+
+    features: str = Field("intensity", description="feature map that regions are compared by")
+    similarity: Literal["descriptor", "cosine"] = "descriptor"
+    assignment: Literal["greedy", "optimal", "mutual", "many"] = "mutual"
+    threshold: float = Field(0.1, ge=-1, le=1, description="least similarity of a pair")
+    top: int | None = Field(None, ge=1, description="keep only so many pairs")
+    geometric: bool = Field(True, description="pairs must agree with one affine map")
+    slices: bool = Field(False, description="match volumes slice by slice (SAMReg, Algorithm 1)")
+    reach: int = Field(11, ge=0, description="with slices: partners lie within so many slices")
+    reach_mm: float | None = Field(None, gt=0, description="with slices: partners lie within so many mm instead")
+
+
+class StartConfig(_Section):
+    """The global map."""
+
+    search: bool = Field(True, description="judge hypotheses from regions; False starts where the images lie")
+    single_pairs: int = Field(300, ge=0, description="most similar region pairs that each propose a map")
+    affine: AffineOptions = AffineOptions()
+    probes: int = Field(6, ge=1, description="starts from which a coarse deformation is tried")
+    probe_voxels: int = Field(30_000, ge=1000, description="voxels of the finest level of that trial")
+    margin: float = Field(0.02, ge=0, description="how much lower the trial's loss must be to leave the given start")
+
+
+class DenseConfig(_Section):
+    """The deformation."""
+
+    method: Literal["velocity", "paper", "none"] = Field("velocity", description="none leaves the affine alone")
+    features: str | None = Field("mind", description="dense features beside the intensities")
+    velocity: VelocityOptions = VelocityOptions()
+    paper_iterations: int = Field(1000, ge=1, description="steps of the published objective (method paper)")
+
+
+class VerdictConfig(_Section):
+    """When a result is not to be trusted; see docs/verdict.md."""
+
+    folding_uncertain: float = Field(0.1, ge=0, description="% of folded voxels")
+    folding_failed: float = Field(1.0, ge=0, description="% of folded voxels")
+    inverse_uncertain: float = Field(1.0, ge=0, description="99th percentile of the inverse error, voxels")
+    least_similarity: float = Field(0.25, description="local correlation below which nothing was really found")
+    least_agreement: float = Field(0.3, ge=0, le=1, description="share of region pairs that must end up together")
+    rival: float = Field(0.02, ge=0, description="relative loss margin under which another start is a rival")
+
+
+class Config(_Section):
+    """A whole registration."""
+
+    segment: SegmentConfig = SegmentConfig()
+    match: MatchConfig = MatchConfig()
+    start: StartConfig = StartConfig()
+    dense: DenseConfig = DenseConfig()
+    verdict: VerdictConfig = VerdictConfig()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read a YAML file; settings that it leaves out keep their defaults, `preset: NAME` those of a preset.
+
+        Raises
+        ------
+        InputError
+            When the file is missing, not YAML, or has an unknown key or an impossible value (which is named).
+        """
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: there is no such configuration file; check the path") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: the configuration cannot be read ({error}); check the file") from None
+        except yaml.YAMLError as error:
+            raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file") from None
+        if content is None:
+            content = {}
+        if not isinstance(content, dict):
+            raise InputError(
+                f"{path}: expected sections such as `dense:` with settings, found {type(content).__name__}"
+            )
+        base = preset(str(content.pop("preset", "default")))
+        try:
+            return cls.model_validate(_merge(base.model_dump(), content))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                raise InputError(f"{path}: unknown setting {where!r}; `roireg info --presets` lists all") from None
+            raise InputError(f"{path}: setting {where!r}: {first['msg']}, found {first['input']!r}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write every setting as YAML."""
+        with atomic_path(path) as temporary:
+            temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _merge(base: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
+    """Replace leaf by leaf, so that a file may set one value of a section."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _samreg() -> Config:
+    """Return SAMReg as published, the transform from the regions alone (Huang et al., MICCAI 2024).
+
+    Area fractions 0.5-17.5 %, overlap 0.9, cosine of prototypes, one-to-one, epsilon 0.8, slice range 11.
+    """
+    return Config(
+        segment=SegmentConfig(min_fraction=0.005, max_fraction=0.175, max_overlap=0.9),
+        match=MatchConfig(
+            similarity="cosine", assignment="greedy", threshold=0.8, geometric=False, slices=True, reach=11
+        ),
+        start=StartConfig(search=False),
+        dense=DenseConfig(
+            features=None,
+            velocity=VelocityOptions(correlation_weight=0, feature_weight=0, region_weight=1, max_voxels=150_000),
+        ),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"default": Config, "samreg": _samreg}
+"""Named settings: `default` (regions for the large motion, dense features for the rest) and `samreg`."""
+
+
+def preset(name: str) -> Config:
+    """Return the settings of a preset.
+
+    Raises
+    ------
+    InputError
+        When there is no preset of that name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"there is no preset {name!r}; use one of {', '.join(PRESETS)}")
+    return PRESETS[name]()

@@ -1,0 +1,202 @@
+"""The result of a registration: values, what follows from them, and how they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roireg.core.errors import InputError
+from roireg.core.image import Image
+from roireg.core.rois import ROIPairs
+from roireg.core.transforms import Affine, Chain, Transform
+from roireg.core.warp import warp
+from roireg.evaluate import (
+    MetricValue,
+    ReportInput,
+    landmark_errors,
+    metric,
+    render_report,
+    score_labels,
+    summarise_errors,
+)
+from roireg.io import atomic_path, new_folder, write_image, write_pairs, write_transform
+from roireg.pipeline.config import Config
+
+__all__ = ["OUTPUTS", "Registration"]
+
+OUTPUTS = ("transform", "inverse", "warped", "pairs", "result", "report")
+"""What `save` can write."""
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """A finished registration.
+
+    Attributes
+    ----------
+    fixed, moving : the images as given.
+    transform : fixed world -> moving world, the deformation first, then the affine.
+    affine : the global part alone.
+    pairs : corresponding regions, unmatched ones included.
+    verdict : "ok", "uncertain" or "failed", with `reasons` in words.
+    metrics : what was measured, by name; `before` is the state without registration.
+    timings : seconds per stage and "total".
+    provenance : versions, device, seed, settings, inputs.
+    """
+
+    fixed: Image
+    moving: Image
+    transform: Chain
+    affine: Affine
+    pairs: ROIPairs
+    config: Config
+    timings: dict[str, float]
+    provenance: dict[str, Any]
+    verdict: str = "ok"
+    reasons: tuple[str, ...] = ()
+    metrics: dict[str, MetricValue] = field(default_factory=dict)
+
+    @cached_property
+    def inverse(self) -> Transform:
+        """Moving world -> fixed world."""
+        return self.transform.inverse()
+
+    @cached_property
+    def warped(self) -> Image:
+        """The moving image on the fixed grid; its lowest value (0 for raster images) where it has no data."""
+        fill = 0.0 if self.moving.unit == "px" else float(self.moving.data.min())
+        return warp(self.moving, self.transform, self.fixed.grid, fill=fill)
+
+    def move_labels(self, labels: Image) -> Image:
+        """Bring a label map of the moving image onto the fixed grid, nearest neighbour, 0 outside."""
+        return warp(labels, self.transform, self.fixed.grid, mode="nearest", fill=0)
+
+    def map_points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map (N, d) fixed-world points to moving-world points, mm."""
+        return self.transform.map_points(points)
+
+    def scored(
+        self,
+        *,
+        fixed_labels: Image | None = None,
+        moving_labels: Image | None = None,
+        fixed_points: NDArray[np.float64] | None = None,
+        moving_points: NDArray[np.float64] | None = None,
+    ) -> Registration:
+        """Return the result with label overlap and landmark errors added, before and after.
+
+        Labels need both maps, points both (N, d) arrays of equal length; a side that is missing adds nothing.
+
+        Raises
+        ------
+        InputError
+            When the points of both sides differ in number.
+        """
+        metrics = dict(self.metrics)
+        unit = self.fixed.unit
+        if fixed_labels is not None and moving_labels is not None:
+            target = fixed_labels.data[0]
+            still = warp(moving_labels, None, fixed_labels.grid, mode="nearest", fill=0).data[0]
+            moved = warp(moving_labels, self.transform, fixed_labels.grid, mode="nearest", fill=0).data[0]
+            before = score_labels(target, still, fixed_labels.grid).means()
+            after = score_labels(target, moved, fixed_labels.grid).means()
+            for name, value in after.items():
+                metrics[name] = metric(name, value, before.get(name), unit=None if name.startswith("dice") else unit)
+        if fixed_points is not None and moving_points is not None:
+            if len(fixed_points) != len(moving_points):
+                raise InputError(
+                    f"landmarks of both images must correspond row by row, found {len(fixed_points)} fixed "
+                    f"and {len(moving_points)} moving points"
+                )
+            before = summarise_errors(landmark_errors(None, fixed_points, moving_points), "landmark_error")
+            after = summarise_errors(landmark_errors(self.transform, fixed_points, moving_points), "landmark_error")
+            for name, value in after.items():
+                metrics[name] = metric(name, value, before.get(name), unit=unit)
+        return replace(self, metrics=metrics)
+
+    def result_json(self) -> dict[str, Any]:
+        """Return verdict, metrics, timings and provenance as plain JSON values."""
+        return {
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "pairs": len(self.pairs.active),
+            "metrics": {name: value.as_dict() for name, value in self.metrics.items()},
+            "timings": {name: round(seconds, 3) for name, seconds in self.timings.items()},
+            "provenance": _plain(self.provenance),
+        }
+
+    def report_html(self) -> str:
+        """Return the self-contained report page."""
+        return render_report(
+            ReportInput(
+                title=f"{Path(self.moving.name).name} onto {Path(self.fixed.name).name}",
+                fixed=self.fixed,
+                moving=self.moving,
+                transform=self.transform,
+                pairs=self.pairs,
+                verdict=self.verdict,
+                reasons=self.reasons,
+                metrics=self.metrics,
+                timings=self.timings,
+                provenance=self.provenance,
+            )
+        )
+
+    def save(self, folder: str | Path, *, only: Collection[str] | None = None) -> None:
+        """Write the result into a folder, all of it or nothing.
+
+        Parameters
+        ----------
+        folder : transform.h5, inverse.h5 (ITK composites, LPS mm), warped.nii.gz (warped.png for raster images),
+            pairs/, result.json and report.html go there; other files in it stay.
+        only : names out of `OUTPUTS`; None writes all.
+
+        Raises
+        ------
+        InputError
+            When `only` has an unknown name.
+        OutputError
+            When the folder cannot be written.
+        """
+        wanted = set(OUTPUTS if only is None else only)
+        if unknown := wanted - set(OUTPUTS):
+            raise InputError(f"unknown output {', '.join(sorted(unknown))}; choose from {', '.join(OUTPUTS)}")
+        with new_folder(folder) as out:
+            if "transform" in wanted:
+                write_transform(out / "transform.h5", self.transform)
+            if "inverse" in wanted:
+                write_transform(out / "inverse.h5", self.inverse)
+            if "warped" in wanted:
+                write_image(out / self.warped_name, self.warped)
+            if "pairs" in wanted:
+                write_pairs(out / "pairs", self.pairs)
+            if "result" in wanted:
+                with atomic_path(out / "result.json") as path:
+                    path.write_text(json.dumps(self.result_json(), indent=1) + "\n", encoding="utf-8")
+            if "report" in wanted:
+                with atomic_path(out / "report.html") as path:
+                    path.write_text(self.report_html(), encoding="utf-8")
+
+    @property
+    def warped_name(self) -> str:
+        """File name of the warped image: PNG for 2D raster images, NIfTI otherwise."""
+        raster = self.moving.unit == "px" and self.moving.ndim == 2 and self.moving.dtype in ("uint8", "uint16")
+        return "warped.png" if raster else "warped.nii.gz"
+
+    def __repr__(self) -> str:
+        return f"Registration({self.verdict}, {len(self.pairs.active)} pairs, {self.transform!r})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -1,0 +1,102 @@
+"""How far to trust a registration: measured without labels or landmarks, said in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.transforms import Transform
+from roireg.core.warp import resample, warp
+from roireg.evaluate import (
+    centroid_errors,
+    deformation_summary,
+    inverse_consistency,
+    metric,
+    overlap_mask,
+    similarity,
+)
+from roireg.fit.start import Start
+from roireg.fit.velocity import level_spacings
+from roireg.pipeline.registration import Registration
+
+__all__ = ["judge"]
+
+JUDGED_VOXELS = 1_000_000
+"""Folding and similarity are measured on at most so many voxels over the fixed image."""
+
+
+def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None) -> Registration:
+    """Return the result with metrics, verdict and reasons.
+
+    failed: heavy folding; or the images agree less than before. uncertain: some folding, an inverse that does not
+    invert, regions that do not end up together, little agreement, or another start that explains the images as well.
+    """
+    rules = result.config.verdict
+    grid = _judged_grid(result.fixed.grid)
+    metrics = {}
+    folding = deformation_summary(result.transform, grid)
+    for name in ("folding_percent", "sdlogj", "jacobian_min", "jacobian_max"):
+        metrics[name] = metric(name, folding[name])
+    consistency = inverse_consistency(result.transform, result.inverse, result.fixed.grid, result.moving.grid)
+    for name in ("inverse_consistency_mean", "inverse_consistency_p99"):
+        metrics[name] = metric(name, consistency[name], unit=result.fixed.unit)
+    before, after = (_similarity(result, t, grid, fixed_mask) for t in (None, result.transform))
+    for name in after:
+        metrics[name] = metric(name, after[name], before[name])
+    agreement = _agreement(result)
+    if agreement is not None:
+        metrics["pair_agreement"] = metric("pair_agreement", agreement)
+
+    failed, doubts = [], []
+    fold = folding["folding_percent"]
+    if fold > rules.folding_failed:
+        failed.append(f"the deformation folds at {fold:.2g} % of the voxels")
+    elif fold > rules.folding_uncertain:
+        doubts.append(f"the deformation folds at {fold:.2g} % of the voxels")
+    if all(after[name] < before[name] for name in after):
+        failed.append("the images agree less than before by every measure of similarity")
+    elif after["lncc2"] < before["lncc2"]:
+        doubts.append("the images agree locally less than before")
+    voxel = float(result.fixed.grid.spacing.min())
+    p99 = consistency["inverse_consistency_p99"]
+    if not p99 <= rules.inverse_uncertain * voxel:
+        doubts.append(f"the inverse misses by {p99:.2g} {result.fixed.unit} at the worst 1 % of points")
+    if after["lncc2"] < rules.least_similarity:
+        doubts.append(f"the images agree little after registration (local correlation {after['lncc2']:.2f})")
+    if agreement is not None and agreement < rules.least_agreement:
+        doubts.append(f"only {agreement:.0%} of the region pairs end up together")
+    rivals = [loss for _, loss in start.rivals if loss <= (1 + rules.rival) * start.loss]
+    if rivals:
+        doubts.append("a start elsewhere explains the images about as well; check the global position")
+    verdict = "failed" if failed else "uncertain" if doubts else "ok"
+    return replace(result, metrics=metrics, verdict=verdict, reasons=tuple(failed + doubts))
+
+
+def _judged_grid(grid: Grid) -> Grid:
+    return grid.with_spacing(level_spacings(grid, levels=1, max_voxels=JUDGED_VOXELS, min_length=1)[0])
+
+
+def _similarity(
+    result: Registration, transform: Transform | None, grid: Grid, fixed_mask: Image | None
+) -> dict[str, float]:
+    fixed = resample(result.fixed.gray(), grid)
+    moving = result.moving.gray()
+    moving = resample(moving, _judged_grid(moving.grid))
+    mask = overlap_mask(transform, grid, moving.grid)
+    if fixed_mask is not None:
+        mask = mask & (warp(fixed_mask, None, grid, mode="nearest").data[0] != 0)
+    return similarity(fixed, warp(moving, transform, grid), mask)
+
+
+def _agreement(result: Registration) -> float | None:
+    """Share of the pairs, weighted by confidence, whose centroids end up within half a region radius."""
+    active = result.pairs.active
+    if not len(active):
+        return None
+    d = result.fixed.ndim
+    size = active.fixed_masks().volumes ** (1 / d)
+    together = centroid_errors(result.transform, active) <= 0.5 * size
+    return float(np.average(together, weights=np.clip(active.confidence, 1e-3, None)))

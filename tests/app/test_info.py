@@ -1,0 +1,83 @@
+"""`info`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from app.scenes import answer, bent, fails, run, volume_grid
+from roireg.app.info import axis_letters
+from roireg.core.grid import Grid
+from roireg.core.rois import ROIPair, ROIPairs, ROISet
+from roireg.io import read_image, write_pairs, write_transform
+from roireg.pipeline import PRESETS, Config, preset
+from support import axis_orders, make_grid
+
+
+def test_an_image(volume):
+    found = answer("info", volume.fixed)["files"][0]
+    assert found["kind"] == "image"
+    assert found["size"] == [16, 20, 12]
+    np.testing.assert_allclose(found["spacing"], [1.5, 2, 3], rtol=1e-6)
+    np.testing.assert_allclose(found["origin"], [-20, 35, 100], rtol=1e-6)
+    assert found["orientation"] == "LAS"
+    assert found["oblique"] is False
+    assert (found["minimum"], found["maximum"]) == (
+        pytest.approx(float(read_image(volume.fixed).data.min())),
+        200,
+    )
+    assert found["type"] == "float32"
+
+
+@pytest.mark.parametrize("direction", axis_orders(3), ids=lambda d: "".join(f"{v:.0f}" for v in d.ravel()))
+def test_letters_say_where_voxel_axes_run(direction):
+    grid = make_grid((3, 4, 5), direction=direction)
+    letters = axis_letters(grid)
+    for letter, column in zip(letters, direction.T[::-1], strict=True):
+        axis, sign = next(
+            (a, s) for a, pair in enumerate(("RL", "AP", "IS")) for s, c in enumerate(pair) if c == letter
+        )
+        assert column[axis] == (1 if sign else -1)
+
+
+def test_a_transform_points_and_pairs(volume, tmp_path):
+    write_transform(tmp_path / "t.h5", bent(volume_grid(), 2.0))
+    masks = torch.zeros((2, 6, 6), dtype=torch.bool)
+    masks[0, :2], masks[1, 3:] = True, True
+    rois = ROISet(masks, Grid.pixels((6, 6)))
+    write_pairs(tmp_path / "pairs", ROIPairs(rois, rois, (ROIPair(0, 1, 0.9, 0.5, name="liver"),)))
+    transform, points, pairs = answer("info", tmp_path / "t.h5", volume.fixed_points, tmp_path / "pairs")["files"]
+    assert [p["type"] for p in transform["parts"]] == ["displacement field", "affine"]
+    assert transform["parts"][0]["largest_displacement"] == pytest.approx(2 * np.sqrt(3), rel=0.05)
+    assert transform["parts"][1]["translation"] == [1, 2, 3]
+    assert transform["parts"][1]["determinant"] == pytest.approx(1)
+    assert (points["count"], points["dimension"], points["names"]) == (3, 3, ["a", "b", "c"])
+    assert pairs["pairs"][0]["name"] == "liver"
+    assert pairs["fixed_regions"] == 2
+
+
+def test_a_displacement_field_image_is_a_transform(tmp_path):
+    write_transform(tmp_path / "t.nii.gz", bent(volume_grid()).transforms[0])
+    assert answer("info", tmp_path / "t.nii.gz")["files"][0]["kind"] == "transform"
+
+
+def test_the_text_names_every_file(flat, volume):
+    result = run("info", flat.fixed, volume.truth, volume.fixed_points)
+    assert result.exit_code == 0
+    for words in ("56 x 48 pixels", "2D uint8", "affine", "points"):
+        assert words in result.stdout
+
+
+def test_presets_are_printed_as_files_that_load(tmp_path):
+    result = run("info", "--presets")
+    for name, text in zip(PRESETS, result.stdout.split("---\n"), strict=True):
+        (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
+        assert Config.load(tmp_path / "c.yaml") == preset(name)
+    assert set(answer("info", "--presets")["presets"]) == set(PRESETS)
+    fails("info", words=("at least one file", "--presets"))
+    fails("info", "--presets", tmp_path, words=("--presets",))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    fails("info", tmp_path / "none.nii.gz", words=("none.nii.gz", "no such file"))
