@@ -54,6 +54,9 @@ def sample(data: Tensor, coords: Tensor, *, mode: str = "linear", padding: str =
     -------
     (batch, channel, *out) tensor.
     """
+    if mode == "nearest":
+        # grid_sample rounds ties to even, which skips every other voxel at half-voxel shifts; ITK rounds half up.
+        coords = torch.floor(coords + 0.5)
     shape = data.shape[2:]
     scale = torch.tensor([2.0 / n for n in reversed(shape)], dtype=coords.dtype, device=coords.device)
     # align_corners=False keeps axes of one voxel well defined: voxel 0 spans [-0.5, 0.5].

@@ -33,8 +33,8 @@ class AffineOptions(BaseModel):
     model: str = Field("affine", pattern="^(translation|rigid|similarity|affine)$", description="freedom of the map")
     screen_voxels: int = Field(16_000, ge=100, description="voxels of the lattice on which candidates are judged")
     refine_voxels: int = Field(150_000, ge=100, description="voxels of the finest lattice of the refinement")
-    keep: int = Field(8, ge=1, description="candidates that are refined before the best is chosen")
-    iterations: int = Field(60, ge=0, description="steps per level of the refinement")
+    keep: int = Field(6, ge=1, description="candidates that are refined before the best is chosen")
+    iterations: int = Field(50, ge=0, description="steps per level of the refinement")
     window: int = Field(2, ge=1, description="radius of the correlation window in voxels of the lattice")
     chance: float = Field(0.15, ge=0, le=1, description="what a place without a counterpart counts for")
     max_scale: float = Field(2.0, gt=1, description="largest plausible stretch along any direction (and its inverse)")
@@ -222,7 +222,7 @@ def _ascend(judge: _Judge, start: Affine, model: str, steps: int, options: Affin
             if not plausible(Affine(candidate), max_scale=options.max_scale):
                 break
             best, best_score = Affine(candidate), float(score.detach())
-        (-score * radius).backward()  # type: ignore[no-untyped-call]
+        (-score * radius).backward()
         optimiser.step()
         schedule.step()
     return best

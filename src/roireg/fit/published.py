@@ -78,7 +78,7 @@ def fit_published(
         dice = 1 - 2 * (warped * target).sum() / (warped.sum() + target.sum()).clamp(min=1e-6)
         entropy = torch.nn.functional.binary_cross_entropy(warped.clamp(1e-6, 1 - 1e-6), target)
         loss = dice + 0.1 * entropy + smoothness * bending_energy(field)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         if i % 20 == 0:
             progress(

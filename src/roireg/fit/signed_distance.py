@@ -34,5 +34,5 @@ def signed_distances(rois: ROISet, *, truncation: float) -> Tensor:
             distance_transform_edt(inside, sampling=spacing) if not inside.all() else np.full(inside.shape, np.inf)
         )
         signed = np.where(inside, half - inner, outer - half) / truncation
-        out[(k, *box)] = torch.from_numpy(np.clip(signed, -1, 1).astype(np.float32))
+        out[k][box] = torch.from_numpy(np.clip(signed, -1, 1).astype(np.float32))
     return out.to(rois.masks.device)

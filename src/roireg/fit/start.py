@@ -104,31 +104,43 @@ def find_start(
     fixed, moving : one-channel images.
     given : starts that are tried as they are, the preferred first; at least one.
     proposals : maps from regions; judged, the best refined, the best of those tried.
-    velocity : settings of the fit; a trial uses its two coarsest levels up to `probe_voxels`.
-    probes : how many refined proposals are tried.
+    velocity : settings of the fit that the trials follow.
+    probes : how many refined proposals are tried on one coarse level; the better half of them and every given
+        start then go on to a second level.
+    probe_voxels : voxels of that second level.
     margin : how much lower (relative) the loss of a trial must be for a proposal to win over the best given start.
     """
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     refined = choose_affine(fixed, moving, [*given, *proposals], options=options, **masks)[:probes]
-    trial = velocity.model_copy(update={"levels": 2, "iterations": (40, 30), "max_voxels": probe_voxels})
+    rough = velocity.model_copy(
+        update={"levels": 1, "iterations": (40,), "max_voxels": max(1000, probe_voxels // 2**fixed.ndim)}
+    )
+    fine = velocity.model_copy(update={"levels": 2, "iterations": (40, 30), "max_voxels": probe_voxels})
     radius = float(np.linalg.norm(fixed.grid.extent)) / 2
 
-    def try_from(c: Candidate) -> Candidate:
-        fit = fit_velocity(fixed, moving, initial=c.affine, options=trial, features=features, **masks)
+    def try_from(c: Candidate, trial: VelocityOptions) -> Candidate:
+        fit = fit_velocity(
+            fixed,
+            moving,
+            initial=c.affine,
+            options=trial,
+            features=features,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+        )
         return replace(c, score=fit.losses[-1][1])
 
-    tried: list[Candidate] = []
-    candidates = [*given, *refined]
-    for number, candidate in enumerate(candidates):
-        tried.append(try_from(candidate))
-        progress(ProgressEvent("finding the start", (number + 1) / (len(candidates) + 1)))
-    kept, moved = tried[: len(given)], tried[len(given) :]
+    moved = sorted((try_from(c, rough) for c in refined), key=lambda c: c.score)[: (probes + 1) // 2]
+    progress(ProgressEvent("finding the start", 0.5))
+    kept = [try_from(c, fine) for c in given]
+    moved = [try_from(c, fine) for c in moved]
+    tried = [*kept, *moved]
     best = min(kept, key=lambda c: c.score)
     if moved:
         proposal = min(moved, key=lambda c: c.score)
         if proposal.score < (1 - margin) * best.score:
             finer = refine_affine(fixed, moving, proposal.affine, options=options, **masks)
-            finer = try_from(replace(finer, source=proposal.source))
+            finer = try_from(replace(finer, source=proposal.source), fine)
             best = finer if finer.score <= proposal.score else proposal
     progress(ProgressEvent("finding the start", 1.0, best.source))
     corners = fixed.grid.corners()

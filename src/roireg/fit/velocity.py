@@ -29,6 +29,9 @@ from roireg.fit.signed_distance import signed_distances
 
 __all__ = ["VelocityFit", "VelocityOptions", "fit_velocity", "level_spacings", "normalise"]
 
+REGION_SAMPLES = 200_000
+"""Control points times pairs that the region term of a level looks at."""
+
 FeatureFunction = Callable[[Image], Image]
 
 
@@ -40,9 +43,12 @@ class VelocityOptions(BaseModel):
     model: str = Field("svf", pattern="^(svf|displacement)$", description="diffeomorphic flow, or plain displacement")
     levels: int = Field(4, ge=1, description="most resolution levels, each twice as fine as the one before")
     iterations: tuple[int, ...] = Field(
-        (60, 60, 60, 40), description="steps per level, coarse to fine; the last ones count for fewer levels"
+        (50, 50, 40, 30), description="steps per level, coarse to fine; the last ones count for fewer levels"
     )
-    max_voxels: int = Field(1_000_000, ge=1000, description="most voxels of the finest level")
+    max_voxels: int = Field(1_500_000, ge=1000, description="most voxels of the finest level")
+    finest: float = Field(
+        1.25, ge=1, description="voxel size of the finest level relative to the image's finest axis"
+    )
     min_length: int = Field(12, ge=2, description="voxels along the longest axis that the coarsest level keeps")
     correlation_weight: float = Field(1.0, ge=0, description="weight of the local correlation of intensities")
     feature_weight: float = Field(0.5, ge=0, description="weight of the distance of dense features")
@@ -70,21 +76,23 @@ class VelocityFit:
     losses: tuple[tuple[float, float], ...]
 
 
-def level_spacings(grid: Grid, *, levels: int, max_voxels: int, min_length: int) -> list[NDArray[np.float64]]:
+def level_spacings(
+    grid: Grid, *, levels: int, max_voxels: int, min_length: int = 1, finest: float = 1.0
+) -> list[NDArray[np.float64]]:
     """Voxel sizes (mm, storage order) of the levels, coarse to fine; axes are never sampled finer than they are.
 
-    The finest level has at most about `max_voxels`; coarser ones double the spacing of the finest axes first, so
-    thick slices stay as they are until the plane has caught up.
+    The finest level is `finest` times the finest axis and has at most about `max_voxels`; coarser ones double the
+    spacing of the finest axes first, so     thick slices stay as they are until the plane has caught up.
     """
     extent, native = grid.extent, grid.spacing
 
     def count(h: float) -> float:
         return float(np.prod(np.maximum(1, extent / np.maximum(native, h))))
 
-    finest = float(native.min())
-    while count(finest) > max_voxels:
-        finest *= 1.05
-    spacings = [finest * 2**k for k in range(levels)]
+    smallest = finest * float(native.min())
+    while count(smallest) > max_voxels:
+        smallest *= 1.05
+    spacings = [smallest * 2**k for k in range(levels)]
     kept = [h for h in spacings if extent.max() / h >= min_length] or spacings[:1]
     return [np.maximum(native, h) for h in reversed(kept)]
 
@@ -166,7 +174,14 @@ class _Level:
         self.pull = _Pull.of(self.grid, moving_grid, initial, device)
 
     def add_regions(self, pairs: ROIPairs, fixed: Tensor, moving: Tensor, weight: Tensor, initial: Affine) -> None:
-        """Add the region term; (K, *roi grid) signed distances of either side, (K,) weights."""
+        """Add the region term; (K, *roi grid) signed distances of either side, (K,) weights, first pairs first.
+
+        Its cost grows with pairs times control points: fine levels, where the images themselves say where borders
+        are, keep the first few pairs only (and always those the user accepted).
+        """
+        accepted = sum(p.status == "accepted" for p in pairs.active.pairs)
+        count = max(4, accepted, REGION_SAMPLES // self.control.size)
+        fixed, moving, weight = fixed[:count], moving[:count], weight[:count]
         on_control = warp(Image(fixed, pairs.fixed.grid), None, self.control).data
         self.regions = RegionAgreement(on_control, weight)
         self.moving_regions = moving
@@ -232,7 +247,11 @@ def fit_velocity(
     moving = moving.with_data(normalise(moving.data, None if moving_mask is None else moving_mask.data > 0))
     regions = _region_inputs(pairs, options)
     spacings = level_spacings(
-        fixed.grid, levels=options.levels, max_voxels=options.max_voxels, min_length=options.min_length
+        fixed.grid,
+        levels=options.levels,
+        max_voxels=options.max_voxels,
+        min_length=options.min_length,
+        finest=options.finest,
     )
     iterations = options.iterations[-len(spacings) :]
     iterations = (iterations[0],) * (len(spacings) - len(iterations)) + iterations
@@ -295,7 +314,7 @@ def _descend(
         loss = level.loss(level.smooth(parameters))
         last = float(loss.detach())
         first = last if i == 0 else first
-        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        (loss * scale).backward()
         optimiser.step()
         schedule.step()
         report((i + 1) / steps, last)

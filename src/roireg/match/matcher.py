@@ -105,6 +105,7 @@ def match(
     options: MatchOptions | None = None,
     known: Sequence[ROIPair] = (),
     guide: Affine | None = None,
+    similarity: Matrix | None = None,
     rng: np.random.Generator | None = None,
 ) -> ROIPairs:
     """Pair the regions of two images.
@@ -119,6 +120,7 @@ def match(
         and never proposed again, proposed ones are forgotten.
     guide : affine (fixed world -> moving world) to check pairs against, for instance a verified hypothesis;
         None searches one where `options.geometric` asks for it.
+    similarity : (M, F) from :func:`region_similarity` with the same options, where it is at hand already.
     rng : random numbers of that search; None is seed 0.
 
     Returns
@@ -141,7 +143,8 @@ def match(
     ROIPairs(moving, fixed, (*accepted, *rejected))
     if len(moving) == 0 or len(fixed) == 0:
         return ROIPairs(moving, fixed, ())
-    similarity = region_similarity(moving, fixed, moving_features, fixed_features, options=options)
+    if similarity is None:
+        similarity = region_similarity(moving, fixed, moving_features, fixed_features, options=options)
     allowed = similarity.copy()
     for p in rejected:
         allowed[p.moving, p.fixed] = -np.inf

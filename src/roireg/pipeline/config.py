@@ -61,7 +61,7 @@ class StartConfig(_Section):
     affine: AffineOptions = AffineOptions()
     probes: int = Field(6, ge=1, description="starts from which a coarse deformation is tried")
     probe_voxels: int = Field(30_000, ge=1000, description="voxels of the finest level of that trial")
-    margin: float = Field(0.02, ge=0, description="how much lower the trial's loss must be to leave the given start")
+    margin: float = Field(0.045, ge=0, description="how much lower the trial's loss must be to leave the given start")
 
 
 class DenseConfig(_Section):

@@ -283,8 +283,10 @@ def _match_and_start(
         else:
             features_m, features_f = _encode(moving, settings), _encode(fixed, settings)
             maps = []
-            if settings.start.search and init == "auto" and len(rois_m) and len(rois_f):
+            similarity = None
+            if len(rois_m) and len(rois_f):
                 similarity = region_similarity(rois_m, rois_f, features_m, features_f, options=options)
+            if settings.start.search and init == "auto" and similarity is not None:
                 rng = generator(seed, stream="match")
                 maps = [
                     Candidate(h.affine, "regions")
@@ -294,7 +296,13 @@ def _match_and_start(
     if not settings.start.search:
         if not labelled:
             found = match(
-                rois_m, rois_f, features_m, features_f, options=options, rng=generator(seed, stream="match")
+                rois_m,
+                rois_f,
+                features_m,
+                features_f,
+                options=options,
+                similarity=similarity,
+                rng=generator(seed, stream="match"),
             )
         return found, _given_start(f, m, init, found, settings)
     with watch("finding the start"):
@@ -315,7 +323,15 @@ def _match_and_start(
         )
     if not labelled:
         with watch("pairing regions"):
-            found = match(rois_m, rois_f, features_m, features_f, options=options, guide=start.affine)
+            found = match(
+                rois_m,
+                rois_f,
+                features_m,
+                features_f,
+                options=options,
+                guide=start.affine,
+                similarity=similarity,
+            )
     return found, start
 
 

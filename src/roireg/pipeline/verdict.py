@@ -44,8 +44,8 @@ def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None
     for name in ("inverse_consistency_mean", "inverse_consistency_p99"):
         metrics[name] = metric(name, consistency[name], unit=result.fixed.unit)
     before, after = (_similarity(result, t, grid, fixed_mask) for t in (None, result.transform))
-    for name in after:
-        metrics[name] = metric(name, after[name], before[name])
+    for name, value in (after or {}).items():
+        metrics[name] = metric(name, value, before[name] if before else None)
     agreement = _agreement(result)
     if agreement is not None:
         metrics["pair_agreement"] = metric("pair_agreement", agreement)
@@ -56,15 +56,17 @@ def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None
         failed.append(f"the deformation folds at {fold:.2g} % of the voxels")
     elif fold > rules.folding_uncertain:
         doubts.append(f"the deformation folds at {fold:.2g} % of the voxels")
-    if all(after[name] < before[name] for name in after):
+    if after is None:
+        failed.append("after registration the images share no part of space")
+    elif before is not None and all(after[name] < before[name] for name in after):
         failed.append("the images agree less than before by every measure of similarity")
-    elif after["lncc2"] < before["lncc2"]:
+    elif before is not None and after["lncc2"] < before["lncc2"]:
         doubts.append("the images agree locally less than before")
     voxel = float(result.fixed.grid.spacing.min())
     p99 = consistency["inverse_consistency_p99"]
     if not p99 <= rules.inverse_uncertain * voxel:
         doubts.append(f"the inverse misses by {p99:.2g} {result.fixed.unit} at the worst 1 % of points")
-    if after["lncc2"] < rules.least_similarity:
+    if after is not None and after["lncc2"] < rules.least_similarity:
         doubts.append(f"the images agree little after registration (local correlation {after['lncc2']:.2f})")
     if agreement is not None and agreement < rules.least_agreement:
         doubts.append(f"only {agreement:.0%} of the region pairs end up together")
@@ -81,13 +83,16 @@ def _judged_grid(grid: Grid) -> Grid:
 
 def _similarity(
     result: Registration, transform: Transform | None, grid: Grid, fixed_mask: Image | None
-) -> dict[str, float]:
+) -> dict[str, float] | None:
+    """Similarity where both images have data; None where they share no part of space."""
     fixed = resample(result.fixed.gray(), grid)
     moving = result.moving.gray()
     moving = resample(moving, _judged_grid(moving.grid))
     mask = overlap_mask(transform, grid, moving.grid)
     if fixed_mask is not None:
         mask = mask & (warp(fixed_mask, None, grid, mode="nearest").data[0] != 0)
+    if not bool(mask.any()):
+        return None
     return similarity(fixed, warp(moving, transform, grid), mask)
 
 

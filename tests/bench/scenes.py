@@ -1,0 +1,122 @@
+"""Two tiny case sets with known truth, and methods whose outcome is known; child processes import this module too."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from roireg.bench import CaseFolder, Inputs, Output, load_folder
+from roireg.core.transforms import Affine
+from roireg.io import PointSet, write_image, write_labels, write_points, write_transform
+from roireg.synth import SyntheticPair, as_raster, make_pair, trunk_grid
+
+
+@cache
+def flat_pair() -> SyntheticPair:
+    return as_raster(make_pair(2, seed=1, shape=(60, 80), max_displacement_mm=10, translation_mm=6))
+
+
+@cache
+def deep_pair() -> SyntheticPair:
+    """Anisotropic and oblique, the moving image on a grid of its own."""
+    other = trunk_grid(3, shape=(20, 28, 36))
+    return make_pair(3, seed=5, shape=(16, 30, 40), oblique_deg=15, moving_grid=other, max_displacement_mm=10)
+
+
+def document(pair: SyntheticPair, *, name: str, ending: str) -> dict:
+    files = {"fixed": f"fixed{ending}", "moving": f"moving{ending}"}
+    files |= {f"{side}_labels": f"{side}_labels{ending}" for side in ("fixed", "moving")}
+    files |= {f"{side}_points": f"{side}_points.csv" for side in ("fixed", "moving")}
+    return {
+        "name": name,
+        "ndim": pair.fixed.ndim,
+        "task": "synthetic",
+        "modality": {"fixed": "phantom", "moving": "phantom"},
+        "terms": "none",
+        "source": "generated",
+        "labels": {str(k): v for k, v in pair.label_names.items()},
+        "spacing_known": ending != ".png",
+        "pairs": [{"id": "one", **files, "true_affine": None, "notes": ""}],
+    }
+
+
+def write_set(folder: Path, *, ndim: int) -> Path:
+    pair, ending = (flat_pair(), ".png") if ndim == 2 else (deep_pair(), ".nii.gz")
+    folder.mkdir(parents=True)
+    for side in ("fixed", "moving"):
+        write_image(folder / f"{side}{ending}", getattr(pair, side))
+        write_labels(folder / f"{side}_labels{ending}", getattr(pair, f"{side}_labels"))
+        write_points(folder / f"{side}_points.csv", PointSet(getattr(pair, f"{side}_points")))
+    rewrite(folder, document(pair, name=folder.name, ending=ending))
+    return folder
+
+
+def rewrite(folder: Path, content: dict) -> None:
+    (folder / "pairs.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def change_json(folder: Path, **values: object) -> None:
+    """Set keys of the document, or of its first pair where they are those of a pair."""
+    content = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
+    for key, value in values.items():
+        target = content["pairs"][0] if key in content["pairs"][0] else content
+        target[key] = value
+    rewrite(folder, content)
+
+
+def write_both(root: Path) -> list[CaseFolder]:
+    return [load_folder(write_set(root / name, ndim=ndim)) for name, ndim in (("deep", 3), ("flat", 2))]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Moves everything by `offset` along x."""
+
+    name: str = "shift"
+    version: str = "1"
+    offset: float = 0.0
+    ndim: int = 2
+
+    @property
+    def settings(self):
+        return {"offset": self.offset}
+
+    def run(self, inputs: Inputs, folder: Path) -> Output:
+        file = folder / "moved.tfm"
+        write_transform(file, Affine.translation([self.offset, *[0.0] * (self.ndim - 1)]))
+        return Output((file,), 1.5, 1.0, "uncertain")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Fails in the way it is told to."""
+
+    how: str
+    name: str = "broken"
+    version: str = "1"
+
+    @property
+    def settings(self):
+        return {"how": self.how}
+
+    def run(self, inputs: Inputs, folder: Path) -> Output:
+        if self.how == "raises":
+            raise ValueError("no\n  such luck")
+        if self.how == "dies":
+            os._exit(7)
+        if self.how == "sleeps":
+            time.sleep(60)
+        if self.how == "writes nonsense":
+            (folder / "wrong.h5").write_text("not a transform", encoding="utf-8")
+        if self.how == "allocates":
+            assert float(np.ones(40_000_000).sum()) == 4e7
+        if self.how == "counts threads":
+            return Output((), torch.get_num_threads(), 0.0)
+        return Output((folder / "wrong.h5",), 0.0, 0.0)

@@ -1,0 +1,74 @@
+"""A run in its own process: what it returns, how it fails, what it costs."""
+
+import math
+
+import pytest
+
+from bench.scenes import Broken, Shift
+from roireg.bench import Inputs, Stopwatch, make_method
+from roireg.bench.isolation import run_isolated
+from roireg.bench.results import settings_hash
+from roireg.core.errors import InputError
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    return Inputs(tmp_path / "fixed.png", tmp_path / "moving.png")
+
+
+def test_a_result_comes_back(tmp_path, inputs):
+    outcome = run_isolated(Shift(), inputs, tmp_path)
+    assert outcome.output.files == (tmp_path / "moved.tfm",) and outcome.output.files[0].is_file()
+    assert outcome.output.verdict == "uncertain" and outcome.reason == ""
+
+
+@pytest.mark.parametrize(
+    "how, reason", [("raises", "ValueError: no such luck"), ("dies", "ended without a result (exit code 7)")]
+)
+def test_a_failure_is_a_reason(tmp_path, inputs, how, reason):
+    outcome = run_isolated(Broken(how), inputs, tmp_path)
+    assert outcome.output is None and reason in outcome.reason
+
+
+def test_a_run_is_stopped_in_time(tmp_path, inputs):
+    watch = Stopwatch()
+    with watch.running():
+        outcome = run_isolated(Broken("sleeps"), inputs, tmp_path, timeout=0.5)
+    assert outcome.output is None and outcome.reason == "stopped after 0.5 s"
+    assert 0.4 < watch.seconds < 10 and watch.cpu_seconds < watch.seconds
+
+
+def test_a_user_error_of_a_method_is_its_own_sentence(tmp_path, inputs):
+    outcome = run_isolated(make_method("demons"), inputs, tmp_path)
+    assert outcome.reason == f"{inputs.fixed}: no such file or folder; check the path"
+
+
+def test_memory_is_that_of_the_run(tmp_path, inputs):
+    small = run_isolated(Broken("returns"), inputs, tmp_path).peak_mb
+    large = run_isolated(Broken("allocates"), inputs, tmp_path).peak_mb
+    assert 315 < large - small < 400  # 40 million float64 are 320 MB
+    # A run before does not add to the next.
+    assert run_isolated(Broken("returns"), inputs, tmp_path).peak_mb == pytest.approx(small, abs=30)
+
+
+def test_threads_are_given(tmp_path, inputs):
+    for threads in (1, 2):
+        assert run_isolated(Broken("counts threads"), inputs, tmp_path, threads=threads).output.seconds == threads
+
+
+def test_methods_are_known_by_name_and_settings():
+    default, samreg, demons = (make_method(name) for name in ("default", "samreg", "demons"))
+    assert (default.name, samreg.name, demons.name) == ("default", "samreg", "demons")
+    assert len({settings_hash(m) for m in (default, samreg, demons)}) == 3
+    assert settings_hash(make_method("default")) == settings_hash(default)
+    assert default.version == samreg.version != demons.version
+    with pytest.raises(InputError, match="no method 'ants'; use one of default, samreg, demons"):
+        make_method("ants")
+
+
+def test_a_stopwatch_adds_up():
+    watch = Stopwatch()
+    for _ in range(2):
+        with watch.running():
+            assert math.isfinite(sum(math.sqrt(i) for i in range(200_000)))
+    assert 0 < watch.cpu_seconds <= watch.seconds * 1.5

@@ -1,0 +1,120 @@
+"""Where to start: maps that single regions propose, and the choice among them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fit.scenes import affine, centred, ellipsoids, error_mm, painted, turned
+from roireg.core.grid import Grid
+from roireg.core.transforms import Affine
+from roireg.fit.dense_affine import AffineOptions, Candidate
+from roireg.fit.start import find_start, single_pair_maps
+from roireg.fit.velocity import VelocityOptions
+
+GRID = centred((60, 64), (1.5, 1.5))
+SETTINGS = {
+    "options": AffineOptions(model="rigid", screen_voxels=1500, refine_voxels=4000, iterations=40, keep=3),
+    "velocity": VelocityOptions(max_voxels=2000),
+    "probes": 2,
+    "probe_voxels": 1500,
+    "margin": 0.02,
+}
+
+
+@given(st.floats(-180, 180), st.floats(0.6, 1.6), st.floats(-8, 8), st.floats(-8, 8))
+def test_an_elongated_region_proposes_every_rotation_in_2d(degrees, scale, x, y):
+    grid = centred((100, 100))
+    truth = affine(scale * turned(degrees), (x, y))
+    root = turned(25) @ np.diag([16.0, 7.0])
+    fixed = ellipsoids(grid, [(3.0, -4.0)], [root])
+    moving = ellipsoids(grid, truth.map_points(np.array([[3.0, -4.0]])), [truth.matrix[:2, :2] @ root])
+    found = single_pair_maps(moving, fixed, np.ones((1, 1)), count=5)
+    assert len(found) == 3  # the translation, and either way round
+    body = fixed.grid.world_from_index(np.argwhere(fixed.masks[0].numpy()))
+    assert min(error_mm(c.affine, truth, body) for c in found) < 1.0
+
+
+def test_round_regions_and_volumes_propose_translations_only():
+    for grid, center in ((centred((50, 50)), [(2.0, 3.0)]), (centred((20, 20, 20)), [(1.0, 2.0, -1.0)])):
+        d = grid.ndim
+        root = np.diag([7.0, 7.2, 3.0][:d])
+        fixed, moving = ellipsoids(grid, center, [root]), ellipsoids(grid, np.add(center, 3.0), [root])
+        (found,) = single_pair_maps(moving, fixed, np.ones((1, 1)), count=3)
+        np.testing.assert_allclose(found.affine.matrix[:d, :d], np.eye(d))
+        np.testing.assert_allclose(found.affine.map_points(fixed.centroids), moving.centroids, atol=1e-9)
+
+
+def test_the_most_similar_pairs_propose_first():
+    grid = centred((60, 60))
+    root = 5 * np.eye(2)
+    fixed = ellipsoids(grid, [(-10.0, 0.0), (10.0, 0.0)], [root, root])
+    moving = ellipsoids(grid, [(-10.0, 9.0), (10.0, -9.0), (0.0, 0.0)], [root] * 3)
+    similarity = np.array([[0.1, 0.2], [0.3, 0.9], [0.8, 0.0]])  # (moving, fixed)
+    found = single_pair_maps(moving, fixed, similarity, count=2)
+    np.testing.assert_allclose([c.affine.matrix[:2, 2] for c in found], [(0, -9), (10, 0)], atol=1e-9)
+
+
+def test_the_planted_candidate_is_found():
+    truth = affine(turned(50), (9.0, -6.0))
+    fixed, moving = painted(GRID), painted(GRID, truth=truth)
+    given_start = [Candidate(Affine.identity(2), "where the images lie")]
+    proposals = [
+        Candidate(affine(turned(a), (x, y)), f"{a} degrees")
+        for a, x, y in ((-120, 0, 0), (48, 8, -5), (170, 5, 5), (-20, -9, 6))
+    ]
+    found = find_start(fixed, moving, given_start, proposals, **SETTINGS)
+    assert found.source == "48 degrees"
+    assert error_mm(found.affine, truth, GRID.points()) < 1.0
+    assert found.rivals and all(loss > found.loss for _, loss in found.rivals)
+    reach = np.linalg.norm(GRID.extent) / 8
+    corners = GRID.corners()
+    for rival, _ in found.rivals:
+        assert np.abs(rival.map_points(corners) - found.affine.map_points(corners)).max() > reach
+
+
+def test_the_given_start_is_kept_where_proposals_are_hardly_better():
+    fixed = painted(GRID)
+    given_start = [Candidate(Affine.translation((1.0, 0.0)), "given")]
+    proposals = [Candidate(Affine.identity(2), "regions")]
+    moving = painted(GRID, truth=Affine.translation((0.5, 0.0)))
+    kept = find_start(fixed, moving, given_start, proposals, **{**SETTINGS, "margin": 0.99})
+    assert kept.source == "given"
+    np.testing.assert_array_equal(kept.affine.matrix, given_start[0].affine.matrix)
+
+
+def test_equal_images_stay_with_the_given_start():
+    image = painted(GRID)
+    proposals = [Candidate(affine(turned(30), (4.0, 4.0)), "regions")]
+    found = find_start(image, image, [Candidate(Affine.identity(2), "given")], proposals, **SETTINGS)
+    assert found.source == "given"
+    np.testing.assert_array_equal(found.affine.matrix, np.eye(3))
+
+
+def test_the_first_given_start_wins_a_tie_and_no_proposal_is_needed():
+    image = painted(GRID)
+    starts = [Candidate(Affine.identity(2), name) for name in ("first", "second")]
+    found = find_start(image, image, starts, [], **SETTINGS)
+    assert found.source == "first"
+    assert found.loss == pytest.approx(0, abs=0.05)
+    assert found.rivals == ()
+
+
+def test_two_given_starts_are_told_apart_by_their_trials():
+    truth = affine(turned(60), (25.0, 10.0))
+    elsewhere = Grid(GRID.shape, truth.matrix @ GRID.affine)
+    fixed, moving = painted(GRID), painted(elsewhere, truth=truth)
+    starts = [Candidate(Affine.identity(2), "where the images lie"), Candidate(truth, "as they were turned")]
+    found = find_start(fixed, moving, starts, [], **SETTINGS)
+    assert found.source == "as they were turned"
+    assert found.affine is truth and len(found.rivals) == 1
+
+
+def test_progress_ends_at_one():
+    image = painted(GRID)
+    events = []
+    find_start(image, image, [Candidate(Affine.identity(2), "a")], [], progress=events.append, **SETTINGS)
+    fractions = [e.fraction for e in events]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0

@@ -1,0 +1,45 @@
+"""What the pipeline tests share."""
+
+from __future__ import annotations
+
+from roireg.core.transforms import Affine, Transform
+from roireg.evaluate import displacement_errors
+from roireg.pipeline import Config
+from roireg.synth import SyntheticPair
+
+FLAT = (60, 80)
+DEEP = (16, 24, 30)
+
+QUICK = {
+    "segment": {"max_count": 20},
+    "start": {
+        "single_pairs": 10,
+        "probes": 2,
+        "probe_voxels": 1200,
+        "affine": {"screen_voxels": 1000, "refine_voxels": 2000, "keep": 2, "iterations": 12},
+    },
+    "dense": {
+        "paper_iterations": 30,
+        "velocity": {"levels": 2, "iterations": (20, 20), "max_voxels": 15_000},
+    },
+}
+
+
+def merged(base: dict, changes: dict) -> dict:
+    out = dict(base)
+    for key, value in changes.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and key in out else value
+    return out
+
+
+def quick(base: Config | None = None, **sections) -> Config:
+    """Few iterations on few voxels; `sections` change single settings."""
+    settings = merged((base or Config()).model_dump(), QUICK)
+    return Config.model_validate(merged(settings, sections))
+
+
+def error(transform: Transform | None, pair: SyntheticPair) -> float:
+    """Mean true displacement error (mm, px for rasters) inside the organs; None is no registration."""
+    body = pair.fixed_labels.data[0] > 0
+    found = transform or Affine.identity(pair.fixed.ndim)
+    return displacement_errors(found, pair.transform, pair.fixed.grid, body)["displacement_error_mean"]

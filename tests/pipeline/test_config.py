@@ -1,0 +1,116 @@
+"""Settings load from and save to YAML, and mistakes in them are named."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from roireg.core.errors import InputError
+from roireg.pipeline import PRESETS, Config, preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_a_round_trip(name, tmp_path):
+    settings = preset(name)
+    settings.save(tmp_path / "settings.yaml")
+    assert Config.load(tmp_path / "settings.yaml") == settings
+    written = yaml.safe_load((tmp_path / "settings.yaml").read_text())
+    assert list(written) == list(Config.model_fields)
+
+
+def write(folder, text):
+    path = folder / "settings.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_changes_only_what_it_names(tmp_path):
+    found = Config.load(write(tmp_path, "dense:\n  velocity:\n    smoothness: 0.7\n"))
+    expected = Config()
+    assert found.dense.velocity.smoothness == 0.7
+    assert found.dense.velocity.model_copy(update={"smoothness": 0}) == expected.dense.velocity.model_copy(
+        update={"smoothness": 0}
+    )
+    assert found.model_copy(update={"dense": expected.dense}) == expected
+
+
+def test_a_file_can_start_from_a_preset(tmp_path):
+    found = Config.load(write(tmp_path, "preset: samreg\nmatch:\n  threshold: 0.6\n"))
+    samreg = preset("samreg")
+    assert found.match.threshold == 0.6 and samreg.match.threshold != 0.6
+    assert found.match.model_copy(update={"threshold": 0}) == samreg.match.model_copy(update={"threshold": 0})
+    assert found.segment == samreg.segment and found.dense == samreg.dense
+
+
+def test_an_empty_file_is_the_default(tmp_path):
+    assert Config.load(write(tmp_path, "")) == Config()
+    assert Config.load(write(tmp_path, "# nothing\n")) == Config()
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("dense:\n  velocty: {}\n", r"unknown setting 'dense.velocty'"),
+        ("densee: {}\n", r"unknown setting 'densee'"),
+        ("dense:\n  velocity:\n    smoothness: -1\n", r"'dense.velocity.smoothness'.*greater than.*found -1"),
+        ("dense:\n  method: magic\n", r"'dense.method'.*'velocity'.*found 'magic'"),
+        ("dense:\n  velocity:\n    model: spline\n", r"'dense.velocity.model'.*found 'spline'"),
+        ("match: 3\n", r"'match'.*found 3"),
+        ("start:\n  probes: many\n", r"'start.probes'.*integer.*found 'many'"),
+        ("preset: nonsense\n", r"no preset 'nonsense'; use one of default, samreg"),
+        ("- a\n- b\n", r"expected sections such as `dense:`.*found list"),
+        ("dense: [unclosed\n", r"not valid YAML"),
+    ],
+)
+def test_mistakes_are_named_in_one_sentence(tmp_path, text, said):
+    path = write(tmp_path, text)
+    with pytest.raises(InputError, match=said) as caught:
+        Config.load(path)
+    assert "\n" not in str(caught.value)
+    if "preset" not in text:
+        assert str(path) in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(InputError, match="there is no such configuration file"):
+        Config.load(tmp_path / "absent.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        Config.load(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="cannot be read"):
+        Config.load(tmp_path / "binary.yaml")
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(InputError, match="'sam'; use one of default, samreg"):
+        preset("sam")
+
+
+def test_settings_cannot_be_changed_in_place():
+    with pytest.raises(ValidationError):
+        Config().dense = None
+
+
+def test_every_setting_explains_itself():
+    missing = []
+
+    def look(model, where):
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if hasattr(inner, "model_fields"):
+                look(inner, f"{where}{name}.")
+            elif not field.description and name not in ("similarity", "assignment"):
+                missing.append(where + name)
+
+    look(Config, "")
+    assert missing == []
+
+
+def test_samreg_keeps_the_published_numbers():
+    """METHODS 1.1 and 1.2: 0.5-17.5 % of the area, overlap 0.9, cosine, one-to-one, 0.8, eleven slices."""
+    s = preset("samreg")
+    assert (s.segment.min_fraction, s.segment.max_fraction, s.segment.max_overlap) == (0.005, 0.175, 0.9)
+    assert (s.match.similarity, s.match.assignment, s.match.threshold) == ("cosine", "greedy", 0.8)
+    assert s.match.slices and s.match.reach == 11 and not s.match.geometric
+    assert s.dense.velocity.correlation_weight == 0 and s.dense.features is None

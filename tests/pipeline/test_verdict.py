@@ -1,0 +1,160 @@
+"""The verdict: results that cannot be trusted say so, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import roireg
+from fit.scenes import centred, disc, painted, single
+from pipeline.cases import quick
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.rois import ROIPairs, ROISet
+from roireg.core.transforms import Affine, Chain, DisplacementField, Transform
+from roireg.fit.start import Start
+from roireg.pipeline import Config, Registration
+from roireg.pipeline.verdict import judge
+
+GRID = centred((48, 48))
+
+
+def finished(fixed: Image, moving: Image, transform: Transform, *, pairs: ROIPairs | None = None) -> Registration:
+    return Registration(
+        fixed=fixed,
+        moving=moving,
+        transform=Chain((transform,)),
+        affine=Affine.identity(fixed.ndim),
+        pairs=pairs or ROIPairs(ROISet.empty(moving.grid), ROISet.empty(fixed.grid)),
+        config=Config(),
+        timings={},
+        provenance={},
+    )
+
+
+def start(*rivals: float, loss: float = 0.2) -> Start:
+    return Start(Affine.identity(2), "test", loss, tuple((Affine.translation((30.0, 0.0)), r) for r in rivals))
+
+
+def wave(grid: Grid, size: float) -> DisplacementField:
+    """A sideways wave; folds where its slope falls below -1, that is for sizes above about 1.3 mm."""
+    index = np.arange(grid.shape[-1])
+    u = torch.zeros(grid.ndim, *grid.shape)
+    u[0] = torch.as_tensor(size * np.sin(2 * np.pi * index / 8), dtype=torch.float32)
+    return DisplacementField(grid, u)
+
+
+def test_a_perfect_result_is_ok():
+    truth = Affine.translation((6.0, -4.0))
+    fixed, moving = painted(GRID), painted(GRID, truth=truth)
+    found = judge(finished(fixed, moving, truth), start())
+    assert found.verdict == "ok" and found.reasons == ()
+    assert found.metrics["lncc2"].value > found.metrics["lncc2"].before
+    assert found.metrics["folding_percent"].value == 0
+    assert found.metrics["jacobian_min"].value == pytest.approx(1, abs=1e-3)
+    assert "pair_agreement" not in found.metrics
+
+
+def test_a_folding_transform_fails():
+    image = painted(GRID)
+    found = judge(finished(image, image, wave(GRID, 4.0)), start())
+    assert found.verdict == "failed"
+    assert "folds at" in found.reasons[0]
+    assert found.metrics["folding_percent"].value > 1
+
+
+def test_a_little_folding_is_a_doubt():
+    image = painted(GRID)
+    field = wave(GRID, 4.0)
+    only = torch.zeros_like(field.displacement)
+    only[:, 20:24, 20:28] = field.displacement[:, 20:24, 20:28]
+    found = judge(finished(image, image, DisplacementField(GRID, only)), start())
+    rules = found.config.verdict
+    assert rules.folding_uncertain < found.metrics["folding_percent"].value < rules.folding_failed
+    assert any("folds at" in r for r in found.reasons)
+
+
+def test_images_that_agree_less_than_before_fail():
+    fixed = painted(GRID)
+    found = judge(finished(fixed, fixed, Affine.translation((15.0, 9.0))), start())
+    assert found.verdict == "failed"
+    assert "agree less than before by every measure" in found.reasons[0]
+
+
+def test_unrelated_noise_is_never_ok():
+    rng = np.random.default_rng(0)
+    a, b = (
+        Image(torch.as_tensor(rng.random((1, 40, 40)), dtype=torch.float32), GRID.with_shape((40, 40))) for _ in "ab"
+    )
+    found = roireg.register(a, b, config=quick())
+    assert found.verdict != "ok"
+    assert found.reasons
+
+
+def test_an_inverse_that_does_not_invert_is_a_doubt():
+    image = painted(GRID)
+
+    class Lopsided(DisplacementField):
+        def inverse(self, **_):
+            return Affine.translation((5.0, 0.0))
+
+    field = Lopsided(GRID, torch.zeros(2, *GRID.shape))
+    found = judge(finished(image, image, field), start())
+    assert found.verdict == "uncertain"
+    assert "the inverse misses by 5 mm" in found.reasons[0]
+
+
+def test_regions_that_end_up_apart_are_a_doubt():
+    image = painted(GRID)
+    here, there = disc(GRID, (-10, 0), 5), disc(GRID, (10, 0), 5)
+    apart = judge(finished(image, image, Affine.identity(2), pairs=single(here, GRID, there, GRID)), start())
+    assert apart.metrics["pair_agreement"].value == 0
+    assert apart.verdict == "uncertain" and "only 0% of the region pairs" in apart.reasons[0]
+    together = judge(finished(image, image, Affine.identity(2), pairs=single(here, GRID, here, GRID)), start())
+    assert together.metrics["pair_agreement"].value == 1 and together.verdict == "ok"
+
+
+@pytest.mark.parametrize("rivals, expected", [((), "ok"), ((0.4,), "ok"), ((0.2001, 0.5), "uncertain")])
+def test_a_rival_start_is_a_doubt_only_when_it_explains_the_images_as_well(rivals, expected):
+    image = painted(GRID)
+    found = judge(finished(image, image, Affine.identity(2)), start(*rivals))
+    assert found.verdict == expected
+    assert any("start elsewhere" in r for r in found.reasons) == (expected == "uncertain")
+
+
+def test_every_reason_is_kept_the_failures_first():
+    fixed, moving = painted(GRID, seed=1), painted(GRID, seed=2)
+    found = judge(finished(fixed, moving, wave(GRID, 4.0)), start(0.2))
+    assert found.verdict == "failed" and len(found.reasons) >= 3
+    assert "folds" in found.reasons[0] and "start elsewhere" in found.reasons[-1]
+
+
+def test_a_mask_says_where_similarity_counts():
+    fixed = painted(GRID)
+    data = fixed.data.clone()
+    data[:, :, 24:] = painted(GRID, seed=9).data[:, :, 24:]
+    moving = fixed.with_data(data)
+    mask = torch.zeros_like(data)
+    mask[:, :, :20] = 1
+    result = finished(fixed, moving, Affine.identity(2))
+    inside = judge(result, start(), fixed_mask=fixed.with_data(mask)).metrics["lncc2"].value
+    assert inside > 0.99 > judge(result, start()).metrics["lncc2"].value
+
+
+def test_a_result_that_leaves_the_moving_image_fails_instead_of_stopping():
+    image = painted(GRID)
+    found = judge(finished(image, image, Affine.translation((500.0, 0.0))), start())
+    assert found.verdict == "failed"
+    assert not any("nan" in reason for reason in found.reasons)
+
+
+def test_images_that_lay_apart_have_no_state_before():
+    away = Affine.translation((500.0, 0.0))
+    moving = replace(painted(GRID), grid=Grid(GRID.shape, away.matrix @ GRID.affine))
+    found = judge(finished(painted(GRID), moving, away), start())
+    assert found.verdict == "ok"
+    assert found.metrics["lncc2"].before is None
+    assert found.metrics["lncc2"].value == pytest.approx(1, abs=1e-3)
