@@ -6,7 +6,6 @@ Losses are means, so their weights do not depend on image size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +26,26 @@ def block_mean(data: Tensor, step: Sequence[int]) -> Tensor:
     """Mean over blocks of `step` voxels per spatial axis of a (channel, *spatial) tensor; ragged ends allowed."""
     pool = F.avg_pool3d if data.ndim == 4 else F.avg_pool2d
     return pool(data[None], tuple(step), ceil_mode=True, count_include_pad=False)[0]
+
+
+def _outer(counts: Sequence[Tensor]) -> Tensor:
+    """(1, *shape) product of one count per axis."""
+    total = torch.ones(1)
+    for line in counts:
+        total = total[..., None] * line
+    return total
+
+
+def _block_sizes(shape: Sequence[int], step: Sequence[int]) -> Tensor:
+    return _outer([(n - torch.arange(0, n, s)).clamp(max=s) for n, s in zip(shape, step, strict=True)])
+
+
+def _window_sizes(shape: Sequence[int], radius: Sequence[int]) -> Tensor:
+    lines = []
+    for n, r in zip(shape, radius, strict=True):
+        i = torch.arange(n)
+        lines.append((i + r).clamp(max=n - 1) - (i - r).clamp(min=0) + 1)
+    return _outer(lines)
 
 
 class LocalCorrelation:
@@ -54,6 +73,10 @@ class LocalCorrelation:
         inside = torch.ones_like(fixed) if weight is None else weight
         self.weight = block_mean(inside, self.step)
         self.total = float(self.weight.sum().clamp(min=1e-6))
+        # How many voxels a block and how many blocks a window has; fewer at ragged ends and at the border.
+        self.block_size = _block_sizes(fixed.shape[1:], self.step).to(fixed)
+        lattice = self.block_size.shape[1:]
+        self.window_size = _window_sizes(lattice, self.radius).to(fixed)
 
     def window(self, data: Tensor) -> Tensor:
         """Window means on the lattice."""
@@ -93,12 +116,14 @@ class _LocalCorrelationLoss(torch.autograd.Function):
         warped, slope, ratio, mean = ctx.saved_tensors
         term = ctx.term
         # d cc / d w_i = (2 / window size) * (slope (f_i - mean_f) - ratio (w_i - mean_w)), summed over windows:
-        # the adjoint of a box mean is a box mean, the adjoint of a block mean spreads evenly over the block.
-        spread = box_mean(torch.cat([slope, ratio * mean - slope * term.mean, ratio]), term.radius)
+        # The adjoint of a box mean is a box sum of what is divided by the window size first; the adjoint of a block
+        # mean spreads evenly over the block.
+        spread = box_mean(torch.cat([slope, ratio * mean - slope * term.mean, ratio]) / term.window_size, term.radius)
+        spread = spread * (term.window_size / term.block_size)
         for axis, step in enumerate(term.step):
             spread = spread.repeat_interleave(step, axis + 1).narrow(axis + 1, 0, warped.shape[axis + 1])
         a, b, c = spread.split(1)
-        gradient = (a * term.fixed + b - c * warped) * (-2 * upstream / math.prod(term.step))
+        gradient = (a * term.fixed + b - c * warped) * (-2 * upstream)
         return gradient, None, None
 
 
@@ -149,7 +174,9 @@ class RegionAgreement:
         distance = (((warped - self.fixed) ** 2).sum(self.axes)) / self.band
         mask = torch.sigmoid(-warped / self.softness)
         both = (mask * self.mask).sum(self.axes)
-        dice = 1 - 2 * both / (mask.sum(self.axes) + self.mask.sum(self.axes)).clamp(min=1e-6)
+        # Squares in the denominator (Milletari et al., 3DV 2016): with sums, soft masks that are equal would not be
+        # at the optimum, and the fit would squeeze their boundaries.
+        dice = 1 - 2 * both / (mask.square() + self.mask.square()).sum(self.axes).clamp(min=1e-6)
         square = ((mask - self.mask) ** 2).sum(self.axes) / self.band
         return ((distance + dice + square) * self.weight).sum()
 

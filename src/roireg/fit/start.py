@@ -105,7 +105,7 @@ def find_start(
     given : starts that are tried as they are, the preferred first; at least one.
     proposals : maps from regions; judged, the best refined, the best of those tried.
     velocity : settings of the fit that the trials follow.
-    probes : how many refined proposals are tried on one coarse level; the better half of them and every given
+    probes : how many refined proposals are tried on one coarse level; the better half of those and every given
         start then go on to a second level.
     probe_voxels : voxels of that second level.
     margin : how much lower (relative) the loss of a trial must be for a proposal to win over the best given start.
@@ -113,9 +113,9 @@ def find_start(
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     refined = choose_affine(fixed, moving, [*given, *proposals], options=options, **masks)[:probes]
     rough = velocity.model_copy(
-        update={"levels": 1, "iterations": (40,), "max_voxels": max(1000, probe_voxels // 2**fixed.ndim)}
+        update={"levels": 1, "iterations": (30,), "max_voxels": max(1000, probe_voxels // 2**fixed.ndim)}
     )
-    fine = velocity.model_copy(update={"levels": 2, "iterations": (40, 30), "max_voxels": probe_voxels})
+    fine = velocity.model_copy(update={"levels": 2, "iterations": (30, 20), "max_voxels": probe_voxels})
     radius = float(np.linalg.norm(fixed.grid.extent)) / 2
 
     def try_from(c: Candidate, trial: VelocityOptions) -> Candidate:
@@ -130,7 +130,7 @@ def find_start(
         )
         return replace(c, score=fit.losses[-1][1])
 
-    moved = sorted((try_from(c, rough) for c in refined), key=lambda c: c.score)[: (probes + 1) // 2]
+    moved = sorted((try_from(c, rough) for c in refined), key=lambda c: c.score)[: max(1, probes // 2)]
     progress(ProgressEvent("finding the start", 0.5))
     kept = [try_from(c, fine) for c in given]
     moved = [try_from(c, fine) for c in moved]

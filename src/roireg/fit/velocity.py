@@ -82,7 +82,7 @@ def level_spacings(
     """Voxel sizes (mm, storage order) of the levels, coarse to fine; axes are never sampled finer than they are.
 
     The finest level is `finest` times the finest axis and has at most about `max_voxels`; coarser ones double the
-    spacing of the finest axes first, so     thick slices stay as they are until the plane has caught up.
+    spacing of the finest axes first, so thick slices stay as they are until the plane has caught up.
     """
     extent, native = grid.extent, grid.spacing
 
@@ -158,7 +158,7 @@ class _Level:
         self.correlation: LocalCorrelation | None = None
         self.distance: FeatureDistance | None = None
         self.regions: RegionAgreement | None = None
-        moving_grid = moving.grid.with_spacing(np.maximum(moving.grid.spacing, finest))
+        moving_grid = moving.grid.with_spacing(np.maximum(moving.grid.spacing, spacing.min()))
         f, m = resample(fixed, self.grid), resample(moving, moving_grid)
         weight = None if fixed_mask is None else resample(fixed_mask, self.grid).data
         self.moving_weight = None if moving_mask is None else resample(moving_mask, moving_grid).data

@@ -57,10 +57,10 @@ class StartConfig(_Section):
     """The global map."""
 
     search: bool = Field(True, description="judge hypotheses from regions; False starts where the images lie")
-    single_pairs: int = Field(300, ge=0, description="most similar region pairs that each propose a map")
+    single_pairs: int = Field(200, ge=0, description="most similar region pairs that each propose a map")
     affine: AffineOptions = AffineOptions()
-    probes: int = Field(6, ge=1, description="starts from which a coarse deformation is tried")
-    probe_voxels: int = Field(30_000, ge=1000, description="voxels of the finest level of that trial")
+    probes: int = Field(4, ge=1, description="starts from which a coarse deformation is tried")
+    probe_voxels: int = Field(16_000, ge=1000, description="voxels of the finest level of that trial")
     margin: float = Field(0.045, ge=0, description="how much lower the trial's loss must be to leave the given start")
 
 
@@ -78,7 +78,7 @@ class VerdictConfig(_Section):
 
     folding_uncertain: float = Field(0.1, ge=0, description="% of folded voxels")
     folding_failed: float = Field(1.0, ge=0, description="% of folded voxels")
-    inverse_uncertain: float = Field(1.0, ge=0, description="99th percentile of the inverse error, voxels")
+    inverse_uncertain: float = Field(1.0, ge=0, description="99th percentile of the inverse error, voxels of the coarsest axis")
     least_similarity: float = Field(0.25, description="local correlation below which nothing was really found")
     least_agreement: float = Field(0.3, ge=0, le=1, description="share of region pairs that must end up together")
     rival: float = Field(0.02, ge=0, description="relative loss margin under which another start is a rival")

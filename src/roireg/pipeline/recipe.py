@@ -197,7 +197,7 @@ def _options(settings: Config) -> MatchOptions:
         threshold=m.threshold,
         top=m.top,
         geometric=m.geometric,
-        geometry=GeometryOptions(),
+        geometry=GeometryOptions(samples=1500, refined=16),
     )
 
 
@@ -293,7 +293,7 @@ def _match_and_start(
                     for h in affine_hypotheses(rois_m, rois_f, similarity, rng=rng, options=options.geometry)
                 ]
                 maps += single_pair_maps(rois_m, rois_f, similarity, count=settings.start.single_pairs)
-    if not settings.start.search:
+    if not settings.start.search or init != "auto":
         if not labelled:
             found = match(
                 rois_m,

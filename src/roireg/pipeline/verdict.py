@@ -62,9 +62,10 @@ def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None
         failed.append("the images agree less than before by every measure of similarity")
     elif before is not None and after["lncc2"] < before["lncc2"]:
         doubts.append("the images agree locally less than before")
-    voxel = float(result.fixed.grid.spacing.min())
+    # Of thick slices, the thickness: between slices the field is interpolated, and so is its inverse.
+    voxel = float(result.fixed.grid.spacing.max())
     p99 = consistency["inverse_consistency_p99"]
-    if not p99 <= rules.inverse_uncertain * voxel:
+    if after is not None and not p99 <= rules.inverse_uncertain * voxel:
         doubts.append(f"the inverse misses by {p99:.2g} {result.fixed.unit} at the worst 1 % of points")
     if after is not None and after["lncc2"] < rules.least_similarity:
         doubts.append(f"the images agree little after registration (local correlation {after['lncc2']:.2f})")

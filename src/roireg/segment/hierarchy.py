@@ -26,7 +26,10 @@ from roireg.segment.working import normalised_on, working_grid
 __all__ = ["Hierarchy", "HierarchySegmenter"]
 
 SCALES = ((0.7, 3000), (1.5, 1500))
-"""(Gaussian sigma in voxels, number of superpixels) of the partitions."""
+"""(Gaussian sigma in voxels, most superpixels) of the partitions."""
+
+SUPERPIXEL_VOXELS = 80
+"""Fewest voxels per superpixel of a partition: small volumes need no thousands of them, and merging takes its time."""
 
 POOL = 600
 """How many of the most stable nodes compete for a place among the candidates."""
@@ -59,7 +62,8 @@ class Hierarchy:
     @classmethod
     def of(cls, data: NDArray[np.float32], grid: Grid) -> Hierarchy:
         """Build from (C, *shape) intensities in [0, 1] on their working grid."""
-        parts = [partition(data, grid, sigma=sigma, count=count) for sigma, count in SCALES]
+        most = max(64, grid.size // SUPERPIXEL_VOXELS) if grid.ndim == 3 else grid.size
+        parts = [partition(data, grid, sigma=sigma, count=min(count, most)) for sigma, count in SCALES]
         key = parts[0].labels
         for p in parts[1:]:
             key = key * len(p.size) + p.labels

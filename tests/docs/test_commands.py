@@ -1,0 +1,222 @@
+"""Every command and every line of Python in README.md and docs/ runs, on small phantoms under the names used there.
+
+A block is ``console`` (commands of a shell), ``python``, ``yaml`` (a settings file, its name in the first line) or
+``text``, which shows output and is not run. The blocks of a page run in order, in one folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from typer.testing import CliRunner
+
+from roireg.app.cli import app
+from roireg.bench.__main__ import _parser as bench_parser
+from roireg.bench.methods import METHODS
+from roireg.core.image import Image
+from roireg.io import PointSet, write_image, write_labels, write_points
+from roireg.pipeline import PRESETS, Config
+from roireg.synth import SyntheticPair, as_raster, make_pair
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LANGUAGES = {"console", "python", "yaml", "text"}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, content) of every fenced block of a page."""
+    return FENCE.findall(page.read_text(encoding="utf-8"))
+
+
+def commands(block: str) -> list[str]:
+    """Commands of a shell block: comments dropped, continued lines joined, prompts and what follows on a line kept."""
+    joined = re.sub(r"\\\n\s*", "", block)
+    lines = [re.sub(r"\s+#.*$", "", line).removeprefix("$ ").strip() for line in joined.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+# -- small inputs ---------------------------------------------------------------------------------
+
+
+def small_motion(ndim: int, shape: tuple[int, ...]) -> SyntheticPair:
+    return make_pair(
+        ndim, shape=shape, max_displacement_mm=6, rotation_deg=1, translation_mm=3, scale=0.01, noise=2
+    )
+
+
+@pytest.fixture(scope="session")
+def volumes() -> SyntheticPair:
+    return small_motion(3, (16, 36, 48))
+
+
+@pytest.fixture(scope="session")
+def photos() -> SyntheticPair:
+    return as_raster(small_motion(2, (72, 96)))
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, volumes: SyntheticPair, photos: SyntheticPair) -> Path:
+    """A folder with every file that the pages name as given."""
+    for pair, kind in ((volumes, ".nii.gz"), (photos, ".png")):
+        for side in ("fixed", "moving"):
+            image, labels = getattr(pair, side), getattr(pair, f"{side}_labels")
+            write_image(tmp_path / f"{side}{kind}", image)
+            write_labels(tmp_path / f"{side}_labels{kind}", labels)
+    for side in ("fixed", "moving"):
+        labels = getattr(volumes, f"{side}_labels")
+        write_labels(tmp_path / f"{side}_mask.nii.gz", _body(getattr(volumes, side)))
+        write_points(tmp_path / f"{side}_points.csv", PointSet(getattr(volumes, f"{side}_points")))
+        write_points(tmp_path / f"{side}_points.mrk.json", PointSet(getattr(volumes, f"{side}_points")))
+    write_image(tmp_path / "moving_pet.nii.gz", volumes.moving)
+    one = sitk.ReadImage(str(tmp_path / "moving.nii.gz"))
+    sitk.WriteImage(sitk.JoinSeries([one, one]), str(tmp_path / "moving_4d.nii.gz"))
+    return tmp_path
+
+
+def _body(image: Image) -> Image:
+    return image.with_data((image.data > 20).to(image.data.dtype))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets that search and iterate little: that commands work is tested here, how well they do elsewhere."""
+    for name, make in list(PRESETS.items()):
+        monkeypatch.setitem(PRESETS, name, lambda make=make: _quickened(make()))
+
+
+def _quickened(config: Config) -> Config:
+    velocity = config.dense.velocity.model_copy(update={"levels": 1, "iterations": (10,), "max_voxels": 6000})
+    return config.model_copy(
+        update={
+            "segment": config.segment.model_copy(update={"max_count": 16}),
+            "match": config.match.model_copy(update={"reach": 1}),
+            "start": config.start.model_copy(update={"search": False}),
+            "dense": config.dense.model_copy(update={"velocity": velocity}),
+        }
+    )
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+def run_roireg(arguments: list[str], output: Path | None) -> None:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, f"roireg {shlex.join(arguments)}\n{result.output}\n{result.stderr}"
+    if output is not None:
+        output.write_text(result.stdout, encoding="utf-8")
+
+
+def check_make(arguments: list[str], output: Path | None) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert arguments
+    assert set(arguments) <= set(targets)
+
+
+def check_pip(arguments: list[str], output: Path | None) -> None:
+    assert arguments[0] == "install"
+    packages = [a for a in arguments[1:] if not a.startswith("-")]
+    assert packages == ["."], "only the package itself is installed by hand; its dependencies are in pyproject.toml"
+
+
+def check_python(arguments: list[str], output: Path | None) -> None:
+    if arguments == ["-m", "venv", ".venv"]:
+        return
+    if arguments[:2] == ["-m", "roireg.bench"]:
+        options = bench_parser().parse_args([a for a in arguments[2:]])
+        assert set(options.methods if isinstance(options.methods, list) else [options.methods]) <= set(METHODS)
+        return
+    (script,) = arguments
+    assert (ROOT / script).is_file()
+
+
+RUNNERS: dict[str, Callable[[list[str], Path | None], None]] = {
+    "roireg": run_roireg,
+    ".venv/bin/roireg": run_roireg,
+    "make": check_make,
+    ".venv/bin/pip": check_pip,
+    "python": check_python,
+    "python3": check_python,
+    ".venv/bin/python": check_python,
+}
+
+
+def run_console(block: str) -> None:
+    for line in commands(block):
+        program, *arguments = shlex.split(line)
+        output = None
+        if len(arguments) > 1 and arguments[-2] == ">":
+            output = Path(arguments[-1])
+            arguments = arguments[:-2]
+        assert program in RUNNERS, f"{line}: no test knows how to run {program}"
+        RUNNERS[program](arguments, output)
+
+
+def write_settings(block: str) -> None:
+    name = re.match(r"# (\S+\.yaml)", block)
+    assert name, f"the first line of a yaml block names its file, as in '# settings.yaml':\n{block}"
+    Path(name[1]).write_text(block, encoding="utf-8")
+    Config.load(name[1])
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+def test_every_block_of_a_page_runs(page: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(inputs)
+    names: dict[str, object] = {}
+    for language, block in blocks(page):
+        if language == "console":
+            run_console(block)
+        elif language == "yaml":
+            write_settings(block)
+        elif language == "python":
+            exec(compile(block, f"{page.name}: {block.splitlines()[0]}", "exec"), names)
+        else:
+            assert language == "text", f"{page.name}: a block is one of {LANGUAGES}, found {language!r}"
+    assert all(np.isfinite(v) for v in names.values() if isinstance(v, float))
+
+
+# -- what the pages say ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_no_block_escapes(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count("```") == 2 * len(blocks(page)), "a fence is indented or not closed"
+    outside = FENCE.sub("", text)
+    hidden = re.findall(r"^ {4,}(?:\$ )?(?:roireg|make|python|pip|import)\b.*$", outside, re.MULTILINE)
+    assert not hidden, f"commands belong into fenced blocks: {hidden}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        place = page if not file else page.parent / file
+        assert place.exists(), f"{page.name} links to {target}"
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", place.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+            assert anchor in anchors, f"{page.name} links to {target}"
+
+
+def test_options_that_are_named_exist() -> None:
+    known = set()
+    for name in [c.name for c in app.registered_commands]:
+        known |= set(re.findall(r"--[a-z0-9-]+", CliRunner().invoke(app, [str(name), "--help"], env=WIDE).output))
+    known |= set(re.findall(r"--[a-z0-9-]+", bench_parser().format_help())) | {"--version"}
+    for page in PAGES:
+        text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        named = set(re.findall(r"(?<![\w|:-])--[a-z0-9][a-z0-9-]*", text))
+        assert named <= known, f"{page.name}: {named - known}"
+
+
+WIDE = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
