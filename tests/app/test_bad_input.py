@@ -333,7 +333,7 @@ def test_output_that_is_a_file_or_below_one(flat, place, tmp_path):
     refused(
         tmp_path, flat.fixed, flat.moving, words=("out/deeper", "cannot write here"), out=place / "out" / "deeper"
     )
-    assert (place / "out").read_text() == "mine"
+    assert (place / "out").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a file system that takes no files (/proc)")

@@ -54,6 +54,6 @@ def test_foreign_files_stay_and_own_ones_are_replaced(tmp_path):
     (out / "result.json").write_text("old")
     with filled_folder(out) as folder:
         (folder / "result.json").write_text("new")
-    assert (out / "notes.txt").read_text() == "mine"
-    assert (out / "result.json").read_text() == "new"
+    assert (out / "notes.txt").read_text(encoding="utf-8") == "mine"
+    assert (out / "result.json").read_text(encoding="utf-8") == "new"
     assert files_in(tmp_path) == {"out", "out/notes.txt", "out/result.json"}

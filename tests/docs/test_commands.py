@@ -1,7 +1,7 @@
 """Every command and every line of Python in README.md and docs/ runs, on small phantoms under the names used there.
 
-A block is ``console`` (commands of a shell), ``python``, ``yaml`` (a settings file, its name in the first line) or
-``text``, which shows output and is not run. The blocks of a page run in order, in one folder.
+A block is ``console`` or ``bash`` (commands of a shell), ``python``, ``yaml`` (a settings file, its name in the first
+line) or ``text``, which shows output and is not run. The blocks of a page run in order, in one folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ from roireg.app.cli import app
 from roireg.bench.__main__ import _parser as bench_parser
 from roireg.bench.methods import METHODS
 from roireg.core.image import Image
+from roireg.evaluate import ReportInput, render_report
 from roireg.io import PointSet, write_image, write_labels, write_points
-from roireg.pipeline import PRESETS, Config
+from roireg.pipeline import PRESETS, Config, registration
 from roireg.synth import SyntheticPair, as_raster, make_pair
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"console", "python", "yaml", "text"}
+LANGUAGES = ("console", "bash", "python", "yaml", "text")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -36,7 +38,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def commands(block: str) -> list[str]:
-    """Commands of a shell block: comments dropped, continued lines joined, prompts and what follows on a line kept."""
+    """Commands of a shell block, without comments and prompts, continued lines joined."""
     joined = re.sub(r"\\\n\s*", "", block)
     lines = [re.sub(r"\s+#.*$", "", line).removeprefix("$ ").strip() for line in joined.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
@@ -46,9 +48,7 @@ def commands(block: str) -> list[str]:
 
 
 def small_motion(ndim: int, shape: tuple[int, ...]) -> SyntheticPair:
-    return make_pair(
-        ndim, shape=shape, max_displacement_mm=6, rotation_deg=1, translation_mm=3, scale=0.01, noise=2
-    )
+    return make_pair(ndim, shape=shape, max_displacement_mm=6, rotation_deg=1, translation_mm=3, scale=0.01, noise=2)
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,6 @@ def inputs(tmp_path: Path, volumes: SyntheticPair, photos: SyntheticPair) -> Pat
             write_image(tmp_path / f"{side}{kind}", image)
             write_labels(tmp_path / f"{side}_labels{kind}", labels)
     for side in ("fixed", "moving"):
-        labels = getattr(volumes, f"{side}_labels")
         write_labels(tmp_path / f"{side}_mask.nii.gz", _body(getattr(volumes, side)))
         write_points(tmp_path / f"{side}_points.csv", PointSet(getattr(volumes, f"{side}_points")))
         write_points(tmp_path / f"{side}_points.mrk.json", PointSet(getattr(volumes, f"{side}_points")))
@@ -81,22 +80,34 @@ def inputs(tmp_path: Path, volumes: SyntheticPair, photos: SyntheticPair) -> Pat
 
 
 def _body(image: Image) -> Image:
-    return image.with_data((image.data > 20).to(image.data.dtype))
+    return image.with_data((image.data > 20).int())
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Presets that search and iterate little: that commands work is tested here, how well they do elsewhere."""
+    """Presets that search and iterate little: that commands work is tested here, how well they do elsewhere.
+
+    Of the reports of a page, the first is rendered and the others repeat it: they would take most of the time.
+    """
+    pages: list[str] = []
+
+    def first_report(report: ReportInput) -> str:
+        if not pages:
+            pages.append(render_report(report))
+        return pages[0]
+
+    monkeypatch.setattr(registration, "render_report", first_report)
     for name, make in list(PRESETS.items()):
-        monkeypatch.setitem(PRESETS, name, lambda make=make: _quickened(make()))
+        monkeypatch.setitem(PRESETS, name, partial(_quickened, make))
 
 
-def _quickened(config: Config) -> Config:
+def _quickened(make: Callable[[], Config]) -> Config:
+    config = make()
     velocity = config.dense.velocity.model_copy(update={"levels": 1, "iterations": (10,), "max_voxels": 6000})
     return config.model_copy(
         update={
-            "segment": config.segment.model_copy(update={"max_count": 16}),
-            "match": config.match.model_copy(update={"reach": 1}),
+            "segment": config.segment.model_copy(update={"max_count": 12}),
+            "match": config.match.model_copy(update={"slices": False}),
             "start": config.start.model_copy(update={"search": False}),
             "dense": config.dense.model_copy(update={"velocity": velocity}),
         }
@@ -108,13 +119,15 @@ def _quickened(config: Config) -> Config:
 
 def run_roireg(arguments: list[str], output: Path | None) -> None:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, f"roireg {shlex.join(arguments)}\n{result.output}\n{result.stderr}"
+    # Regions alone may fail on these images by their own verdict; everything else succeeds.
+    expected = (0, 3) if "samreg" in arguments else (0,)
+    assert result.exit_code in expected, f"roireg {shlex.join(arguments)}\n{result.output}\n{result.stderr}"
     if output is not None:
         output.write_text(result.stdout, encoding="utf-8")
 
 
 def check_make(arguments: list[str], output: Path | None) -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert arguments
     assert set(arguments) <= set(targets)
 
@@ -129,8 +142,7 @@ def check_python(arguments: list[str], output: Path | None) -> None:
     if arguments == ["-m", "venv", ".venv"]:
         return
     if arguments[:2] == ["-m", "roireg.bench"]:
-        options = bench_parser().parse_args([a for a in arguments[2:]])
-        assert set(options.methods if isinstance(options.methods, list) else [options.methods]) <= set(METHODS)
+        assert set(bench_parser().parse_args(arguments[2:]).methods) <= set(METHODS)
         return
     (script,) = arguments
     assert (ROOT / script).is_file()
@@ -171,7 +183,7 @@ def test_every_block_of_a_page_runs(page: Path, inputs: Path, monkeypatch: pytes
     monkeypatch.chdir(inputs)
     names: dict[str, object] = {}
     for language, block in blocks(page):
-        if language == "console":
+        if language in ("console", "bash"):
             run_console(block)
         elif language == "yaml":
             write_settings(block)

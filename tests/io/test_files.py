@@ -18,11 +18,11 @@ def test_file_appears_only_on_success(tmp_path: Path) -> None:
         assert temporary.parent == target.parent
         temporary.write_text("one")
         assert not target.exists()
-    assert target.read_text() == "one"
+    assert target.read_text(encoding="utf-8") == "one"
     with pytest.raises(RuntimeError, match="stop"), atomic_path(target) as temporary:
         temporary.write_text("half")
         raise RuntimeError("stop")
-    assert target.read_text() == "one"
+    assert target.read_text(encoding="utf-8") == "one"
     assert [p.name for p in target.parent.iterdir()] == ["a.nii.gz"]
 
 
@@ -58,7 +58,7 @@ def test_folder_appears_whole(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stop"), new_folder(tmp_path / "out") as temporary:
         (temporary / "a").write_text("2")
         raise RuntimeError("stop")
-    assert (tmp_path / "out" / "a").read_text() == "1"
+    assert (tmp_path / "out" / "a").read_text(encoding="utf-8") == "1"
     with new_folder(tmp_path / "out") as temporary:
         (temporary / "b").write_text("2")
         (temporary / "sub").mkdir()

@@ -15,7 +15,7 @@ def test_every_preset_survives_a_round_trip(name, tmp_path):
     settings = preset(name)
     settings.save(tmp_path / "settings.yaml")
     assert Config.load(tmp_path / "settings.yaml") == settings
-    written = yaml.safe_load((tmp_path / "settings.yaml").read_text())
+    written = yaml.safe_load((tmp_path / "settings.yaml").read_text(encoding="utf-8"))
     assert list(written) == list(Config.model_fields)
 
 

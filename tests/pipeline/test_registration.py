@@ -56,7 +56,7 @@ def test_other_files_in_the_folder_stay(flat_result, tmp_path):
     flat_result.save(tmp_path, only=["result"])
     flat_result.save(tmp_path, only=["warped"])
     assert {p.name for p in tmp_path.iterdir()} == {"notes.txt", "result.json", "warped.png"}
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_unknown_output_or_place_is_refused_and_nothing_is_written(flat_result, tmp_path):
@@ -130,7 +130,7 @@ def test_the_result_file_is_plain_json(flat_result, saved):
     def refuse(word):
         raise AssertionError(f"{word} is not JSON")
 
-    content = json.loads((saved / "result.json").read_text(), parse_constant=refuse)
+    content = json.loads((saved / "result.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert set(content) == {"verdict", "reasons", "pairs", "metrics", "timings", "provenance"}
     assert content["verdict"] == flat_result.verdict
     assert content["pairs"] == len(flat_result.pairs.active)
@@ -139,7 +139,7 @@ def test_the_result_file_is_plain_json(flat_result, saved):
 
 
 def test_the_report_stands_alone(saved):
-    text = (saved / "report.html").read_text()
+    text = (saved / "report.html").read_text(encoding="utf-8")
     assert text.lstrip().lower().startswith("<!doctype html")
     assert 'src="http' not in text and 'href="http' not in text
 

@@ -78,7 +78,9 @@ class VerdictConfig(_Section):
 
     folding_uncertain: float = Field(0.1, ge=0, description="% of folded voxels")
     folding_failed: float = Field(1.0, ge=0, description="% of folded voxels")
-    inverse_uncertain: float = Field(1.0, ge=0, description="99th percentile of the inverse error, voxels of the coarsest axis")
+    inverse_uncertain: float = Field(
+        1.0, ge=0, description="99th percentile of the inverse error, voxels of the coarsest axis"
+    )
     least_similarity: float = Field(0.25, description="local correlation below which nothing was really found")
     least_agreement: float = Field(0.3, ge=0, le=1, description="share of region pairs that must end up together")
     rival: float = Field(0.02, ge=0, description="relative loss margin under which another start is a rival")
