@@ -364,7 +364,7 @@ def report(
     example="""
     roireg info image.nii.gz dicom_folder/
     roireg info out/transform.h5 out/pairs points.csv --json
-    roireg info --presets > settings.yaml
+    roireg info --presets
 """,
 )
 def info(

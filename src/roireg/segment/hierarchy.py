@@ -29,7 +29,7 @@ SCALES = ((0.7, 3000), (1.5, 1500))
 """(Gaussian sigma in voxels, most superpixels) of the partitions."""
 
 SUPERPIXEL_VOXELS = 80
-"""Fewest voxels per superpixel of a partition: small volumes need no thousands of them, and merging takes its time."""
+"""Fewest voxels per superpixel of a partition: small volumes need no thousands of them, and merging is slow."""
 
 POOL = 600
 """How many of the most stable nodes compete for a place among the candidates."""
