@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 
 from roireg.bench import CaseFolder, Inputs, Output, load_folder
+from roireg.bench.protocol import Unavailable
 from roireg.core.transforms import Affine
 from roireg.io import PointSet, write_image, write_labels, write_points, write_transform
 from roireg.synth import SyntheticPair, as_raster, make_pair, trunk_grid
@@ -75,6 +78,10 @@ def write_both(root: Path) -> list[CaseFolder]:
     return [load_folder(write_set(root / name, ndim=ndim)) for name, ndim in (("deep", 3), ("flat", 2))]
 
 
+def end_at_once() -> None:
+    os._exit(3)
+
+
 @dataclass(frozen=True)
 class Shift:
     """Moves everything by `offset` along x."""
@@ -92,6 +99,16 @@ class Shift:
         file = folder / "moved.tfm"
         write_transform(file, Affine.translation([self.offset, *[0.0] * (self.ndim - 1)]))
         return Output((file,), 1.5, 1.0, "uncertain")
+
+
+@dataclass(frozen=True)
+class Instant(Shift):
+    """Takes half a second and says that a quarter of one was the registration."""
+
+    def run(self, inputs: Inputs, folder: Path) -> Output:
+        time.sleep(0.5)
+        found = super().run(inputs, folder)
+        return Output(found.files, 0.25, 0.0)
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,12 @@ class Broken:
             os._exit(7)
         if self.how == "sleeps":
             time.sleep(60)
+        if self.how == "is not there":
+            raise Unavailable("not installed: pip install missing")
+        if self.how == "has children":
+            code = "import time; block = bytearray(150_000_000); time.sleep(1.2)"
+            for child in [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]:
+                child.wait()
         if self.how == "writes nonsense":
             (folder / "wrong.h5").write_text("not a transform", encoding="utf-8")
         if self.how == "allocates":

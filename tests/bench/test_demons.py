@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.scenes import deep_pair, flat_pair
-from roireg.bench.demons import DemonsOptions, demons
+from roireg.bench.peers.demons import DemonsOptions, demons
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine, DisplacementField, jacobian_determinant

@@ -1,12 +1,14 @@
 """A run in its own process: what it returns, how it fails, what it costs."""
 
 import math
+import threading
+from pathlib import Path
 
 import pytest
 
-from bench.scenes import Broken, Shift
-from roireg.bench import Inputs, Stopwatch, make_method
-from roireg.bench.isolation import run_isolated
+from bench.scenes import Broken, Instant, Shift, end_at_once
+from roireg.bench import Inputs, Stopwatch, isolation, make_method
+from roireg.bench.isolation import run_isolated, warm_up
 from roireg.bench.results import settings_hash
 from roireg.core.errors import InputError
 
@@ -41,6 +43,43 @@ def test_a_run_is_stopped_in_time(tmp_path, inputs):
 def test_a_user_error_of_a_method_is_its_own_sentence(tmp_path, inputs):
     outcome = run_isolated(make_method("demons"), inputs, tmp_path)
     assert outcome.reason == f"{inputs.fixed}: no such file or folder; check the path"
+
+
+def test_what_is_not_installed_is_no_failure(tmp_path, inputs):
+    outcome = run_isolated(Broken("is not there"), inputs, tmp_path)
+    assert outcome.unavailable and outcome.reason == "not installed: pip install missing"
+    assert not run_isolated(Broken("raises"), inputs, tmp_path).unavailable
+
+
+def test_time_outside_the_registration_is_told_apart(tmp_path, inputs):
+    warm_up()
+    outcome = run_isolated(Instant(), inputs, tmp_path)
+    assert outcome.startup_seconds == pytest.approx(outcome.wall_seconds - 0.25)
+    assert 0.25 <= outcome.startup_seconds < 10  # it sleeps for half a second and reports a quarter
+    assert run_isolated(Broken("raises"), inputs, tmp_path).startup_seconds is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system lists its processes elsewhere")
+def test_memory_of_all_processes_of_a_run_is_added_up(tmp_path, inputs):
+    alone = run_isolated(Broken("returns"), inputs, tmp_path).peak_mb
+    together = run_isolated(Broken("has children"), inputs, tmp_path).peak_mb
+    # Two blocks of 150 MB at once; the largest single process would be at most 150 MB and its own base.
+    assert together > alone + 280
+
+
+def test_processes_that_cannot_start_are_told_at_once(monkeypatch):
+    monkeypatch.setattr(isolation, "_nothing", end_at_once)
+    with pytest.raises(InputError, match=r"ended at once \(exit code 3\); a script .* below `if __name__"):
+        warm_up()
+
+
+def test_another_thread_can_stop_a_run(tmp_path, inputs):
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    watch = Stopwatch()
+    with watch.running():
+        outcome = run_isolated(Broken("sleeps"), inputs, tmp_path, stop=stop)
+    assert outcome.output is None and outcome.reason.startswith("stopped after") and watch.seconds < 20
 
 
 def test_memory_is_that_of_the_run(tmp_path, inputs):

@@ -1,13 +1,26 @@
-"""The whole harness on two tiny sets: rows, resuming, the table, the command."""
+"""The whole harness on two tiny sets: rows, resuming, several jobs, pictures, table and page."""
 
-from dataclasses import replace
+import math
+from dataclasses import fields, replace
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from bench.scenes import Broken, Shift, flat_pair, write_both, write_set
-from roireg.bench import Row, load_folder, make_method, markdown, read_rows, run_benchmark, write_rows
-from roireg.bench.__main__ import main
-from roireg.bench.table import got_worse
+from roireg.bench import (
+    Row,
+    Stopwatch,
+    load_folder,
+    make_method,
+    markdown,
+    read_rows,
+    render_page,
+    run_benchmark,
+    write_rows,
+)
+from roireg.bench.run import THUMBNAILS
+from roireg.bench.thumbnails import GAP, thumbnail_path
 from roireg.core.errors import InputError
 from roireg.io import PointSet, write_points
 
@@ -41,11 +54,20 @@ def test_two_sets_two_methods(tmp_path):
         assert stored[row.place].same_work(row) and stored[row.place].reason == row.reason
         assert stored[row.place].after == pytest.approx(row.after, rel=1e-4)
 
+    assert len(deep.dice_labels) > 3 and np.mean(list(deep.dice_labels.values())) == pytest.approx(
+        deep.after["dice_mean"]
+    )
+    assert (deep.ndim, flat.ndim) == (3, 2) and 0 <= deep.startup_seconds < 60
+
     page = markdown(rows, folders, heading="Title")
-    assert page.startswith("# Title") and "## deep" in page and "## flat" in page
-    assert f"{flat.before['dice_mean']:.3f} → {flat.after['dice_mean']:.3f}" in page
-    assert "| shift | 0 of 1 |" in page and "- shift, one: the transform is 2D" in page
-    assert f" {1.5 / flat.seconds:.2f} |" in page
+    assert page.startswith("# Title") and "## deep" in page and "## flat" in page and "synthetic, 2D, phantom" in page
+    assert f"| before | 1 | {flat.before['dice_mean']:.3f} |" in page
+    assert f"| demons | 1 | {flat.after['dice_mean']:.3f} |" in page
+    assert "| shift | 0 of 1 |" in page and "- shift, one: failed, the transform is 2D" in page
+
+    html = render_page(rows, folders, thumbnails=tmp_path / "out" / THUMBNAILS, heading="Title")
+    assert html.count("data:image/jpeg") == 3  # every run that worked is among the worst five of its method
+    assert "the transform is 2D" in html and "http://" not in html and "https://" not in html
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path, flat):
@@ -81,35 +103,67 @@ def test_failures_are_kept_unless_tried_again(tmp_path, flat):
     assert run_benchmark([flat], [method], results, retry_failed=True)[0].reason == row.reason
 
 
-def test_who_got_worse():
-    row = read_example()
-    assert not got_worse(row)
-    assert got_worse(replace(row, after={"dice_mean": 0.679}))
-    assert not got_worse(replace(row, after={"dice_mean": 0.681}))
-    points = replace(row, before={"landmark_error_mean": 2.0}, after={"landmark_error_mean": 2.01})
-    assert got_worse(points) and not got_worse(replace(points, after={"landmark_error_mean": 2.0}))
-
-
-def test_the_table_counts_and_names_the_worse(flat):
-    row = replace(read_example(), verdict="ok", seconds=4.0)
-    rows = [row] + [
-        replace(row, pair=f"p{i}", after=row.after | {"dice_mean": 0.7 - 0.1 * i}, verdict="failed") for i in (1, 2)
-    ]
-    peers = [replace(r, method="demons", seconds=2.0, session="then", verdict="") for r in rows]
-    page = markdown([*rows, *peers], [flat])
-    line = next(line for line in page.splitlines() if line.startswith("| ours |") and "→" in line)
-    assert "0.700 → 0.617" in line and "-0.200 Dice (p2)" in line and "2: p1 (failed), p2 (failed)" in line
-    assert "| 2.00* |" in line
-    assert "| ours | 3 | 0 | 2 | 0 | 1 ok, 2 failed |" in page and "| demons | 3 | 0 | 2 | 2 |" in page
-
-
 def read_example():
     row = Row("flat", "one", "ours", "1", "s", "c", 1, 1, "now")
     return replace(
         row,
         before={"dice_mean": 0.7},
         after={"dice_mean": 0.75, "folding_percent": 0.0, "sdlogj": 0.1},
+        dice_labels={1: 0.5, 7: 1.0},
     )
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    row = replace(read_example(), ndim=2, jobs=3, startup_seconds=0.5, status="failed", reason='a "b", c\nd')
+    write_rows(tmp_path / "rows.csv", [row])
+    (found,) = read_rows(tmp_path / "rows.csv")
+    names = [f.name for f in fields(Row) if f.name not in ("seconds", "cpu_seconds", "peak_mb")]
+    assert {n: getattr(found, n) for n in names} == {n: getattr(row, n) for n in names}
+    assert all(math.isnan(v) for v in (found.seconds, found.cpu_seconds, found.peak_mb))
+
+
+def test_what_is_not_installed_is_a_row_and_is_tried_again(tmp_path, flat):
+    results = tmp_path / "results.csv"
+    rows = run_benchmark([flat], [Broken("is not there"), Shift()], results)
+    assert [row.status for row in rows] == ["unavailable", "ok"]
+    assert rows[0].reason == "not installed: pip install missing"
+    events = []
+    run_benchmark([flat], [Broken("is not there"), Shift()], results, progress=events.append)
+    assert [e.detail for e in events] == ["unavailable: not installed: pip install missing", "done before"]
+
+
+def test_several_pairs_at_once_give_the_same_rows(tmp_path):
+    folders = write_both(tmp_path / "data")
+    methods = [Shift(), Broken("raises")]
+    alone = run_benchmark(folders, methods, tmp_path / "a" / "results.csv")
+    beside = run_benchmark(folders, methods, tmp_path / "b" / "results.csv", jobs=2)
+    assert [row.jobs for row in beside] == [2] * 4 and [row.jobs for row in alone] == [1] * 4
+    for a, b in zip(alone, beside, strict=True):
+        assert (a.place, a.status, a.reason, a.after, a.before) == (b.place, b.status, b.reason, b.after, b.before)
+    assert len(read_rows(tmp_path / "b" / "results.csv")) == 4
+
+
+def test_a_broken_case_stops_all_jobs(tmp_path):
+    deep, flat = write_both(tmp_path / "data")
+    (flat.path / "fixed_labels.png").write_text("no image", encoding="utf-8")
+    watch = Stopwatch()
+    with watch.running(), pytest.raises(InputError, match="fixed_labels"):
+        run_benchmark([flat, deep], [Broken("sleeps")], tmp_path / "results.csv", jobs=2)
+    assert watch.seconds < 30
+
+
+def test_pictures_are_kept_for_good_runs_alone(tmp_path, flat):
+    results = tmp_path / "results.csv"
+    run_benchmark([flat], [Shift(name="a / b")], results)
+    (file,) = (tmp_path / THUMBNAILS).iterdir()
+    assert file == thumbnail_path(tmp_path / THUMBNAILS, ("flat", "one", "a / b"))
+    panels = np.asarray(PIL.Image.open(file)).astype(float)
+    side = (panels.shape[1] - 3 * GAP) // 4
+    first, second, third = (panels[:, i * (side + GAP) : i * (side + GAP) + side] for i in range(3))
+    # The method moves nothing: before and after are alike, and unlike the fixed image.
+    assert np.abs(second - third).mean() < 4 < np.abs(first - second).mean()
+    run_benchmark([flat], [Broken("raises", name="a / b")], results)
+    assert list((tmp_path / THUMBNAILS).iterdir()) == []
 
 
 def test_wrong_use_is_refused(tmp_path, flat):
@@ -117,6 +171,8 @@ def test_wrong_use_is_refused(tmp_path, flat):
         run_benchmark([flat], [Shift(), Shift(version="2")], tmp_path / "results.csv")
     with pytest.raises(InputError, match="threads is 1 or more, found 0"):
         run_benchmark([flat], [Shift()], tmp_path / "results.csv", threads=0)
+    with pytest.raises(InputError, match="jobs is 1 or more, found 0"):
+        run_benchmark([flat], [Shift()], tmp_path / "results.csv", jobs=0)
     (tmp_path / "other.csv").write_text("x,y\n1,2\n", encoding="utf-8")
     with pytest.raises(InputError, match="not a results file of this version"):
         run_benchmark([flat], [Shift()], tmp_path / "other.csv")
@@ -125,33 +181,3 @@ def test_wrong_use_is_refused(tmp_path, flat):
     (tmp_path / "rows.csv").write_text(text.replace("0.75", "much"), encoding="utf-8")
     with pytest.raises(InputError, match=r"rows\.csv: line 2: could not convert"):
         read_rows(tmp_path / "rows.csv")
-
-
-def test_the_command_registers_with_a_preset(tmp_path, flat, capsys, monkeypatch):
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-        monkeypatch.setenv(variable, "1")
-    out = tmp_path / "out"
-    code = main([str(flat.path), "--methods", "default", "--threads", "1", "--limit", "1", "-o", str(out)])
-    assert code == 0
-    printed = capsys.readouterr().out
-    rows = read_rows(out / "results.csv")
-    assert len(rows) == 1 and rows[0].status == "ok" and rows[0].verdict in ("ok", "uncertain", "failed")
-    assert rows[0].change("landmark_error_mean") < 0
-    assert "[100%] flat one default: Dice" in printed and (out / "table.md").read_text(encoding="utf-8") in printed
-
-
-def test_the_command_says_what_is_wrong(tmp_path, flat, capsys):
-    assert main([str(flat.path), "--check"]) == 0
-    assert capsys.readouterr().out == "flat: 1 pairs, all files fit\n"
-    for arguments, words in (
-        ([str(tmp_path / "gone")], "no such folder"),
-        ([str(flat.path), "--methods", "ants", "-o", str(tmp_path / "out")], "no method 'ants'"),
-        ([str(tmp_path), "--sets", "deep"], "no case set deep"),
-    ):
-        assert main(arguments) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and words in error and "Traceback" not in error
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(SystemExit) as caught:
-        main([str(flat.path), "--limit", "0"])
-    assert caught.value.code == 2

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy import ndimage
 
 from bench.scenes import change_json, deep_pair, write_set
-from roireg.bench import Truth, load_folder, read_truth, score
+from roireg.bench import Truth, load_folder, measure, read_truth, score
 from roireg.bench.scoring import load_transforms
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from roireg.core.transforms import Affine, Chain
+from roireg.core.transforms import Affine, Chain, DisplacementField
+from roireg.core.warp import warp
+from roireg.evaluate import surface_distances
 from roireg.io import to_itk, write_transform
 
 
@@ -32,7 +35,6 @@ def two_squares(shift: int) -> Truth:
         "px",
         fixed_labels=maps[0],
         moving_labels=maps[1],
-        labels=(1, 2),
         fixed_points=points,
         moving_points=points + [shift, 0.0],
         transform=Affine.translation([shift, 0.0]),
@@ -70,6 +72,58 @@ def test_a_label_that_is_pushed_out_counts_as_zero():
     assert found["labels_lost"] == 1
     assert found["dice_mean"] == pytest.approx((0 + 6 / 8) / 2)
     assert found["hd95_mean"] == 2
+    per_label = measure(Affine.translation([-2.0, 0.0]), truth).dice
+    assert per_label == {1: 0.0, 2: 6 / 8}
+
+
+def test_a_known_field_folds_and_spreads_as_computed_by_hand():
+    # x -> x + a sin(kx) has det J = 1 + a k cos(kx), here by central differences of the sampled field.
+    grid = Grid.pixels((6, 64))
+    columns = np.arange(64.0)
+    shift = 6.0 * np.sin(2 * np.pi * columns / 16)
+    displacement = torch.zeros((2, 6, 64))
+    displacement[0] = torch.from_numpy(shift).float()
+    found = score(DisplacementField(grid, displacement), Truth(grid, "px"))
+    determinant = 1 + np.gradient(shift)
+    assert (
+        found["folding_percent"] == pytest.approx(100 * np.mean(determinant <= 0), abs=1e-9) and determinant.min() < 0
+    )
+    for name, offset in (("sdlogj", 0), ("sdlogj_learn2reg", 3)):
+        expected = np.log(np.clip(determinant + offset, 1e-9, 1e9)).std()
+        assert found[name] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_surface_distances_agree_with_itk_and_scipy(tmp_path, ndim):
+    folder = load_folder(write_set(tmp_path / "set", ndim=ndim))
+    truth = read_truth(folder, folder.content.pairs[0])
+    fixed, moving = truth.fixed_labels, truth.moving_labels
+    moved = warp(moving, None, fixed.grid, mode="nearest", fill=0).data[0].numpy()
+    target = fixed.data[0].numpy()
+    distances = []
+    for label in sorted((set(np.unique(target)) & set(np.unique(moved))) - {0}):
+        images = []
+        for part in (target, moved):
+            image = sitk.GetImageFromArray((part == label).astype(np.uint8))
+            _, spacing, origin, direction = fixed.grid.itk
+            image.SetSpacing(spacing)
+            image.SetOrigin(origin)
+            image.SetDirection(direction)
+            images.append(image)
+        # Full face neighbourhood of the eroded mask is the surface; padded so that the border of the image counts.
+        edges = [
+            sitk.GetArrayFromImage(sitk.LabelContour(sitk.ConstantPad(i, [1] * ndim, [1] * ndim))) for i in images
+        ]
+        steps = fixed.grid.spacing
+        far = [ndimage.distance_transform_edt(edge == 0, sampling=steps) for edge in edges]
+        both = [far[1][edges[0] > 0], far[0][edges[1] > 0]]
+        distances.append(max(np.percentile(values, 95) for values in both))
+        measured = surface_distances(torch.from_numpy(target == label), torch.from_numpy(moved == label), fixed.grid)
+        hausdorff = sitk.HausdorffDistanceImageFilter()
+        hausdorff.Execute(*images)
+        # ITK measures from every voxel of a region, of which none is farther than the surface.
+        assert measured["hausdorff"] == pytest.approx(hausdorff.GetHausdorffDistance(), rel=1e-4)
+    assert score(None, truth)["hd95_mean"] == pytest.approx(np.mean(distances), rel=1e-5)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -84,11 +138,15 @@ def test_dice_equals_that_of_simpleitk(tmp_path, ndim):
             image.SetSpacing([1, 1])
             image.SetOrigin([0, 0])
     moved = sitk.Resample(moving, fixed, to_itk(transform), sitk.sitkNearestNeighbor, 0)
-    measure = sitk.LabelOverlapMeasuresImageFilter()
-    measure.Execute(fixed, moved)
-    expected = np.mean([measure.GetDiceCoefficient(label) for label in truth.labels])
+    overlap = sitk.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(fixed, moved)
+    found = measure(transform, truth)
+    assert len(found.dice) > 3
     # Label maps read by ITK have float32 geometry; a voxel or two may round the other way.
-    assert score(transform, truth)["dice_mean"] == pytest.approx(expected, abs=2e-3)
+    for label, value in found.dice.items():
+        assert value == pytest.approx(overlap.GetDiceCoefficient(label), abs=0.02)
+    expected = np.mean([overlap.GetDiceCoefficient(label) for label in found.dice])
+    assert found.values["dice_mean"] == pytest.approx(expected, abs=2e-3)
 
 
 def test_the_true_transform_scores_best(tmp_path):

@@ -16,6 +16,7 @@ from scipy.spatial.distance import cdist
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
+from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.transforms import Affine
 from roireg.evaluate import (
@@ -26,6 +27,7 @@ from roireg.evaluate import (
     landmark_errors,
     metric,
     score_labels,
+    score_moved_labels,
     summarise_errors,
     surface_distances,
 )
@@ -217,3 +219,31 @@ def test_metric_values_know_their_direction_and_survive_json() -> None:
     assert (saved["value"], saved["before"]) == (None, 0.5)
     with pytest.raises(InputError, match="better when"):
         MetricValue(1.0, better="bigger")
+
+
+def strip(*columns: int) -> Image:
+    """One row of 12 pixels, label k + 1 on three pixels from columns[k]."""
+    data = torch.zeros((1, 1, 12), dtype=torch.int32)
+    for label, column in enumerate(columns, 1):
+        data[0, 0, column : column + 3] = label
+    return Image(data, Grid.pixels((1, 12)), unit="px")
+
+
+def test_a_label_that_leaves_the_image_has_no_overlap_and_no_distance():
+    fixed, moving = strip(0, 6), strip(1, 8)
+    still = score_moved_labels(fixed, moving, None)
+    assert still.dice == {1: 2 / 3, 2: 1 / 3} and still.lost == ()
+    away = score_moved_labels(fixed, moving, Affine.translation([5.0, 0.0]))
+    assert away.dice == {2: 0.0, 1: 0.0} and away.lost == (1,) and set(away.hd95) == {2}
+    assert away.means()["dice_mean"] == 0 and away.as_dict()["lost"] == [1] and away.only_fixed == ()
+    # Without the expectation the lost label would be left out, and losing it would look like a gain.
+    half = score_moved_labels(fixed, moving, Affine.translation([4.0, 0.0]))
+    assert half.dice == {1: 0.0, 2: pytest.approx(1 / 3)} and half.means()["dice_mean"] == pytest.approx(1 / 6)
+
+
+def test_labels_of_one_map_alone_are_not_expected():
+    both = score_moved_labels(strip(0, 6), strip(0), None)
+    assert both.dice == {1: 1.0} and both.only_fixed == (2,) and both.lost == ()
+    assert score_moved_labels(strip(), strip(3), None).means() == {}
+    with pytest.raises(GeometryError, match="both must be equal"):
+        score_moved_labels(strip(0), Image(torch.ones((1, 2, 2, 2)), oblique_grid((2, 2, 2))), None)

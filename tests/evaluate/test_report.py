@@ -134,7 +134,6 @@ def test_everything_given_is_shown_once_escaped() -> None:
                 "folding_percent": 0.25,
                 "odd": MetricValue(float("nan"), unit="mm"),
             },
-            timings={"fit_dense": 1.5, "match": 0.5},
             provenance={"seed": 7, "arguments": {"preset": "default"}, "list": [1, 2]},
         )
     )

@@ -202,7 +202,7 @@ def test_a_rotation_that_a_deformation_alone_could_not_follow_is_undone(flat):
     matrix[:2, 2] = c - matrix[:2, :2] @ c
     truth = Affine(matrix)
     moving = warp(flat.fixed, truth.inverse(), flat.fixed.grid, fill=0)
-    config = quick(start={"affine": {"iterations": 40}})
+    config = quick(start={"affine": {"iterations": 40}, "probe_voxels": 4800})
     result = roireg.register(flat.fixed, moving, config=config)
     body = flat.fixed_labels.data[0] > 0
     points = flat.fixed.grid.world_from_index(torch.nonzero(body).numpy())

@@ -14,7 +14,9 @@ import typer
 
 from roireg import __version__
 from roireg.app import options as opt
+from roireg.app.bench import bench_app
 from roireg.app.console import Outcome, Session, command
+from roireg.app.models import models_app
 
 __all__ = ["app", "main"]
 
@@ -412,6 +414,10 @@ def demo(
     from roireg.app.demo import demo as run
 
     return run(session, out, volume=volume, seed=seed)
+
+
+app.add_typer(bench_app)
+app.add_typer(models_app, name="models")
 
 
 def main() -> None:

@@ -255,7 +255,6 @@ def report(
             verdict=stored["verdict"],
             reasons=stored.get("reasons", []),
             metrics={name: _metric(m) for name, m in stored.get("metrics", {}).items()},
-            timings=stored.get("timings", {}),
             provenance=stored.get("provenance", {}),
         )
     )

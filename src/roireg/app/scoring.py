@@ -24,7 +24,7 @@ from roireg.evaluate import (
     landmark_errors,
     metric,
     overlap_mask,
-    score_labels,
+    score_moved_labels,
     similarity,
     summarise_errors,
 )
@@ -132,8 +132,8 @@ def _labels(
     found: dict[str, MetricValue], transform: Transform | None, fixed: Image, moving: Image, unit: str
 ) -> LabelScores:
     _same_dimension(fixed, moving)
-    before = score_labels(fixed.data[0], _onto(moving, None, fixed), fixed.grid)
-    after = before if transform is None else score_labels(fixed.data[0], _onto(moving, transform, fixed), fixed.grid)
+    before = score_moved_labels(fixed, moving, None)
+    after = before if transform is None else score_moved_labels(fixed, moving, transform)
     if not after.dice:
         raise InputError(
             f"{fixed.name} and {moving.name}: no label occurs in both, so nothing can be compared; equal ids must "
@@ -141,10 +141,6 @@ def _labels(
         )
     _add(found, after.means(), None if transform is None else before.means(), unit)
     return after
-
-
-def _onto(labels: Image, transform: Transform | None, fixed: Image) -> Any:
-    return warp(labels, transform, fixed.grid, mode="nearest", fill=0).data[0]
 
 
 def _points(
@@ -225,3 +221,5 @@ def _say_labels(session: Session, labels: LabelScores) -> None:
     for side, missing in (("fixed", labels.only_fixed), ("moving", labels.only_warped)):
         if missing:
             session.note("note", f"labels only in the {side} map, not scored: {listed(missing)}", "blue")
+    if labels.lost:
+        session.note("note", f"labels pushed out of the fixed image, Dice 0: {listed(labels.lost)}", "blue")

@@ -1,13 +1,18 @@
-"""Case sets, methods beside each other, one scoring code path, one table: ``python -m roireg.bench DATA``."""
+"""Case sets, methods beside each other, one scoring code path, one table and page: ``roireg bench DATA``."""
 
-from roireg.bench.cases import Case, CaseFolder, CaseSet, check_folder, find_folders, load_folder
+from roireg.bench.adapters import LAYOUTS, write_set
+from roireg.bench.cases import Case, CaseFolder, CaseSet, choose_cases, find_folders, find_problems, load_folder
 from roireg.bench.methods import METHODS, Inputs, Method, Output, Stopwatch, make_method
+from roireg.bench.page import render_page
+from roireg.bench.quick import quick_cases
 from roireg.bench.results import Row, read_rows, write_rows
 from roireg.bench.run import run_benchmark
-from roireg.bench.scoring import Truth, read_truth, score
+from roireg.bench.schema import schema, schema_text
+from roireg.bench.scoring import Scores, Truth, measure, read_truth, score
 from roireg.bench.table import markdown
 
 __all__ = [
+    "LAYOUTS",
     "METHODS",
     "Case",
     "CaseFolder",
@@ -16,16 +21,24 @@ __all__ = [
     "Method",
     "Output",
     "Row",
+    "Scores",
     "Stopwatch",
     "Truth",
-    "check_folder",
+    "choose_cases",
     "find_folders",
+    "find_problems",
     "load_folder",
     "make_method",
     "markdown",
+    "measure",
+    "quick_cases",
     "read_rows",
     "read_truth",
+    "render_page",
     "run_benchmark",
+    "schema",
+    "schema_text",
     "score",
     "write_rows",
+    "write_set",
 ]

@@ -9,20 +9,22 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from roireg.bench.protocol import Modality
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.image import Image
 from roireg.core.transforms import Affine
 from roireg.io import read_image, read_labels, read_points, sha256_of
 from roireg.pipeline.checks import check_inputs, check_labels, check_points
 
-__all__ = ["Case", "CaseFolder", "CaseSet", "check_folder", "find_folders", "load_folder"]
+__all__ = ["Case", "CaseFolder", "CaseSet", "choose_cases", "find_folders", "find_problems", "load_folder"]
 
 FILE = "pairs.json"
 SCORED = ("fixed_labels", "moving_labels", "fixed_points", "moving_points")
@@ -36,7 +38,7 @@ class _Record(BaseModel):
 
 
 class Case(_Record):
-    """One pair of images and what is known about it; paths are relative to the folder of the set."""
+    """One pair of images and what is known about it; paths are relative to the folder of the set, or absolute."""
 
     id: Name = Field(description="unique within the set")
     fixed: Name = Field(description="image that stays")
@@ -48,13 +50,6 @@ class Case(_Record):
     true_affine: list[list[float]] | None = Field(None, description="homogeneous matrix, fixed to moving points")
     notes: str = ""
 
-    @field_validator(*FILES)
-    @classmethod
-    def _stays_inside(cls, name: str | None) -> str | None:
-        if name is not None and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts):
-            raise ValueError("a path is relative to the folder of the set and stays inside it")
-        return name
-
     @model_validator(mode="after")
     def _complete(self) -> Case:
         for what in ("labels", "points"):
@@ -65,7 +60,7 @@ class Case(_Record):
         return self
 
 
-class Modality(_Record):
+class Shown(_Record):
     """What the images show."""
 
     fixed: str
@@ -77,8 +72,11 @@ class CaseSet(_Record):
 
     name: Name
     ndim: Literal[2, 3]
-    task: str = Field(description="intra-subject, inter-subject, multimodal, synthetic ...")
-    modality: Modality
+    task: str = Field(
+        description="intra-subject, inter-subject, multimodal, synthetic ...; methods with settings for images of "
+        "two modalities take those for 'multimodal'"
+    )
+    modality: Shown
     terms: str = Field(description="licence and citation")
     source: str = Field(description="where the files come from")
     labels: dict[PositiveInt, str] | None = Field(description="label id -> structure")
@@ -114,6 +112,11 @@ class CaseFolder:
         """Return the path of a file of a case ("fixed", "moving_labels" ...), None where the case has none."""
         name = getattr(case, what)
         return None if name is None else self.path / name
+
+    @property
+    def modality(self) -> Modality:
+        """How alike the intensities of fixed and moving images are, as far as the task of the set says it."""
+        return "multi" if self.content.task == "multimodal" else "mono"
 
     def digest(self, case: Case) -> str:
         """Return a hash of everything that decides images and scores of a case: contents, not names."""
@@ -188,23 +191,53 @@ def find_folders(root: str | Path, names: Collection[str] | None = None) -> list
     return folders
 
 
-def check_folder(folder: CaseFolder) -> None:
-    """Read every file of a case set and refuse what could not be registered or scored.
+def choose_cases(folders: Sequence[CaseFolder], patterns: Sequence[str]) -> list[CaseFolder]:
+    """Return the sets with the pairs that any pattern names; sets without one are left out.
+
+    Parameters
+    ----------
+    patterns : shell patterns, ``set`` for all pairs of the sets of that name or ``set/pair``, such as
+        ``"acdc_*"`` or ``"hippocampus/02*"``; none takes everything.
 
     Raises
     ------
     InputError
-        When a file is unreadable, an image is constant or not finite, a label map is empty, has an id that
-        the set does not name or none in common with its partner, or landmarks differ in number.
-    GeometryError
-        When a label map lies on another grid than its image, an image has another dimension than the set,
-        a true affine is singular, or the images share no part of space.
+        When a pattern fits nothing.
     """
+    if not patterns:
+        return list(folders)
+    chosen = []
+    used: set[str] = set()
+    for folder in folders:
+        name, kept = folder.content.name, []
+        for case in folder.content.pairs:
+            fits = [p for p in patterns if fnmatchcase(f"{name}/{case.id}", p if "/" in p else f"{p}/*")]
+            used.update(fits)
+            if fits:
+                kept.append(case)
+        if kept:
+            chosen.append(CaseFolder(folder.path, folder.content.model_copy(update={"pairs": kept})))
+    if idle := [p for p in patterns if p not in used]:
+        known = ", ".join(folder.content.name for folder in folders)
+        raise InputError(f"no pair fits {', '.join(idle)}; expected set or set/pair, of the sets {known}")
+    return chosen
+
+
+def find_problems(folder: CaseFolder) -> list[str]:
+    """Read every file of a case set and say what could not be registered or scored, a sentence per pair.
+
+    Problems are: a file that is unreadable, an image that is constant or not finite or of another dimension than the
+    set, a label map that is empty, lies on another grid than its image, has an id that the set does not name or
+    none in common with its partner, landmarks that differ in number, a singular true affine, and images that share
+    no part of space.
+    """
+    found = []
     for case in folder.content.pairs:
         try:
             _check_case(folder, case)
         except InputError as error:
-            raise type(error)(f"{folder.path / FILE}: pair {case.id!r}: {error}") from error
+            found.append(f"{folder.path / FILE}: pair {case.id!r}: {error}")
+    return found
 
 
 def _check_case(folder: CaseFolder, case: Case) -> None:

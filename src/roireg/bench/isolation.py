@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from dataclasses import dataclass
+import threading
+import time
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -15,10 +17,10 @@ from pathlib import Path
 import SimpleITK as sitk
 import torch
 
-from roireg.bench.methods import Inputs, Method, Output
-from roireg.core.errors import RoiregError
+from roireg.bench.protocol import Inputs, Method, Output, Unavailable
+from roireg.core.errors import InputError, RoiregError
 
-__all__ = ["Outcome", "run_isolated"]
+__all__ = ["Outcome", "run_isolated", "warm_up"]
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,36 @@ class Outcome:
     ----------
     output : what the method returned, None when it did not.
     reason : why there is no output, one line; empty otherwise.
-    peak_mb : largest resident memory of the process (the libraries it imports included) or of one of its children,
-        MB; None where the system does not tell or the process died.
+    peak_mb : largest resident memory of the process with everything it started, MB, the libraries it imports
+        included; None where the system does not tell. Of several processes at once the sum is sampled, pages that
+        they share counted in each.
+    wall_seconds : from asking for the process to its answer.
+    unavailable : the method cannot run on this machine, because a package or program is missing.
     """
 
     output: Output | None
     reason: str = ""
     peak_mb: float | None = None
+    wall_seconds: float = 0.0
+    unavailable: bool = False
+
+    @property
+    def startup_seconds(self) -> float | None:
+        """Wall seconds outside the registration: start of the process, imports, reading and writing files.
+
+        torch, SimpleITK and this package are loaded once for all processes and not part of it.
+        """
+        return None if self.output is None else max(0.0, self.wall_seconds - self.output.seconds)
 
 
 def run_isolated(
-    method: Method, inputs: Inputs, folder: Path, *, threads: int = 1, timeout: float | None = None
+    method: Method,
+    inputs: Inputs,
+    folder: Path,
+    *,
+    threads: int = 1,
+    timeout: float | None = None,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Run a method in a fresh process; whatever happens to it becomes an `Outcome`.
 
@@ -48,27 +69,103 @@ def run_isolated(
     folder : empty, for the files of the method.
     threads : given to torch and ITK. What numpy uses follows OMP_NUM_THREADS at the first call in this process.
     timeout : seconds after which the process and its children are stopped; None waits for ever.
+    stop : ends the run early when another thread sets it.
     """
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, method, inputs, folder, threads))  # type: ignore[attr-defined]
+    began = time.perf_counter()
     process.start()
     sender.close()
     try:
         # A large answer must be taken before the process can end, an answerless end closes the pipe.
-        if not wait([receiver, process.sentinel], timeout):
-            return Outcome(None, f"stopped after {timeout:g} s")
+        ready, sampled = _watched(receiver, process, timeout, stop)
+        wall = time.perf_counter() - began
+        if not ready:
+            return Outcome(None, f"stopped after {wall if timeout is None else timeout:g} s", sampled, wall)
         try:
             outcome = receiver.recv() if receiver.poll() else None
         except EOFError:
             outcome = None
-        process.join()
+        # A library may leave threads behind that never end; what counts has been said.
+        process.join(END_SECONDS)
         if isinstance(outcome, Outcome):
-            return outcome
-        return Outcome(None, f"the process ended without a result (exit code {process.exitcode})")
+            return replace(outcome, peak_mb=_largest(outcome.peak_mb, sampled), wall_seconds=wall)
+        return Outcome(None, f"the process ended without a result (exit code {process.exitcode})", sampled, wall)
     finally:
         _stop(process)
         receiver.close()
+
+
+END_SECONDS = 10.0
+
+SAMPLE_SECONDS = 0.1
+"""How often the memory of a run with child processes is looked at."""
+
+
+def _watched(
+    receiver: Connection,
+    process: multiprocessing.process.BaseProcess,
+    timeout: float | None,
+    stop: threading.Event | None,
+) -> tuple[bool, float | None]:
+    """Wait for an answer or an end; return whether there was one in time, and the peak of the memory seen, MB."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    peak: float | None = None
+    while True:
+        left = SAMPLE_SECONDS if deadline is None else min(SAMPLE_SECONDS, deadline - time.monotonic())
+        if wait([receiver, process.sentinel], max(0.0, left)):
+            return True, peak
+        if (deadline is not None and time.monotonic() >= deadline) or (stop is not None and stop.is_set()):
+            return False, peak
+        peak = _largest(peak, _tree_mb(process.pid))
+
+
+def _largest(*values: float | None) -> float | None:
+    return max((v for v in values if v is not None), default=None)
+
+
+def _tree_mb(leader: int | None) -> float | None:
+    """Resident memory of the processes of a session, MB; None where there is no /proc.
+
+    The child leads a session (see `_child`), which programs that it starts stay in.
+    """
+    system = Path("/proc")
+    if leader is None or not (system / "self" / "stat").exists():
+        return None
+    pages = 0
+    for entry in system.iterdir():
+        if not entry.name.isdigit():
+            continue
+        # A process may end between being listed and being read.
+        with contextlib.suppress(OSError):
+            # The name, in brackets, may hold anything; behind it come state, parent, group, session ...
+            values = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if int(values[3]) == leader:
+                pages += int(values[21])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6 if pages else None
+
+
+def warm_up() -> None:
+    """Start the server that processes fork from, so that the first run does not pay for loading its libraries.
+
+    Raises
+    ------
+    InputError
+        When processes cannot be started, which would make every run fail.
+    """
+    process = _context().Process(target=_nothing)  # type: ignore[attr-defined]
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise InputError(
+            f"a process for a method ended at once (exit code {process.exitcode}); a script that runs the benchmark "
+            'does so below `if __name__ == "__main__":`'
+        )
+
+
+def _nothing() -> None:
+    """Do nothing, in a process of its own."""
 
 
 def _context() -> BaseContext:
@@ -99,6 +196,8 @@ def _child(sender: Connection, method: Method, inputs: Inputs, folder: Path, thr
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     try:
         output = method.run(inputs, folder)
+    except Unavailable as error:
+        outcome = Outcome(None, _line(str(error)), _peak_mb(), unavailable=True)
     except RoiregError as error:
         outcome = Outcome(None, _line(str(error)), _peak_mb())
     except Exception as error:

@@ -1,99 +1,33 @@
-"""What is compared: one small protocol, our presets, and peers."""
+"""What is compared: our presets, the published objective, and peers; see `protocol` for what a method is."""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
-
-import SimpleITK as sitk
+from typing import Any
 
 import roireg
-from roireg.bench.demons import DemonsOptions, demons
+from roireg.bench.peers import PEERS
+from roireg.bench.protocol import Inputs, Method, Modality, Output, Stopwatch, Unavailable
 from roireg.core.errors import InputError
 from roireg.io import read_image, write_transform
-from roireg.pipeline import PRESETS, preset, register
+from roireg.pipeline import PRESETS, Config, preset, register
 
-__all__ = ["METHODS", "DemonsMethod", "Inputs", "Method", "Output", "PresetMethod", "Stopwatch", "make_method"]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a method gets to see of a case: two images, no labels, no landmarks."""
-
-    fixed: Path
-    moving: Path
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a method hands back.
-
-    Attributes
-    ----------
-    files : transform files that `io.read_transform` reads, fixed to moving, the first one applied first.
-    seconds, cpu_seconds : of the registration alone, without reading and writing files where the method can
-        separate them; CPU time is that of all threads and child processes.
-    verdict : "ok", "uncertain" or "failed" from methods that judge their result, else empty.
-    """
-
-    files: tuple[Path, ...]
-    seconds: float
-    cpu_seconds: float
-    verdict: str = ""
-
-
-class Method(Protocol):
-    """A registration method; must be picklable, as it runs in a process of its own."""
-
-    @property
-    def name(self) -> str:
-        """Short name for the table."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """Changes whenever results may."""
-        ...
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Everything that was chosen, as JSON values."""
-        ...
-
-    def run(self, inputs: Inputs, folder: Path) -> Output:
-        """Register and write the transform files into an empty folder; may raise whatever it likes."""
-        ...
-
-
-@dataclass
-class Stopwatch:
-    """Wall seconds and CPU seconds (all threads, finished child processes included) of a block."""
-
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Measure the block."""
-        wall, cpu = time.perf_counter(), _cpu_seconds()
-        yield
-        self.seconds += time.perf_counter() - wall
-        self.cpu_seconds += _cpu_seconds() - cpu
-
-
-def _cpu_seconds() -> float:
-    try:
-        import resource
-    except ImportError:  # Windows has no such count for child processes; none of the methods here starts one
-        return time.process_time()
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+__all__ = [
+    "METHODS",
+    "Inputs",
+    "Method",
+    "Modality",
+    "Output",
+    "PaperMethod",
+    "PresetMethod",
+    "Stopwatch",
+    "Unavailable",
+    "make_method",
+]
 
 
 @lru_cache(maxsize=1)
@@ -120,39 +54,34 @@ class PresetMethod:
     seed: int = 0
 
     @property
+    def config(self) -> Config:
+        """The settings of the registration."""
+        return preset(self.name)
+
+    @property
     def settings(self) -> Mapping[str, Any]:
-        return {"preset": preset(self.name).model_dump(mode="json"), "seed": self.seed, "device": "cpu"}
+        return {"preset": self.config.model_dump(mode="json"), "seed": self.seed, "device": "cpu"}
 
     def run(self, inputs: Inputs, folder: Path) -> Output:
         fixed, moving = read_image(inputs.fixed), read_image(inputs.moving)
         watch = Stopwatch()
         with watch.running():
-            result = register(fixed, moving, preset=self.name, device="cpu", seed=self.seed)
+            result = register(fixed, moving, config=self.config, device="cpu", seed=self.seed)
         file = folder / "transform.h5"
         write_transform(file, result.transform)
         return Output((file,), watch.seconds, watch.cpu_seconds, result.verdict)
 
 
 @dataclass(frozen=True)
-class DemonsMethod:
-    """SimpleITK's diffeomorphic demons; see `bench.demons`."""
+class PaperMethod(PresetMethod):
+    """The regions of the preset `samreg`, and the published region-to-displacement objective fitted to them."""
 
-    name: str = "demons"
-    version: str = field(default_factory=lambda: f"SimpleITK {sitk.Version_VersionString()}")
-    options: DemonsOptions = field(default_factory=DemonsOptions)
+    name: str = "paper"
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        return asdict(self.options)
-
-    def run(self, inputs: Inputs, folder: Path) -> Output:
-        fixed, moving = read_image(inputs.fixed), read_image(inputs.moving)
-        watch = Stopwatch()
-        with watch.running():
-            transform = demons(fixed, moving, self.options)
-        file = folder / "transform.h5"
-        write_transform(file, transform)
-        return Output((file,), watch.seconds, watch.cpu_seconds)
+    def config(self) -> Config:
+        found = preset("samreg")
+        return found.model_copy(update={"dense": found.dense.model_copy(update={"method": "paper"})})
 
 
 def _presets() -> dict[str, Callable[[], Method]]:
@@ -162,7 +91,7 @@ def _presets() -> dict[str, Callable[[], Method]]:
     return {name: maker(name) for name in PRESETS}
 
 
-METHODS: dict[str, Callable[[], Method]] = {**_presets(), "demons": DemonsMethod}
+METHODS: dict[str, Callable[[], Method]] = {**_presets(), **PEERS, "paper": PaperMethod}
 """Name -> how to make the method."""
 
 

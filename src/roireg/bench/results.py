@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from roireg.bench.methods import Method
+from roireg.bench.protocol import Method
 from roireg.bench.scoring import SCORES, SCORING
 from roireg.core.errors import InputError
 from roireg.io import atomic_path
 
 __all__ = ["BEFORE", "Row", "read_rows", "settings_hash", "write_rows"]
 
-BEFORE = tuple(name for name in SCORES if name not in ("folding_percent", "sdlogj"))
+BEFORE = tuple(name for name in SCORES if name not in ("folding_percent", "sdlogj", "sdlogj_learn2reg"))
 """Scores that are also worth a column for the state before registration."""
 
 
@@ -32,11 +32,15 @@ class Row:
     set, pair, method : where the row belongs; there is one row for each combination.
     version, settings, case, scoring, threads : what the result depends on; the row is done while all are equal.
     session : when the run that measured it began; timings of one session are comparable.
-    status : "ok" or "failed", then with a `reason`.
+    ndim : 2 or 3, of the images.
+    jobs : how many runs went on beside each other when its times were measured.
+    status : "ok", or "failed" or "unavailable" (a package or program is missing) with a `reason`.
     verdict : of the method about its own result, may be empty.
     unit : "mm" or "px".
     seconds, cpu_seconds : of the registration, without reading and writing files.
-    peak_mb : largest resident memory of its process.
+    startup_seconds : of its process outside the registration, see `isolation.Outcome.startup_seconds`.
+    peak_mb : largest resident memory of its processes.
+    dice_labels : label id -> Dice after.
     before, after : scores by the names of `scoring.SCORES`.
     """
 
@@ -49,13 +53,17 @@ class Row:
     scoring: int
     threads: int
     session: str
+    ndim: int = 3
+    jobs: int = 1
     status: str = "ok"
     reason: str = ""
     verdict: str = ""
     unit: str = ""
     seconds: float = math.nan
     cpu_seconds: float = math.nan
+    startup_seconds: float = math.nan
     peak_mb: float = math.nan
+    dice_labels: dict[int, float] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
 
@@ -68,6 +76,11 @@ class Row:
         """Tell whether both rows are the same method, settings, threads and scoring on the same files."""
         names = ("set", "pair", "method", "version", "settings", "case", "scoring", "threads")
         return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    @property
+    def outcome(self) -> dict[str, float]:
+        """Scores that the pair ended with: a run that failed leaves the images where they were."""
+        return self.after if self.status == "ok" else self.before
 
     def change(self, name: str) -> float | None:
         """Return after - before of a score, None where either is not there."""
@@ -82,7 +95,9 @@ def settings_hash(method: Method) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def planned(method: Method, *, set: str, pair: str, case: str, threads: int, session: str) -> Row:
+def planned(
+    method: Method, *, set: str, pair: str, case: str, ndim: int, threads: int, session: str, jobs: int = 1
+) -> Row:
     """Return the row of a run that is still to be done."""
     return Row(
         set=set,
@@ -94,11 +109,15 @@ def planned(method: Method, *, set: str, pair: str, case: str, threads: int, ses
         scoring=SCORING,
         threads=threads,
         session=session,
+        ndim=ndim,
+        jobs=jobs,
     )
 
 
-PLAIN = tuple(f.name for f in fields(Row) if f.name not in ("before", "after"))
-_COLUMNS = (*PLAIN, *(f"{name}_before" for name in BEFORE), *SCORES)
+PLAIN = tuple(f.name for f in fields(Row) if f.name not in ("before", "after", "dice_labels"))
+_COLUMNS = (*PLAIN, *(f"{name}_before" for name in BEFORE), *SCORES, "dice_labels")
+_WHOLE = ("scoring", "threads", "ndim", "jobs")
+_NUMBERS = ("seconds", "cpu_seconds", "startup_seconds", "peak_mb")
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
@@ -116,6 +135,7 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
         cells: dict[str, Any] = {name: getattr(row, name) for name in PLAIN}
         cells |= {f"{name}_before": row.before.get(name) for name in BEFORE}
         cells |= {name: row.after.get(name) for name in SCORES}
+        cells["dice_labels"] = " ".join(f"{label}:{value:.4f}" for label, value in row.dice_labels.items())
         writer.writerow({name: _cell(value) for name, value in cells.items()})
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
@@ -144,13 +164,15 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def _row(cells: dict[str, str]) -> Row:
     values: dict[str, Any] = {name: cells[name] for name in PLAIN}
-    for name in ("scoring", "threads"):
+    for name in _WHOLE:
         values[name] = int(values[name])
-    for name in ("seconds", "cpu_seconds", "peak_mb"):
+    for name in _NUMBERS:
         values[name] = float(values[name]) if values[name] else math.nan
     before = {name: float(cells[f"{name}_before"]) for name in BEFORE if cells[f"{name}_before"]}
     after = {name: float(cells[name]) for name in SCORES if cells[name]}
-    return Row(**values, before=before, after=after)
+    pairs = [item.split(":") for item in cells["dice_labels"].split()]
+    labels = {int(label): float(value) for label, value in pairs}
+    return Row(**values, before=before, after=after, dice_labels=labels)
 
 
 def _cell(value: Any) -> str:

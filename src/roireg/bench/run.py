@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from roireg.bench.cases import Case, CaseFolder
-from roireg.bench.isolation import run_isolated
-from roireg.bench.methods import Inputs, Method
+from roireg.bench.isolation import Outcome, run_isolated, warm_up
+from roireg.bench.protocol import Inputs, Method
 from roireg.bench.results import Row, planned, read_rows, write_rows
-from roireg.bench.scoring import Truth, load_transforms, read_truth, score
-from roireg.core.errors import InputError, RoiregError
+from roireg.bench.scoring import Scores, Truth, load_transforms, measure, read_truth
+from roireg.bench.thumbnails import Scene, read_scene, thumbnail_path, write_thumbnail
+from roireg.core.errors import InputError, OutputError, RoiregError
 from roireg.core.progress import Progress, ProgressEvent, silent
 
-__all__ = ["run_benchmark"]
+__all__ = ["THUMBNAILS", "run_benchmark"]
+
+THUMBNAILS = "thumbnails"
+"""Folder of the pictures of all runs, beside the results file."""
 
 
 def run_benchmark(
@@ -26,26 +32,29 @@ def run_benchmark(
     results: str | Path,
     *,
     threads: int = 1,
+    jobs: int = 1,
     limit: int | None = None,
     timeout: float | None = None,
     retry_failed: bool = False,
     progress: Progress = silent,
 ) -> list[Row]:
-    """Run methods on case sets and score them, one pair after the other.
+    """Run methods on case sets and score them.
 
     Each run has a process of its own and `threads` threads. Rows go to the CSV file `results` as they are measured;
     rows that it already holds for the same method version, settings, threads and file contents are not measured
     again, rows of another version are replaced, rows of other sets and methods stay. All methods of a pair run one
-    after the other, so that their times are comparable.
+    after the other, so that their times are comparable. A small picture of every run goes into the folder
+    `THUMBNAILS` beside the file.
 
     Parameters
     ----------
     folders : case sets, of different names.
     methods : of different names.
+    jobs : how many pairs are worked on at once; with several the times say less.
     limit : only the first pairs of every set; None takes all.
     timeout : seconds after which a run is stopped and counts as failed.
-    retry_failed : measure rows that failed once more.
-    progress : is told about every row; the fraction is that of all rows.
+    retry_failed : measure rows that failed once more; those that were unavailable are always tried again.
+    progress : is told about every row, from any thread but one at a time; the fraction is that of all rows.
 
     Returns
     -------
@@ -61,67 +70,175 @@ def run_benchmark(
     for what, names in (("case sets", [f.content.name for f in folders]), ("methods", [m.name for m in methods])):
         if len(set(names)) != len(names) or not names:
             raise InputError(f"{what} need at least one and each name once, found {', '.join(names) or 'none'}")
-    if threads < 1:
-        raise InputError(f"the number of threads is 1 or more, found {threads}")
-    kept = {row.place: row for row in read_rows(results)}
-    session = datetime.now(UTC).isoformat(timespec="seconds")
+    for what, number in (("threads", threads), ("jobs", jobs)):
+        if number < 1:
+            raise InputError(f"the number of {what} is 1 or more, found {number}")
+    book = _Book(Path(results), {row.place: row for row in read_rows(results)}, progress)
     todo = [(folder, case) for folder in folders for case in folder.content.pairs[:limit]]
-    asked: list[Row] = []
-    for folder, case in todo:
-        truth: tuple[Truth, dict[str, float]] | None = None
-        name, digest = folder.content.name, folder.digest(case)
-        for method in methods:
-            row = planned(method, set=name, pair=case.id, case=digest, threads=threads, session=session)
-            old = kept.get(row.place)
-            if old is not None and old.same_work(row) and (old.status == "ok" or not retry_failed):
-                row, detail = old, "done before"
-            else:
-                if truth is None:
-                    truth = _truth(folder, case)
-                row = _measure(row, method, folder, case, *truth, timeout=timeout)
-                kept[row.place] = row
-                write_rows(results, list(kept.values()))
-                detail = _detail(row)
-            asked.append(row)
-            progress(ProgressEvent(" ".join(row.place), len(asked) / (len(todo) * len(methods)), detail))
-    return asked
+    book.total = len(todo) * len(methods)
+    order = _Order(
+        tuple(methods),
+        session=datetime.now(UTC).isoformat(timespec="seconds"),
+        threads=threads,
+        jobs=min(jobs, len(todo)),
+        timeout=timeout,
+        retry_failed=retry_failed,
+    )
+    warm_up()
+    if order.jobs == 1:
+        return [row for folder, case in todo for row in _pair(book, order, folder, case)]
+    return _side_by_side(book, order, todo)
 
 
-def _truth(folder: CaseFolder, case: Case) -> tuple[Truth, dict[str, float]]:
-    truth = read_truth(folder, case)
-    return truth, score(None, truth)
+@dataclass(frozen=True)
+class _Order:
+    """What is asked for, the same for all pairs."""
+
+    methods: tuple[Method, ...]
+    session: str
+    threads: int
+    jobs: int
+    timeout: float | None
+    retry_failed: bool
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
-def _measure(
-    row: Row,
-    method: Method,
-    folder: CaseFolder,
-    case: Case,
-    truth: Truth,
-    before: dict[str, float],
-    *,
-    timeout: float | None,
-) -> Row:
-    inputs = Inputs((folder.path / case.fixed).resolve(), (folder.path / case.moving).resolve())
-    row = replace(row, before=before, unit=truth.unit)
-    with tempfile.TemporaryDirectory(prefix="roireg-bench-") as place:
-        outcome = run_isolated(method, inputs, Path(place), threads=row.threads, timeout=timeout)
-        if outcome.peak_mb is not None:
-            row = replace(row, peak_mb=outcome.peak_mb)
-        output = outcome.output
-        if output is None:
-            return replace(row, status="failed", reason=outcome.reason)
-        row = replace(row, seconds=output.seconds, cpu_seconds=output.cpu_seconds, verdict=output.verdict)
+@dataclass
+class _Book:
+    """The rows so far; several threads may write."""
+
+    path: Path
+    rows: dict[tuple[str, str, str], Row]
+    progress: Progress
+    total: int = 0
+    done: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, row: Row, detail: str, *, new: bool) -> None:
+        with self.lock:
+            if new:
+                self.rows[row.place] = row
+                write_rows(self.path, list(self.rows.values()))
+            self.done += 1
+            self.progress(ProgressEvent(" ".join(row.place), self.done / self.total, detail))
+
+    @property
+    def thumbnails(self) -> Path:
+        return self.path.parent / THUMBNAILS
+
+
+def _side_by_side(book: _Book, order: _Order, todo: Sequence[tuple[CaseFolder, Case]]) -> list[Row]:
+    with ThreadPoolExecutor(order.jobs) as pool:
+        futures = [pool.submit(_pair, book, order, folder, case) for folder, case in todo]
         try:
-            return replace(row, after=score(load_transforms(output.files), truth))
-        except RoiregError as error:
-            # Files of a method that cannot be read or used are the method's failure, not ours.
-            return replace(row, status="failed", reason=str(error).replace(f"{place}{os.sep}", ""))
+            wait(futures, return_when=FIRST_EXCEPTION)
+            # Raises the error of the one that has failed, if any; the others have not been asked for yet.
+            for future in [f for f in futures if f.done()]:
+                future.result()
+        except BaseException:
+            order.stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        return [row for future in futures for row in future.result()]
+
+
+def _pair(book: _Book, order: _Order, folder: CaseFolder, case: Case) -> list[Row]:
+    """Run all methods on one pair, one after the other."""
+    rows: list[Row] = []
+    known: _Known | None = None
+    digest = folder.digest(case)
+    for method in order.methods:
+        if order.stop.is_set():
+            break
+        row = planned(
+            method,
+            set=folder.content.name,
+            pair=case.id,
+            case=digest,
+            ndim=folder.content.ndim,
+            threads=order.threads,
+            session=order.session,
+            jobs=order.jobs,
+        )
+        old = book.rows.get(row.place)
+        if old is not None and old.same_work(row) and _stands(old, order):
+            rows.append(old)
+            book.enter(old, "done before", new=False)
+            continue
+        if known is None:
+            known = _read(folder, case)
+        row = _measure(row, method, known, order, thumbnail_path(book.thumbnails, row.place))
+        if order.stop.is_set():
+            break
+        rows.append(row)
+        book.enter(row, _detail(row), new=True)
+    return rows
+
+
+def _stands(row: Row, order: _Order) -> bool:
+    """Tell whether an earlier row of the same work need not be measured again."""
+    return row.status == "ok" or (row.status == "failed" and not order.retry_failed)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is read once per pair."""
+
+    inputs: Inputs
+    truth: Truth
+    before: Scores
+    scene: Scene
+
+
+def _read(folder: CaseFolder, case: Case) -> _Known:
+    fixed, moving = ((folder.path / name).resolve() for name in (case.fixed, case.moving))
+    inputs = Inputs(fixed, moving, folder.modality)
+    truth = read_truth(folder, case)
+    return _Known(inputs, truth, measure(None, truth), read_scene(folder, case))
+
+
+def _measure(row: Row, method: Method, known: _Known, order: _Order, picture: Path) -> Row:
+    row = replace(row, before=dict(known.before.values), unit=known.truth.unit)
+    with tempfile.TemporaryDirectory(prefix="roireg-bench-") as place:
+        outcome = run_isolated(
+            method, known.inputs, Path(place), threads=row.threads, timeout=order.timeout, stop=order.stop
+        )
+        row = _scored(row, outcome, known, Path(place), picture)
+    if row.status != "ok":
+        # A picture of an earlier version would show what this one did not do.
+        picture.unlink(missing_ok=True)
+    return row
+
+
+def _scored(row: Row, outcome: Outcome, known: _Known, place: Path, picture: Path) -> Row:
+    if outcome.peak_mb is not None:
+        row = replace(row, peak_mb=outcome.peak_mb)
+    output = outcome.output
+    if output is None:
+        return replace(row, status="unavailable" if outcome.unavailable else "failed", reason=outcome.reason)
+    assert outcome.startup_seconds is not None
+    row = replace(
+        row,
+        seconds=output.seconds,
+        cpu_seconds=output.cpu_seconds,
+        startup_seconds=outcome.startup_seconds,
+        verdict=output.verdict,
+    )
+    try:
+        transform = load_transforms(output.files)
+        scores = measure(transform, known.truth)
+        write_thumbnail(picture, known.scene.strip(transform))
+    except OutputError:
+        raise
+    except RoiregError as error:
+        # Files of a method that cannot be read or used are the method's failure, not ours.
+        return replace(row, status="failed", reason=str(error).replace(f"{place}{os.sep}", ""))
+    return replace(row, after=dict(scores.values), dice_labels=dict(scores.dice))
 
 
 def _detail(row: Row) -> str:
     if row.status != "ok":
-        return f"failed: {row.reason}"
+        return f"{row.status}: {row.reason}"
     parts = []
     for name, label, style in (("dice_mean", "Dice", ".3f"), ("landmark_error_mean", "landmark error", ".2f")):
         if row.change(name) is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +15,18 @@ from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine, Chain, Transform
-from roireg.core.warp import warp
 from roireg.evaluate import (
     deformation_summary,
     displacement_errors,
     landmark_errors,
-    score_labels,
+    score_moved_labels,
     summarise_errors,
 )
 from roireg.io import read_image, read_labels, read_points, read_transform
 
-__all__ = ["SCORES", "SCORING", "Truth", "load_transforms", "read_truth", "score"]
+__all__ = ["SCORES", "SCORING", "Scores", "Truth", "load_transforms", "measure", "read_truth", "score"]
 
-SCORING = 2
+SCORING = 3
 """Raise when a definition below changes: scores of an older one are then measured again."""
 
 SCORES = (
@@ -40,8 +39,23 @@ SCORES = (
     "displacement_error_mean",
     "folding_percent",
     "sdlogj",
+    "sdlogj_learn2reg",
 )
 """Names of what `score` can return, as in `evaluate.CATALOGUE`; `labels_lost` counts labels."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured on one pair.
+
+    Attributes
+    ----------
+    values : by the names of `SCORES`.
+    dice : label id -> Dice, for every label present in both maps as given.
+    """
+
+    values: Mapping[str, float]
+    dice: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +66,6 @@ class Truth:
     ----------
     grid, unit : of the fixed image; lengths are in this unit, "mm" or "px".
     fixed_labels, moving_labels : label maps, or None.
-    labels : ids that occur in both label maps as given; Dice is averaged over exactly these.
     fixed_points, moving_points : (N, d) world points that correspond row by row, or None.
     transform : the true fixed-to-moving map, or None.
     """
@@ -61,7 +74,6 @@ class Truth:
     unit: str
     fixed_labels: Image | None = None
     moving_labels: Image | None = None
-    labels: tuple[int, ...] = ()
     fixed_points: NDArray[np.float64] | None = None
     moving_points: NDArray[np.float64] | None = None
     transform: Transform | None = None
@@ -79,12 +91,10 @@ def read_truth(folder: CaseFolder, case: Case) -> Truth:
     """
     fixed = read_image(folder.path / case.fixed)
     labels: list[Image | None] = [None, None]
-    shared: set[int] = set()
     if case.fixed_labels is not None and case.moving_labels is not None:
         maps = [read_labels(folder.path / name) for name in (case.fixed_labels, case.moving_labels)]
         ids = [set(torch.unique(m.data).tolist()) - {0} for m in maps]
-        shared = ids[0] & ids[1]
-        if not shared:
+        if not ids[0] & ids[1]:
             raise InputError(
                 f"{maps[0].name} and {maps[1].name} share no label id; equal ids must mean equal structures"
             )
@@ -97,7 +107,6 @@ def read_truth(folder: CaseFolder, case: Case) -> Truth:
         fixed.unit,
         fixed_labels=labels[0],
         moving_labels=labels[1],
-        labels=tuple(sorted(shared)),
         fixed_points=points[0],
         moving_points=points[1],
         transform=None if case.true_affine is None else Affine(np.array(case.true_affine)),
@@ -120,6 +129,11 @@ def load_transforms(files: Sequence[Path]) -> Transform:
 
 
 def score(transform: Transform | None, truth: Truth) -> dict[str, float]:
+    """Return the values of `measure` alone."""
+    return dict(measure(transform, truth).values)
+
+
+def measure(transform: Transform | None, truth: Truth) -> Scores:
     """Measure a transform against the truth of a case.
 
     Parameters
@@ -129,9 +143,9 @@ def score(transform: Transform | None, truth: Truth) -> dict[str, float]:
     Returns
     -------
     Those of `SCORES` that the truth allows. ``dice_mean`` is the mean over the labels present in both label maps
-    as given, the moving one resampled by nearest neighbour onto the fixed grid, 0 outside; a label that the
-    transform pushes out of the image counts as 0 and in ``labels_lost``, so that no method gains by losing one.
-    ``hd95_mean`` is the mean over the labels that are left.
+    as given, see `evaluate.score_moved_labels`; a label that the transform pushes out of the image counts as 0 and
+    in ``labels_lost``, so that no method gains by losing one. ``hd95_mean`` is the mean over the labels that are
+    left. Folding and spread of volume change are those at the voxels of the fixed image.
 
     Raises
     ------
@@ -145,15 +159,13 @@ def score(transform: Transform | None, truth: Truth) -> dict[str, float]:
             f"the transform is {mapping.ndim}D but the images are {grid.ndim}D; expected {grid.ndim}D"
         )
     found: dict[str, float] = {}
+    dice: Mapping[int, float] = {}
     if truth.fixed_labels is not None and truth.moving_labels is not None:
-        target = truth.fixed_labels
-        moved = warp(truth.moving_labels, transform, target.grid, mode="nearest", fill=0)
-        agreement = score_labels(target.data[0], moved.data[0], target.grid)
-        kept = [label for label in truth.labels if label in agreement.dice]
-        found["dice_mean"] = float(np.mean([agreement.dice.get(label, 0.0) for label in truth.labels]))
-        if kept:
-            found["hd95_mean"] = float(np.mean([agreement.hd95[label] for label in kept]))
-        found["labels_lost"] = float(len(truth.labels) - len(kept))
+        agreement = score_moved_labels(truth.fixed_labels, truth.moving_labels, transform)
+        dice = agreement.dice
+        means = agreement.means()
+        found |= {name: means[name] for name in ("dice_mean", "hd95_mean") if name in means}
+        found["labels_lost"] = float(len(agreement.lost))
     if truth.fixed_points is not None and truth.moving_points is not None:
         errors = landmark_errors(transform, truth.fixed_points, truth.moving_points)
         found |= summarise_errors(errors, "landmark_error")
@@ -161,4 +173,5 @@ def score(transform: Transform | None, truth: Truth) -> dict[str, float]:
         known = displacement_errors(mapping, truth.transform, grid)
         found["displacement_error_mean"] = known["displacement_error_mean"]
     deformation = deformation_summary(mapping, grid)
-    return found | {name: deformation[name] for name in ("folding_percent", "sdlogj")}
+    found |= {name: deformation[name] for name in ("folding_percent", "sdlogj", "sdlogj_learn2reg")}
+    return Scores(found, dict(sorted(dice.items())))

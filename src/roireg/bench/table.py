@@ -1,155 +1,331 @@
-"""Rows to Markdown: per set one table, before and after, and who got worse."""
+"""Rows to tables, and tables to Markdown: a summary, the comparison with every peer, and one table per set."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from roireg.bench.cases import CaseFolder
 from roireg.bench.results import Row
+from roireg.bench.statistics import (
+    ACCURACY,
+    Board,
+    Spread,
+    boards,
+    compare,
+    dsc30,
+    got_worse,
+    is_ours,
+    main_method,
+    overall,
+    standings,
+    tre30,
+)
 
-__all__ = ["DICE_DROP", "got_worse", "markdown"]
-
-DICE_DROP = 0.02
-"""A pair got worse when its Dice fell by more than this, or its mean landmark error grew at all."""
-
-REFERENCE = "demons"
-"""The peer that seconds are put in relation to."""
+__all__ = ["NOTES", "Table", "markdown", "set_tables", "summary_tables", "title_of"]
 
 SHOWN = 6
 
-_HEAD = (
-    "method",
-    "pairs",
-    "Dice",
-    "landmark error",
-    "HD95",
-    "folding %, mean (max)",
-    "SDlogJ",
-    "worst change",
-    "worse (verdict)",
-    "s",
-    f"x {REFERENCE}",
-    "CPU s",
-    "MB",
+NOTES = (
+    "Means ± standard deviation over the pairs of a set. A run that failed leaves the images where they were and "
+    "counts with the scores before. Worse: Dice fell by more than 0.02 or the mean landmark error grew. DSC30 and "
+    "TRE30: the bound of the worst 30 % of the pairs. Differences are paired, with a 95 % bootstrap interval (BCa) "
+    "and the Wilcoxon signed-rank test; better and worse are said only where the interval leaves out 0, and not with "
+    "fewer than 6 pairs. Pairs of a set that share images are not independent: its intervals are then too narrow. "
+    "s and CPU s: registration alone, files in memory; start-up: the rest of the process (imports beyond torch and "
+    "SimpleITK, reading and writing files); MB: largest peak."
 )
 
-
-def got_worse(row: Row) -> bool:
-    """Tell whether a pair is worse off than before: Dice down by more than `DICE_DROP`, or landmark error up."""
-    overlap, distance = row.change("dice_mean"), row.change("landmark_error_mean")
-    # Scores are stored to six digits.
-    return (overlap is not None and overlap < -DICE_DROP) or (
-        distance is not None and distance > 1e-5 * max(1.0, row.before["landmark_error_mean"])
-    )
+_SCORE_NAMES = {
+    "dice_mean": "Dice",
+    "landmark_error_mean": "landmark error",
+    "displacement_error_mean": "field error",
+}
 
 
-def markdown(rows: Sequence[Row], folders: Sequence[CaseFolder], *, heading: str = "", notes: str = "") -> str:
-    """Return a Markdown page: a summary over all sets, then one table per set.
+@dataclass(frozen=True)
+class Table:
+    """Text cells in columns; the first column names a method.
+
+    Attributes
+    ----------
+    ours : rows (by index) that are methods of this package.
+    remarks : lines below the table.
+    """
+
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    ours: frozenset[int] = frozenset()
+    remarks: tuple[str, ...] = ()
+    caption: str = ""
+
+
+def markdown(rows: Sequence[Row], folders: Sequence[CaseFolder] = (), *, heading: str = "", notes: str = "") -> str:
+    """Return a Markdown page: a summary over all sets, then one section per set.
 
     Parameters
     ----------
     rows : of any methods; methods appear in the order in which they first occur.
-    folders : the case sets, in the order of the tables.
+    folders : the case sets, for their titles; sets of the rows that are not here have their name alone.
     heading, notes : title and a paragraph such as date, machine and command.
-
-    Means are over the pairs that a method finished; the others are counted and their reasons listed. Times are
-    marked with * where the rows of the reference were measured in another session.
     """
-    methods = list(dict.fromkeys(row.method for row in rows))
     parts = [f"# {heading}\n"] if heading else []
-    if notes:
-        parts.append(f"{notes}\n")
-    parts.append(_summary(rows, methods))
-    for folder in folders:
-        parts.append(_set(folder, [row for row in rows if row.set == folder.content.name], methods))
+    parts += [f"{text}\n" for text in (notes, NOTES) if text]
+    parts += [_markdown(table) for table in summary_tables(rows)]
+    for name in dict.fromkeys(row.set for row in rows):
+        parts.append(f"## {name}\n")
+        if title := title_of(name, folders):
+            parts.append(f"{title}\n")
+        parts += [_markdown(table) for table in set_tables(name, rows)]
     return "\n".join(parts)
 
 
-def _summary(rows: Sequence[Row], methods: Sequence[str]) -> str:
+def title_of(name: str, folders: Sequence[CaseFolder]) -> str:
+    """Return task, dimension and modality of a set in words, empty when the set is not among the folders."""
+    for cases in (folder.content for folder in folders if folder.content.name == name):
+        modality = cases.modality.fixed
+        if cases.modality.moving != modality:
+            modality = f"{modality} / {cases.modality.moving}"
+        return f"{cases.task}, {cases.ndim}D, {modality}"
+    return ""
+
+
+# -- over all sets ---------------------------------------------------------------------------------
+
+
+def summary_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return the table of all methods, and that of our main method against every other one."""
+    found = boards(rows)
+    main = main_method(rows)
+    tables = [_methods(rows, found)]
+    if main is not None:
+        others = [m for m in dict.fromkeys(row.method for row in rows) if m != main and _ran(rows, m)]
+        lines = [line for other in others if (line := _overall_line(found, main, other))]
+        if lines:
+            head = (
+                "method",
+                "sets",
+                f"Dice, {main} minus method [95 %]",
+                "sets",
+                f"error, {main} / method [95 %]",
+                f"sets where {main} is better",
+                "worse",
+                "unclear",
+                "too few pairs",
+            )
+            ours = frozenset(i for i, line in enumerate(lines) if is_ours(line[0]))
+            remark = (
+                "Means over sets of the mean difference (Dice) and of the ratio of mean errors (landmarks or known "
+                "field, geometric mean); every set weighs the same. Dice above 0 and ratios below 1 speak for "
+                f"{main}."
+            )
+            tables.append(Table(head, tuple(lines), ours, (remark,), f"{main} against every method"))
+    return tables
+
+
+def _ran(rows: Sequence[Row], method: str) -> bool:
+    return any(row.method == method and row.status != "unavailable" for row in rows)
+
+
+def _methods(rows: Sequence[Row], found: Sequence[Board]) -> Table:
+    places = {s.method: s for s in standings(found)}
+    names = list(dict.fromkeys(row.method for row in rows))
+    ran = [name for name in names if _ran(rows, name)]
+    ran.sort(key=lambda name: places[name].rank if name in places else math.inf)
     lines = []
-    for method in methods:
-        own = [row for row in rows if row.method == method]
+    for name in ran:
+        own = [row for row in rows if row.method == name and row.status != "unavailable"]
         done = [row for row in own if row.status == "ok"]
         worse = [row for row in done if got_worse(row)]
-        trusted = [row for row in worse if row.verdict in ("ok", "")]
-        verdicts = _counted([row.verdict for row in done])
-        cells = (method, len(own), len(own) - len(done), len(worse), len(trusted), verdicts, _versions(own))
-        lines.append([str(cell) for cell in cells])
-    head = ("method", "pairs", "failed", "worse than before", "of these not doubted", "verdicts", "version")
-    return _table(head, lines)
-
-
-def _set(folder: CaseFolder, rows: Sequence[Row], methods: Sequence[str]) -> str:
-    cases = folder.content
-    modality = cases.modality.fixed
-    if cases.modality.moving != modality:
-        modality = f"{modality} / {cases.modality.moving}"
-    title = f"## {cases.name}\n\n{cases.task}, {cases.ndim}D, {modality}\n"
-    reference = {row.pair: row for row in rows if row.method == REFERENCE and row.status == "ok"}
-    lines, failures = [], []
-    for method in methods:
-        own = [row for row in rows if row.method == method]
-        done = [row for row in own if row.status == "ok"]
-        failures += [f"- {method}, {row.pair}: {row.reason}" for row in own if row.status != "ok"]
-        if own:
-            lines.append(_line(method, own, done, reference))
-    text = f"{title}\n{_table(_HEAD, lines)}"
-    return text + ("\nFailed:\n\n" + "\n".join(failures) + "\n" if failures else "")
-
-
-def _line(method: str, own: Sequence[Row], done: Sequence[Row], reference: dict[str, Row]) -> list[str]:
-    unit = next((row.unit for row in done), "")
-    folding = [row.after["folding_percent"] for row in done]
-    worse = [f"{row.pair} ({row.verdict or 'none'})" for row in done if got_worse(row)]
-    more = f" and {len(worse) - SHOWN} more" if len(worse) > SHOWN else ""
-    return [
-        method,
-        str(len(own)) if len(done) == len(own) else f"{len(done)} of {len(own)}",
-        _before_after(done, "dice_mean", ".3f"),
-        _before_after(done, "landmark_error_mean", ".2f", unit),
-        _before_after(done, "hd95_mean", ".2f", unit),
-        f"{np.mean(folding):.2g} ({max(folding):.2g})" if folding else "–",
-        _mean([row.after["sdlogj"] for row in done], ".3f"),
-        _worst(done, unit),
-        f"{len(worse)}: {', '.join(worse[:SHOWN])}{more}" if worse else "0" if done else "–",
-        _mean([row.seconds for row in done], ".1f"),
-        _ratio(done, reference),
-        _mean([row.cpu_seconds for row in done], ".1f"),
-        _mean([row.peak_mb for row in done], ".0f", np.max),
+        doubted = [row for row in worse if row.verdict in ("uncertain", "failed")]
+        place = places.get(name)
+        lines.append(
+            (
+                name,
+                str(len(own)),
+                str(len(own) - len(done)),
+                f"{len(worse)} ({100 * len(worse) / len(done):.0f} %)" if done else "–",
+                str(len(worse) - len(doubted)),
+                "–" if place is None else f"{place.rank:.2f} ({place.boards})",
+                "–" if place is None else f"{place.wins} / {place.losses}",
+                _mean([row.seconds for row in done], ".1f"),
+                _counted([row.verdict for row in done]),
+                _versions(own),
+            )
+        )
+    remarks = [
+        f"{name}: unavailable, {'; '.join(dict.fromkeys(r.reason for r in rows if r.method == name))}"
+        for name in names
+        if name not in ran
     ]
+    if len({places[name].boards for name in ran if name in places}) > 1:
+        remarks.append(
+            "Methods that are on fewer boards were not run on all sets; their mean ranks are of those alone."
+        )
+    most = max((row.jobs for row in rows), default=1)
+    if most > 1:
+        remarks.append(f"Times were measured with up to {most} runs beside each other and are longer than alone.")
+    if len({row.session for row in rows if row.status == "ok"}) > 1:
+        remarks.append("Times come from several sessions; between sessions they compare less well.")
+    head = (
+        "method",
+        "pairs",
+        "failed",
+        "worse than before",
+        "of these not doubted",
+        "mean rank (boards)",
+        "wins / losses",
+        "s",
+        "verdicts",
+        "version",
+    )
+    ours = frozenset(i for i, name in enumerate(ran) if is_ours(name))
+    return Table(head, tuple(lines), ours, tuple(remarks), "All methods, all sets")
 
 
-def _before_after(rows: Sequence[Row], name: str, style: str, unit: str = "") -> str:
-    both = [(row.before[name], row.after[name]) for row in rows if row.change(name) is not None]
-    if not both:
+def _overall_line(found: Sequence[Board], main: str, other: str) -> tuple[str, ...] | None:
+    o = overall(found, main, other)
+    if not o.dice[3] and not o.error[3]:
+        return None
+    return (
+        other,
+        str(o.dice[3]),
+        _interval(*o.dice[:3], "+.3f"),
+        str(o.error[3]),
+        _interval(*o.error[:3], ".2f"),
+        str(o.better),
+        str(o.worse),
+        str(o.unclear),
+        str(o.small),
+    )
+
+
+# -- one set ---------------------------------------------------------------------------------------
+
+
+def set_tables(name: str, rows: Sequence[Row]) -> list[Table]:
+    """Return the table of a set, and the comparison of our main method with the best peer on it."""
+    all_rows = [row for row in rows if row.set == name]
+    absent: dict[str, list[str]] = {}
+    for row in all_rows:
+        if row.status == "unavailable" and row.method not in absent.setdefault(row.reason, []):
+            absent[row.reason].append(row.method)
+    remarks = [f"{', '.join(methods)}: unavailable, {reason}" for reason, methods in absent.items()]
+    own = [row for row in all_rows if row.status != "unavailable"]
+    if not own:
+        return [Table(("method",), (), remarks=tuple(remarks))]
+    return [_scores(own, remarks), *_comparison(own)]
+
+
+def _scores(rows: Sequence[Row], remarks: Sequence[str]) -> Table:
+    """One line per method and one for the state before; columns that nothing was measured for are left out."""
+    unit = next((row.unit for row in rows if row.unit), "")
+    names = list(dict.fromkeys(row.method for row in rows))
+    before = list({row.pair: row for row in rows if row.before}.values())
+    columns: list[tuple[str, list[str]]] = []
+
+    def add(title: str, first: str, cell: Callable[[list[Row], list[Row]], str]) -> None:
+        cells = [first]
+        for method in names:
+            own = [row for row in rows if row.method == method]
+            cells.append(cell(own, [row for row in own if row.status == "ok"]))
+        if any(text != "–" for text in cells):
+            columns.append((title, cells))
+
+    def add_score(metric: str, title: str, style: str) -> None:
+        start = _spread([row.before[metric] for row in before if metric in row.before], style)
+        add(title, start, lambda own, _: _spread([r.outcome[metric] for r in own if metric in r.outcome], style))
+
+    add("pairs", str(len(before)), lambda own, done: _share(len(done), len(own)))
+    add_score("dice_mean", "Dice", ".3f")
+    add("DSC30", _number(dsc30([_started(row) for row in before]), ".3f"), lambda own, _: _number(dsc30(own), ".3f"))
+    add_score("landmark_error_mean", f"landmark error, {unit}", ".2f")
+    add_score("landmark_error_median", "median", ".2f")
+    add_score("landmark_error_max", "max", ".1f")
+    add("TRE30", _number(tre30([_started(row) for row in before]), ".2f"), lambda own, _: _number(tre30(own), ".2f"))
+    add_score("displacement_error_mean", f"field error, {unit}", ".2f")
+    add_score("hd95_mean", f"HD95, {unit}", ".2f")
+    add("labels lost", "–", lambda _, done: _lost(done))
+    add("folding %, mean (max)", "–", lambda _, done: _folding(done))
+    add("SDlogJ", "–", lambda _, done: _mean([row.after["sdlogj"] for row in done], ".3f"))
+    add("SDlogJ, Learn2Reg", "–", lambda _, done: _mean([row.after["sdlogj_learn2reg"] for row in done], ".3f"))
+    add("worse (verdict)", "–", lambda _, done: _worse(done))
+    add("s", "–", lambda _, done: _mean([row.seconds for row in done], ".1f"))
+    add("CPU s", "–", lambda _, done: _mean([row.cpu_seconds for row in done], ".1f"))
+    add("start-up s", "–", lambda _, done: _mean([row.startup_seconds for row in done], ".1f"))
+    add("MB", "–", lambda _, done: _mean([row.peak_mb for row in done], ".0f", np.max))
+    lines = [("before", *(cells[0] for _, cells in columns))]
+    lines += [(method, *(cells[i + 1] for _, cells in columns)) for i, method in enumerate(names)]
+    failed = [f"{row.method}, {row.pair}: failed, {row.reason}" for row in rows if row.status == "failed"]
+    ours = frozenset(i + 1 for i, method in enumerate(names) if is_ours(method))
+    return Table(("method", *(title for title, _ in columns)), tuple(lines), ours, (*failed, *remarks))
+
+
+def _comparison(rows: Sequence[Row]) -> list[Table]:
+    main = main_method(rows)
+    lines = []
+    for board in boards(rows):
+        peer = board.best_peer(main) if main in board.values and main is not None else None
+        if peer is None or main is None:
+            continue
+        found = compare(board, main, peer)
+        style = "+.3f" if board.metric == "dice_mean" else "+.2f"
+        name = _SCORE_NAMES[board.metric] + (f", {board.unit}" if board.unit else "")
+        difference = _interval(found.difference, found.low, found.high, style)
+        p = f"{found.p:.2g}" if math.isfinite(found.p) else "–"
+        lines.append((peer, name, str(found.pairs), difference, p, found.judgement))
+    head = ("best peer", "score", "pairs", f"{main} minus peer [95 %]", "Wilcoxon p", f"{main} is")
+    return [Table(head, tuple(lines))] if lines else []
+
+
+def _started(row: Row) -> Row:
+    """Return the row as if nothing had been done."""
+    return Row(**{**row.__dict__, "status": "ok", "after": row.before})
+
+
+# -- cells -----------------------------------------------------------------------------------------
+
+
+def _spread(values: Sequence[float], style: str) -> str:
+    found = Spread.of(values)
+    if not found.count:
         return "–"
-    before, after = np.mean(both, axis=0)
-    return f"{before:{style}} → {after:{style}}" + (f" {unit}" if unit else "")
+    return f"{found.mean:{style}}" + (f" ± {found.sd:{style}}" if math.isfinite(found.sd) else "")
 
 
-def _worst(rows: Sequence[Row], unit: str) -> str:
-    found = []
-    for name, style, sign, suffix in (
-        ("dice_mean", "+.3f", 1, " Dice"),
-        ("landmark_error_mean", "+.2f", -1, f" {unit}"),
-    ):
-        changes = [(sign * change, row.pair) for row in rows if (change := row.change(name)) is not None]
-        if changes:
-            change, pair = min(changes)
-            found.append(f"{sign * change:{style}}{suffix} ({pair})")
-    return ", ".join(found) or "–"
-
-
-def _ratio(rows: Sequence[Row], reference: dict[str, Row]) -> str:
-    """Sum of seconds over that of the reference, on the pairs that both finished."""
-    both = [(row, reference[row.pair]) for row in rows if row.pair in reference]
-    if not both:
+def _interval(middle: float, low: float, high: float, style: str) -> str:
+    if not math.isfinite(middle):
         return "–"
-    own, other = (sum(pair[side].seconds for pair in both) for side in (0, 1))
-    mark = "" if all(a.session == b.session for a, b in both) else "*"
-    return f"{own / other:.2f}{mark}" if other > 0 else "–"
+    return f"{middle:{style}}" + (f" [{low:{style}}, {high:{style}}]" if math.isfinite(low) else "")
+
+
+def _number(value: float | None, style: str) -> str:
+    return "–" if value is None else f"{value:{style}}"
+
+
+def _share(done: int, asked: int) -> str:
+    return str(asked) if done == asked else f"{done} of {asked}"
+
+
+def _folding(rows: Sequence[Row]) -> str:
+    values = [row.after["folding_percent"] for row in rows]
+    return f"{np.mean(values):.2g} ({max(values):.2g})" if values else "–"
+
+
+def _lost(rows: Sequence[Row]) -> str:
+    total = sum(row.after.get("labels_lost", 0.0) for row in rows)
+    return f"{total:.0f}" if total else "–"
+
+
+def _worse(rows: Sequence[Row]) -> str:
+    if not any(metric in row.after for row in rows for metric in ACCURACY):
+        return "–"
+    worse = [row.pair + (f" ({row.verdict})" if row.verdict else "") for row in rows if got_worse(row)]
+    more = f" and {len(worse) - SHOWN} more" if len(worse) > SHOWN else ""
+    return f"{len(worse)}: {', '.join(worse[:SHOWN])}{more}" if worse else "0"
 
 
 def _mean(values: Sequence[float], style: str, over: Callable[[Sequence[float]], float] = np.mean) -> str:
@@ -166,6 +342,10 @@ def _versions(rows: Sequence[Row]) -> str:
     return f"{', '.join(sorted({row.version for row in rows}))}; threads {threads}"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+def _markdown(table: Table) -> str:
+    names = [f"**{line[0]}**" if i in table.ours else line[0] for i, line in enumerate(table.lines)]
+    body = [(name, *line[1:]) for name, line in zip(names, table.lines, strict=True)]
+    rows = [table.head, ["---"] * len(table.head), *body]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+    caption = f"{table.caption}:\n\n" if table.caption else ""
+    return caption + text + "".join(f"\n- {remark}" for remark in table.remarks) + ("\n" if table.remarks else "")

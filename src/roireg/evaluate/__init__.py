@@ -17,6 +17,7 @@ from roireg.evaluate.metrics import (
     landmark_errors,
     metric,
     score_labels,
+    score_moved_labels,
     summarise_errors,
     surface_distances,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "overlap_mask",
     "render_report",
     "score_labels",
+    "score_moved_labels",
     "sd_log_jacobian",
     "similarity",
     "summarise_errors",

@@ -6,10 +6,11 @@ All lengths are in the world unit of the grids: millimetres, or pixels for raste
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
+from roireg.core.image import Image
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Transform
+from roireg.core.warp import warp
 
 __all__ = [
     "CATALOGUE",
@@ -29,6 +32,7 @@ __all__ = [
     "landmark_errors",
     "metric",
     "score_labels",
+    "score_moved_labels",
     "summarise_errors",
     "surface_distances",
 ]
@@ -136,10 +140,12 @@ class LabelScores:
 
     Attributes
     ----------
-    dice : label -> 2|A ∩ B| / (|A| + |B|), 0..1.
+    dice : label -> 2|A ∩ B| / (|A| + |B|), 0..1; 0 for the labels in `lost`.
     hd95, assd : label -> surface distances in world units (see `surface_distances`); empty when not asked for.
     centroid : label -> distance of the two centroids in world units.
     only_fixed, only_warped : labels that the other map lacks; they enter no mean.
+    lost : labels that were expected in both maps and are missing in one. They have a Dice of 0, so that losing a
+        label is never a gain, and no distance: there is none to nothing.
     """
 
     dice: Mapping[int, float]
@@ -148,6 +154,7 @@ class LabelScores:
     centroid: Mapping[int, float]
     only_fixed: tuple[int, ...] = field(default=())
     only_warped: tuple[int, ...] = field(default=())
+    lost: tuple[int, ...] = field(default=())
 
     def means(self) -> dict[str, float]:
         """Return the mean over labels of every score, named as in `CATALOGUE`; {} without a common label."""
@@ -165,7 +172,8 @@ class LabelScores:
             name: {str(k): _finite(v) for k, v in getattr(self, name).items()}
             for name in ("dice", "hd95", "assd", "centroid")
         }
-        return {**per_label, "only_fixed": list(self.only_fixed), "only_warped": list(self.only_warped)}
+        lists = {name: list(getattr(self, name)) for name in ("only_fixed", "only_warped", "lost")}
+        return {**per_label, **lists}
 
 
 def dice(a: Tensor, b: Tensor) -> float:
@@ -240,13 +248,46 @@ def _surface_distances(a: Array, b: Array) -> dict[str, float]:
     }
 
 
-def score_labels(fixed: Tensor, warped: Tensor, grid: Grid, *, surfaces: bool = True) -> LabelScores:
+def score_moved_labels(
+    fixed: Image, moving: Image, transform: Transform | None, *, surfaces: bool = True
+) -> LabelScores:
+    """Bring a label map onto the fixed one and compare: the one definition of label overlap in this package.
+
+    Compared are the labels that occur in both maps as given. The moving map is resampled by nearest neighbour, 0
+    outside. A label that the transform pushes out of the fixed image is `lost`: its Dice is 0.
+
+    Parameters
+    ----------
+    fixed, moving : label maps, each on a grid of its own; 0 is background.
+    transform : fixed to moving world; None is the identity.
+    surfaces : also measure HD95 and ASSD (the slower part).
+
+    Returns
+    -------
+    Scores without any label when the maps share none.
+
+    Raises
+    ------
+    GeometryError
+        When the maps differ in dimension.
+    """
+    if fixed.ndim != moving.ndim:
+        raise GeometryError(f"{fixed.name} is {fixed.ndim}D but {moving.name} is {moving.ndim}D; both must be equal")
+    shared = set(torch.unique(fixed.data).tolist()) & set(torch.unique(moving.data).tolist()) - {0}
+    moved = warp(moving, transform, fixed.grid, mode="nearest", fill=0)
+    return score_labels(fixed.data[0], moved.data[0], fixed.grid, expected=shared, surfaces=surfaces)
+
+
+def score_labels(
+    fixed: Tensor, warped: Tensor, grid: Grid, *, expected: Collection[int] = (), surfaces: bool = True
+) -> LabelScores:
     """Compare a fixed label map with a warped one on the same grid; 0 is background.
 
     Parameters
     ----------
     fixed, warped : (*shape) integer tensors.
     grid : where both lie.
+    expected : labels that both maps should have; one that a map lacks is `lost` and has a Dice of 0.
     surfaces : also measure HD95 and ASSD (the slower part).
 
     Raises
@@ -277,10 +318,13 @@ def score_labels(fixed: Tensor, warped: Tensor, grid: Grid, *, surfaces: bool = 
             measured = _surface_distances(*points)
             scores["hd95"][label] = measured["hd95"]
             scores["assd"][label] = measured["assd"]
+    lost = sorted(int(label) for label in set(expected) - set(both))
+    scores["dice"] |= dict.fromkeys(lost, 0.0)
     return LabelScores(
         **scores,
-        only_fixed=tuple(sorted(int(v) for v in present[0] - present[1])),
-        only_warped=tuple(sorted(int(v) for v in present[1] - present[0])),
+        only_fixed=tuple(sorted(int(v) for v in present[0] - present[1] - set(lost))),
+        only_warped=tuple(sorted(int(v) for v in present[1] - present[0] - set(lost))),
+        lost=tuple(lost),
     )
 
 

@@ -62,7 +62,6 @@ class ReportInput:
     verdict : "ok", "uncertain" or "failed".
     reasons : sentences that explain the verdict.
     metrics : name -> `MetricValue` or plain number; names in `metrics.CATALOGUE` get a label and a unit.
-    timings : stage -> seconds.
     provenance : versions, seed, arguments, hashes; nested mappings are shown with dotted names.
 
     Raises
@@ -83,7 +82,6 @@ class ReportInput:
     verdict: str = "ok"
     reasons: Sequence[str] = ()
     metrics: Mapping[str, MetricValue | float] = field(default_factory=dict)
-    timings: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,6 +96,8 @@ class ReportInput:
 
 def render_report(report: ReportInput) -> str:
     """Return the report as the text of one HTML file without any outside reference.
+
+    Equal input gives equal text: how long things took is not in it.
 
     Only a few planes are sampled, never a whole volume.
     """
@@ -118,7 +118,6 @@ def render_report(report: ReportInput) -> str:
         deformation=scene.deformation(),
         pairs=_pair_rows(report, scene.drawn),
         metrics=_metric_rows(report),
-        timings=_timing_rows(report.timings),
         provenance=list(_flatten(report.provenance)),
     )
 
@@ -358,18 +357,6 @@ def _metric_rows(report: ReportInput) -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def _timing_rows(timings: Mapping[str, float]) -> dict[str, Any]:
-    """Return one bar per stage; a stage named "total" is shown as the sum, else the sum is taken."""
-    stages = {k: float(v) for k, v in timings.items() if k != "total"}
-    total = float(timings.get("total", sum(stages.values())))
-    longest = max(stages.values(), default=0.0) or 1.0
-    rows = [
-        {"label": k.replace("_", " "), "text": f"{v:.2f} s", "share": round(100 * v / longest, 1)}
-        for k, v in stages.items()
-    ]
-    return {"rows": rows, "total": f"{total:.2f} s"}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

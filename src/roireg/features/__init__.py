@@ -2,15 +2,18 @@
 
 from roireg.features.base import FeatureExtractor, available_extractors, make_extractor, register_extractor
 from roireg.features.cache import CachedExtractor
+from roireg.features.encoder import EncoderFeatures, encoder_features
 from roireg.features.intensity import IntensityFeatures, foreground_mask, normalise_intensity
 from roireg.features.mind import MindFeatures, mind_ssc
 
 __all__ = [
     "CachedExtractor",
+    "EncoderFeatures",
     "FeatureExtractor",
     "IntensityFeatures",
     "MindFeatures",
     "available_extractors",
+    "encoder_features",
     "foreground_mask",
     "make_extractor",
     "mind_ssc",
@@ -20,3 +23,4 @@ __all__ = [
 
 register_extractor("mind", MindFeatures)
 register_extractor("intensity", IntensityFeatures)
+register_extractor("model", encoder_features)

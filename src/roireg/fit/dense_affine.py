@@ -19,7 +19,9 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine
 from roireg.core.warp import resample, sample
+from roireg.fit.adam import Adam
 from roireg.fit.objectives import FLOOR
+from roireg.fit.region_affine import plausible
 from roireg.fit.velocity import level_spacings, normalise
 
 __all__ = ["AffineOptions", "Candidate", "choose_affine", "refine_affine"]
@@ -115,13 +117,6 @@ class _Judge:
             return float(self(matrix[:-1, :-1], matrix[:-1, -1]))
 
 
-def plausible(affine: Affine, *, max_scale: float) -> bool:
-    """Tell whether the map keeps orientation and stretches nothing by more than `max_scale` or its inverse."""
-    linear = affine.matrix[:-1, :-1]
-    stretch = np.linalg.svd(linear, compute_uv=False)
-    return bool(np.linalg.det(linear) > 0 and stretch[0] <= max_scale and stretch[-1] >= 1 / max_scale)
-
-
 def choose_affine(
     fixed: Image,
     moving: Image,
@@ -199,8 +194,7 @@ def _ascend(judge: _Judge, start: Affine, model: str, steps: int, options: Affin
     turn = torch.zeros(len(basis), device=device, requires_grad=True)
     shift = torch.zeros(d, device=device, requires_grad=True)
     parameters = [shift] if len(basis) == 0 else [shift, turn]
-    optimiser = torch.optim.Adam(parameters, lr=0.5 * voxel, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1), eta_min=0.02 * voxel)
+    optimiser = Adam(parameters, rate=0.5 * voxel, steps=max(steps, 1), last=0.04, betas=(0.9, 0.95))
 
     def current() -> tuple[Tensor, Tensor]:
         # x -> c + E (x - c) + shift, then start.
@@ -212,7 +206,6 @@ def _ascend(judge: _Judge, start: Affine, model: str, steps: int, options: Affin
 
     best, best_score = start, -1.0
     for _ in range(steps):
-        optimiser.zero_grad()
         linear, translation = current()
         score = judge(linear, translation)
         if float(score.detach()) > best_score:
@@ -222,9 +215,7 @@ def _ascend(judge: _Judge, start: Affine, model: str, steps: int, options: Affin
             if not plausible(Affine(candidate), max_scale=options.max_scale):
                 break
             best, best_score = Affine(candidate), float(score.detach())
-        (-score * radius).backward()
-        optimiser.step()
-        schedule.step()
+        optimiser.step(-score * radius)
     return best
 
 

@@ -17,6 +17,7 @@ from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, DisplacementField
 from roireg.core.warp import identity_coords, resample, sample, warp
+from roireg.fit.adam import Adam
 
 __all__ = ["bending_energy", "fit_published"]
 
@@ -71,15 +72,13 @@ def fit_published(
     identity = identity_coords(lattice.shape, fixed.device)
     half = torch.tensor([n / 2 for n in lattice.shape[::-1]], device=fixed.device)
     field = torch.zeros(grid.ndim, *lattice.shape, device=fixed.device, requires_grad=True)  # [-1, 1] units
-    optimiser = torch.optim.Adam([field], lr=rate)
+    optimiser = Adam([field], rate=rate, steps=iterations)
     for i in range(iterations):
-        optimiser.zero_grad()
         warped = sample(moving.data[None], (identity + field.movedim(0, -1) * half)[None])[0].reshape(-1)
         dice = 1 - 2 * (warped * target).sum() / (warped.sum() + target.sum()).clamp(min=1e-6)
         entropy = torch.nn.functional.binary_cross_entropy(warped.clamp(1e-6, 1 - 1e-6), target)
         loss = dice + 0.1 * entropy + smoothness * bending_energy(field)
-        loss.backward()
-        optimiser.step()
+        optimiser.step(loss)
         if i % 20 == 0:
             progress(
                 ProgressEvent("fitting the deformation", (i + 1) / iterations, f"loss {float(loss.detach()):.4f}")

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
-from roireg.core.rois import ROIPairs
+from roireg.core.rois import ROIPairs, ROISet
 from roireg.core.transforms import Affine
 
-__all__ = ["MODELS", "affine_from_points", "affine_from_regions"]
+__all__ = ["MODELS", "affine_from_points", "affine_from_regions", "plausible"]
 
 Array = NDArray[np.float64]
 MODELS = ("translation", "rigid", "similarity", "affine")
@@ -66,6 +66,7 @@ def affine_from_regions(
     model: str = "affine",
     start: Affine | None = None,
     moments: float = 0.5,
+    max_scale: float = 2.0,
     iterations: int = 20,
 ) -> Affine:
     """Robust affine from the active pairs by iteratively reweighted least squares (METHODS section 3a).
@@ -81,6 +82,8 @@ def affine_from_regions(
     model : see :func:`affine_from_points`; falls back to what the number of pairs can carry: one pair fixes a
         translation (a similarity when moments count), fewer than d + 1 a similarity.
     start : where to start, default a translation between the weighted centroids.
+    max_scale : where the map would mirror, or stretch any direction by more than this or its inverse, the pairs
+        contradict each other: the next stiffer model is fitted instead, down to a translation.
     moments : weight of a region's moment points relative to its centroid.
 
     Raises
@@ -98,6 +101,31 @@ def affine_from_regions(
     if len(active) == 1 and (moments == 0 or model == "rigid"):
         model = "translation"
     confidence = np.clip(active.confidence, 1e-3, None)
+    softer = MODELS[: MODELS.index(model) + 1] if model in MODELS else (model,)
+    for stiffer in reversed(softer):
+        affine = _reweighted(fixed, moving, confidence, stiffer, start, moments, iterations)
+        if plausible(affine, max_scale=max_scale):
+            break
+    return affine
+
+
+def plausible(affine: Affine, *, max_scale: float) -> bool:
+    """Tell whether the map keeps orientation and stretches nothing by more than `max_scale` or its inverse."""
+    linear = affine.matrix[:-1, :-1]
+    stretch = np.linalg.svd(linear, compute_uv=False)
+    return bool(np.linalg.det(linear) > 0 and stretch[0] <= max_scale and stretch[-1] >= 1 / max_scale)
+
+
+def _reweighted(
+    fixed: ROISet,
+    moving: ROISet,
+    confidence: Array,
+    model: str,
+    start: Affine | None,
+    moments: float,
+    iterations: int,
+) -> Affine:
+    d = fixed.grid.ndim
     fc, mc, fs, ms = fixed.centroids, moving.centroids, fixed.covariances, moving.covariances
     affine = start or affine_from_points(fc, mc, weights=confidence, model="translation")
     axes = np.linalg.cholesky(fs)

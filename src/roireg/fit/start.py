@@ -112,10 +112,12 @@ def find_start(
     """
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     refined = choose_affine(fixed, moving, [*given, *proposals], options=options, **masks)[:probes]
-    rough = velocity.model_copy(
+    # Which start is right shows on wide windows and in features: a narrow window finds something to match anywhere.
+    trial = velocity.model_copy(update={"window": 2, "feature_weight": 2 * velocity.feature_weight})
+    rough = trial.model_copy(
         update={"levels": 1, "iterations": (30,), "max_voxels": max(1000, probe_voxels // 2**fixed.ndim)}
     )
-    fine = velocity.model_copy(update={"levels": 2, "iterations": (30, 20), "max_voxels": probe_voxels})
+    fine = trial.model_copy(update={"levels": 2, "iterations": (30, 20), "max_voxels": probe_voxels})
     radius = float(np.linalg.norm(fixed.grid.extent)) / 2
 
     def try_from(c: Candidate, trial: VelocityOptions) -> Candidate:

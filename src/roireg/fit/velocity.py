@@ -24,13 +24,17 @@ from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, VelocityField, exponential
 from roireg.core.warp import resample, sample, slab_points, voxel_coords, warp
-from roireg.fit.objectives import FeatureDistance, LocalCorrelation, RegionAgreement, diffusion
+from roireg.fit.adam import Adam
+from roireg.fit.objectives import (
+    FeatureDistance,
+    LocalCorrelation,
+    RegionAgreement,
+    diffusion,
+    noise_level,
+)
 from roireg.fit.signed_distance import signed_distances
 
 __all__ = ["VelocityFit", "VelocityOptions", "fit_velocity", "level_spacings", "normalise"]
-
-REGION_SAMPLES = 200_000
-"""Control points times pairs that the region term of a level looks at."""
 
 FeatureFunction = Callable[[Image], Image]
 
@@ -43,21 +47,30 @@ class VelocityOptions(BaseModel):
     model: str = Field("svf", pattern="^(svf|displacement)$", description="diffeomorphic flow, or plain displacement")
     levels: int = Field(4, ge=1, description="most resolution levels, each twice as fine as the one before")
     iterations: tuple[int, ...] = Field(
-        (50, 50, 40, 30), description="steps per level, coarse to fine; the last ones count for fewer levels"
+        (50, 40, 30, 20), description="steps per level, coarse to fine; the last ones count for fewer levels"
     )
     max_voxels: int = Field(1_500_000, ge=1000, description="most voxels of the finest level")
     finest: float = Field(
         1.25, ge=1, description="voxel size of the finest level relative to the image's finest axis"
     )
+    native_voxels: int = Field(
+        200_000, ge=0, description="images of at most so many voxels are fitted at their own resolution instead"
+    )
     min_length: int = Field(12, ge=2, description="voxels along the longest axis that the coarsest level keeps")
     correlation_weight: float = Field(1.0, ge=0, description="weight of the local correlation of intensities")
-    feature_weight: float = Field(0.5, ge=0, description="weight of the distance of dense features")
+    feature_weight: float = Field(0.25, ge=0, description="weight of the distance of dense features")
     feature_voxels: int = Field(150_000, ge=0, description="levels with more voxels than this leave features out")
-    window: int = Field(2, ge=1, description="radius of the correlation window in control steps")
+    window: int = Field(1, ge=1, description="radius of the correlation window in control steps")
     region_weight: float = Field(0.05, ge=0, description="weight of the region term (0 turns it off)")
     region_count: int = Field(24, ge=1, description="most pairs in the region term, the most confident first")
+    region_samples: int = Field(
+        200_000, ge=0, description="most pairs times control points in the region term of a level, at least 4 pairs"
+    )
     region_truncation: float = Field(0.06, gt=0, description="reach of the region term, fraction of the longest side")
-    smoothness: float = Field(0.1, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")
+    smoothness: float = Field(0.08, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")
+    noise: float = Field(
+        0.025, gt=0, description="noise, as a fraction of the range of intensities, at which the smoothness doubles"
+    )
     low_pass: float = Field(1.0, ge=0, description="Gaussian low-pass of the velocity in control steps")
     step: float = Field(0.5, gt=0, description="step of the optimiser in voxels of the level")
 
@@ -180,7 +193,7 @@ class _Level:
         are, keep the first few pairs only (and always those the user accepted).
         """
         accepted = sum(p.status == "accepted" for p in pairs.active.pairs)
-        count = max(4, accepted, REGION_SAMPLES // self.control.size)
+        count = max(4, accepted, self.options.region_samples // self.control.size)
         fixed, moving, weight = fixed[:count], moving[:count], weight[:count]
         on_control = warp(Image(fixed, pairs.fixed.grid), None, self.control).data
         self.regions = RegionAgreement(on_control, weight)
@@ -245,13 +258,16 @@ def fit_velocity(
     options = options or VelocityOptions()
     fixed = fixed.with_data(normalise(fixed.data, None if fixed_mask is None else fixed_mask.data > 0))
     moving = moving.with_data(normalise(moving.data, None if moving_mask is None else moving_mask.data > 0))
+    # The noisier the images, the less their agreement says against the prior.
+    noise = max(noise_level(fixed.data), noise_level(moving.data))
+    options = options.model_copy(update={"smoothness": options.smoothness * (1 + noise / options.noise)})
     regions = _region_inputs(pairs, options)
     spacings = level_spacings(
         fixed.grid,
         levels=options.levels,
         max_voxels=options.max_voxels,
         min_length=options.min_length,
-        finest=options.finest,
+        finest=options.finest if fixed.grid.size > options.native_voxels else 1.0,
     )
     iterations = options.iterations[-len(spacings) :]
     iterations = (iterations[0],) * (len(spacings) - len(iterations)) + iterations
@@ -306,17 +322,13 @@ def _descend(
     # The loss is a mean; counted per control point its gradient no longer depends on the size of the image, and
     # eps keeps places without evidence from moving on rounding noise.
     scale = math.prod(level.control.shape) * level.step_mm
-    optimiser = torch.optim.Adam([parameters], lr=level.step_mm, betas=(0.9, 0.99), eps=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1), eta_min=0.1 * level.step_mm)
+    optimiser = Adam([parameters], rate=level.step_mm, steps=max(steps, 1), last=0.1, betas=(0.9, 0.99), eps=1e-3)
     first = last = float("nan")
     for i in range(steps):
-        optimiser.zero_grad()
         loss = level.loss(level.smooth(parameters))
         last = float(loss.detach())
         first = last if i == 0 else first
-        (loss * scale).backward()
-        optimiser.step()
-        schedule.step()
+        optimiser.step(loss * scale)
         report((i + 1) / steps, last)
     return level.smooth(parameters.detach()), first, last
 

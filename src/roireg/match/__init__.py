@@ -1,6 +1,8 @@
 """Regions and features of two images in, region pairs and the geometry they agree on out."""
 
 from roireg.match.assign import assign_greedy, assign_many, assign_mutual, assign_optimal, confidences
+from roireg.match.carry import Guide, Side
+from roireg.match.evidence import Evidence
 from roireg.match.geometry import GeometryOptions, Hypothesis, affine_hypotheses, pair_agreement
 from roireg.match.matcher import PUBLISHED, MatchOptions, match, match_labels, region_similarity
 from roireg.match.prototypes import prototypes, resize_masks
@@ -12,14 +14,21 @@ from roireg.match.similarity import (
     descriptor_similarity,
 )
 from roireg.match.slices import match_slices
+from roireg.match.transfer import PROMPTREG, Transfer, TransferOptions, transfer_prompt
 
 __all__ = [
+    "PROMPTREG",
     "PUBLISHED",
     "DescriptorWeights",
+    "Evidence",
     "GeometryOptions",
+    "Guide",
     "Hypothesis",
     "MatchOptions",
     "RegionDescriptors",
+    "Side",
+    "Transfer",
+    "TransferOptions",
     "affine_hypotheses",
     "assign_greedy",
     "assign_many",
@@ -36,4 +45,5 @@ __all__ = [
     "prototypes",
     "region_similarity",
     "resize_masks",
+    "transfer_prompt",
 ]

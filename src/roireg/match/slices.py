@@ -13,24 +13,11 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
-from roireg.match.matcher import MatchOptions, match
+from roireg.match.matcher import MatchOptions, match, region_similarity
 from roireg.match.prototypes import resize_masks
+from roireg.models.rasters import slice_grid, slice_image
 
-__all__ = ["match_slices", "slice_grid", "slice_image"]
-
-
-def slice_grid(grid: Grid, axis: int) -> Grid:
-    """Return the 2D grid of a slice of a 3D grid: the in-plane spacing in mm, origin 0, axes as the world's."""
-    kept = [a for a in range(3) if a != axis]
-    spacing = grid.spacing[kept]
-    shape = [grid.shape[a] for a in kept]
-    return Grid.from_itk(shape[::-1], [float(s) for s in spacing[::-1]], [0.0, 0.0], np.eye(2))
-
-
-def slice_image(image: Image, axis: int, index: int) -> Image:
-    """Return one 2D slice of a volume along a storage axis (0 is z)."""
-    data = image.data.select(axis + 1, index)
-    return Image(data, slice_grid(image.grid, axis), name=f"{image.name} slice {index}", unit=image.unit)
+__all__ = ["match_slices"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +41,7 @@ def match_slices(
     rng: np.random.Generator | None = None,
     progress: Progress = silent,
 ) -> ROIPairs:
-    """For every moving slice, match its regions with those of all fixed slices within reach.
+    """For every moving slice, match its regions with the regions of all fixed slices within reach together.
 
     Parameters
     ----------
@@ -73,8 +60,9 @@ def match_slices(
 
     Returns
     -------
-    Pairs of 3D regions, each one slice thick, on the grids of the volumes; most similar first. A moving
-    region may have partners in several fixed slices, at most one (or as the options say) in each.
+    Pairs of 3D regions, each one slice thick, on the grids of the volumes; most similar first. One-to-one
+    assignments give a moving region one partner in all fixed slices together, and a fixed region at most one in each
+    moving slice; "many" gives partners in every slice.
 
     Raises
     ------
@@ -96,12 +84,12 @@ def match_slices(
 
     found: list[tuple[tuple[int, ROISet, int], tuple[int, ROISet, int], ROIPair]] = []
     for s, here in enumerate(moving_slices):
-        for t in np.flatnonzero(near[s]):
-            there = fixed_slices[t]
-            if here.features is None or there.features is None:
-                continue
-            pairs = match(here.rois, there.rois, here.features, there.features, options=options, rng=rng)
-            found += [((s, pairs.moving, p.moving), (int(t), pairs.fixed, p.fixed), p) for p in pairs.pairs]
+        there = [(int(t), fixed_slices[t]) for t in np.flatnonzero(near[s]) if fixed_slices[t].features is not None]
+        if here.features is not None:
+            # One-to-one means one partner in the whole range, not one in each of its slices.
+            groups = [[part] for part in there] if options.assignment == "many" else [there] if there else []
+            for group in groups:
+                found += _match_range(s, here, group, options, rng)
         progress(ProgressEvent("matching slices", (s + 1) / len(moving_slices)))
 
     placed_moving, moving_rois = _place(
@@ -131,6 +119,43 @@ def _near(moving: Grid, fixed: Grid, axis: int, reach: int, reach_mm: float | No
         return np.asarray(grid.world_from_index(index) @ normal)
 
     return np.abs(heights(moving, len(s))[:, None] - heights(fixed, len(t))[None]) <= reach_mm + 1e-9
+
+
+def _match_range(
+    s: int,
+    here: _Slice,
+    group: list[tuple[int, _Slice]],
+    options: MatchOptions,
+    rng: np.random.Generator | None,
+) -> list[tuple[tuple[int, ROISet, int], tuple[int, ROISet, int], ROIPair]]:
+    """Match the regions of moving slice s with those of several fixed slices as if these were one image."""
+    assert here.features is not None
+    blocks = []
+    for _, part in group:
+        assert part.features is not None
+        blocks.append(region_similarity(here.rois, part.rois, here.features, part.features, options=options))
+    joined = group[0][1].rois
+    if len(group) > 1:
+        sets = [part.rois for _, part in group]
+        scores = torch.cat([r.scores for r in sets if r.scores is not None])
+        names = tuple(name for r in sets for name in r.names)
+        joined = ROISet(torch.cat([r.masks for r in sets]), joined.grid, names, scores)
+    place = [(t, part.rois, k) for t, part in group for k in range(len(part.rois))]
+    features = group[0][1].features
+    assert features is not None
+    pairs = match(
+        here.rois,
+        joined,
+        here.features,
+        features,
+        options=options,
+        similarity=np.concatenate(blocks, axis=1),
+        rng=rng,
+    )
+    # Masks merged by "many" lie behind those of the slices.
+    extra = [(group[0][0], pairs.fixed, k) for k in range(len(place), len(pairs.fixed))]
+    where = [*place, *extra]
+    return [((s, pairs.moving, p.moving), where[p.fixed], p) for p in pairs.pairs]
 
 
 def _prepare(image: Image, segment: Callable[[Image], ROISet], encode: Callable[[Image], Image]) -> _Slice:

@@ -19,6 +19,7 @@ __all__ = [
     "Config",
     "DenseConfig",
     "MatchConfig",
+    "NetworkConfig",
     "SegmentConfig",
     "StartConfig",
     "VerdictConfig",
@@ -39,10 +40,21 @@ class SegmentConfig(_Section):
     max_count: int = Field(128, ge=1, description="most regions per image")
 
 
+class NetworkConfig(_Section):
+    """A network for the regions, and for features named "model"; None leaves both to what needs no weights."""
+
+    model: str | None = Field(None, description="name or path of a network, see `roireg models list`")
+    profile: Literal["fast", "balanced", "full"] = Field(
+        "balanced", description="input size, precision and points of the network"
+    )
+    window: str | None = Field(None, description="CT window by name; None takes the percentiles of the image")
+
+
 class MatchConfig(_Section):
     """Pairs of regions."""
 
     features: str = Field("intensity", description="feature map that regions are compared by")
+    position: float = Field(0.0, ge=0, description="weight of the position among the channels of intensity features")
     similarity: Literal["descriptor", "cosine"] = "descriptor"
     assignment: Literal["greedy", "optimal", "mutual", "many"] = "mutual"
     threshold: float = Field(0.1, ge=-1, le=1, description="least similarity of a pair")
@@ -90,6 +102,7 @@ class Config(_Section):
     """A whole registration."""
 
     segment: SegmentConfig = SegmentConfig()
+    network: NetworkConfig = NetworkConfig()
     match: MatchConfig = MatchConfig()
     start: StartConfig = StartConfig()
     dense: DenseConfig = DenseConfig()
@@ -157,7 +170,14 @@ def _samreg() -> Config:
         start=StartConfig(search=False),
         dense=DenseConfig(
             features=None,
-            velocity=VelocityOptions(correlation_weight=0, feature_weight=0, region_weight=1, max_voxels=150_000),
+            velocity=VelocityOptions(
+                correlation_weight=0,
+                feature_weight=0,
+                region_weight=1,
+                region_count=256,
+                region_samples=3_000_000,
+                max_voxels=150_000,
+            ),
         ),
     )
 

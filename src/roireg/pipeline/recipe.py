@@ -17,7 +17,7 @@ from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROIPairs, ROISet
 from roireg.core.seeds import generator, resolve_device
 from roireg.core.transforms import Affine, Chain, Transform
-from roireg.features import FeatureExtractor, make_extractor
+from roireg.features import make_extractor
 from roireg.fit.dense_affine import Candidate
 from roireg.fit.published import fit_published
 from roireg.fit.region_affine import affine_from_regions
@@ -35,13 +35,11 @@ from roireg.match import (
 from roireg.pipeline.checks import check_inputs, starting_map
 from roireg.pipeline.config import Config, preset
 from roireg.pipeline.registration import Registration
+from roireg.pipeline.stages import Stages
 from roireg.pipeline.verdict import judge
-from roireg.segment import HierarchySegmenter, LabelSegmenter
+from roireg.segment import LabelSegmenter
 
 __all__ = ["register"]
-
-FEATURE_VOXELS = {2: 9_216, 3: 64_000}
-"""Voxels of the feature maps that regions are compared on; finer ones cost time and change no pair."""
 
 
 class _Stopwatch:
@@ -110,18 +108,21 @@ def register(
     f, m = fixed.gray().to(where), moving.gray().to(where)
     inside_f, inside_m = _inside(fixed_mask, where), _inside(moving_mask, where)
 
+    stages = Stages.of(settings, where, progress)
     with watch("finding regions"):
-        sets = _regions(fixed, moving, settings, fixed_rois, moving_rois, pairs)
+        sets = _regions(fixed, moving, settings, stages, fixed_rois, moving_rois, pairs)
     if settings.match.slices and fixed.ndim == 3 and sets is None:
         with watch("matching slices"):
-            found = _match_slices(fixed, moving, settings, seed, progress)
+            found = _match_slices(fixed, moving, settings, stages, seed, progress)
         start = _given_start(f, m, init, found, settings)
     elif sets is None:
         assert pairs is not None
         found = pairs
         start = _given_start(f, m, init, found, settings)
     else:
-        found, start = _match_and_start(fixed, moving, f, m, sets, settings, init, inside_f, inside_m, seed, watch)
+        found, start = _match_and_start(
+            fixed, moving, f, m, sets, settings, stages, init, inside_f, inside_m, seed, watch
+        )
 
     with watch("fitting the deformation"):
         transform = _deform(f, m, found, start.affine, settings, inside_f, inside_m, progress)
@@ -154,6 +155,7 @@ def _regions(
     fixed: Image,
     moving: Image,
     settings: Config,
+    stages: Stages,
     fixed_rois: Image | None,
     moving_rois: Image | None,
     pairs: ROIPairs | None,
@@ -166,27 +168,7 @@ def _regions(
         )
     if pairs is not None or (settings.match.slices and fixed.ndim == 3):
         return None
-    segmenter = HierarchySegmenter(**settings.segment.model_dump())
-    return segmenter(moving), segmenter(fixed)
-
-
-def _encode(image: Image, settings: Config) -> Image:
-    """Feature map of a whole image at the resolution that regions are compared on."""
-    gray = image.gray()
-    grid = gray.grid
-    limit = FEATURE_VOXELS[grid.ndim]
-    if grid.size > limit:
-        step = (float(np.prod(grid.extent)) / limit) ** (1 / grid.ndim)
-        while grid.size > limit:
-            grid = gray.grid.with_spacing(np.maximum(gray.grid.spacing, step))
-            step *= 1.05
-    return _extractor(settings)(gray, grid)
-
-
-def _extractor(settings: Config) -> FeatureExtractor:
-    # The descriptor has a position term of its own; cosine prototypes as published know no position either.
-    parameters = {"position": 0.0, "absolute": True} if settings.match.features == "intensity" else {}
-    return make_extractor(settings.match.features, **parameters)
+    return stages.segmenter(moving), stages.segmenter(fixed)
 
 
 def _options(settings: Config) -> MatchOptions:
@@ -201,13 +183,14 @@ def _options(settings: Config) -> MatchOptions:
     )
 
 
-def _match_slices(fixed: Image, moving: Image, settings: Config, seed: int, progress: Progress) -> ROIPairs:
-    segmenter = HierarchySegmenter(**settings.segment.model_dump())
+def _match_slices(
+    fixed: Image, moving: Image, settings: Config, stages: Stages, seed: int, progress: Progress
+) -> ROIPairs:
     return match_slices(
         moving,
         fixed,
-        segmenter,
-        lambda image: _encode(image, settings),
+        stages.segmenter,
+        stages.encode,
         reach=settings.match.reach,
         reach_mm=settings.match.reach_mm,
         options=_options(settings),
@@ -267,6 +250,7 @@ def _match_and_start(
     m: Image,
     sets: tuple[ROISet, ROISet],
     settings: Config,
+    stages: Stages,
     init: str | Transform,
     inside_f: Image | None,
     inside_m: Image | None,
@@ -281,7 +265,7 @@ def _match_and_start(
             found = match_labels(rois_m, rois_f)
             maps = [Candidate(affine_from_regions(found, model=settings.start.affine.model), "label centroids")]
         else:
-            features_m, features_f = _encode(moving, settings), _encode(fixed, settings)
+            features_m, features_f = stages.encode(moving), stages.encode(fixed)
             maps = []
             similarity = None
             if len(rois_m) and len(rois_f):

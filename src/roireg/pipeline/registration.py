@@ -23,7 +23,7 @@ from roireg.evaluate import (
     landmark_errors,
     metric,
     render_report,
-    score_labels,
+    score_moved_labels,
     summarise_errors,
 )
 from roireg.io import atomic_path, new_folder, write_image, write_pairs, write_transform
@@ -92,7 +92,8 @@ class Registration:
     ) -> Registration:
         """Return the result with label overlap and landmark errors added, before and after.
 
-        Labels need both maps, points both (N, d) arrays of equal length; a side that is missing adds nothing.
+        Labels need both maps, points both (N, d) arrays of equal length; a side that is missing adds nothing. A label
+        of both maps that the transform pushes out of the fixed image counts as a Dice of 0.
 
         Raises
         ------
@@ -102,11 +103,8 @@ class Registration:
         metrics = dict(self.metrics)
         unit = self.fixed.unit
         if fixed_labels is not None and moving_labels is not None:
-            target = fixed_labels.data[0]
-            still = warp(moving_labels, None, fixed_labels.grid, mode="nearest", fill=0).data[0]
-            moved = warp(moving_labels, self.transform, fixed_labels.grid, mode="nearest", fill=0).data[0]
-            before = score_labels(target, still, fixed_labels.grid).means()
-            after = score_labels(target, moved, fixed_labels.grid).means()
+            before = score_moved_labels(fixed_labels, moving_labels, None).means()
+            after = score_moved_labels(fixed_labels, moving_labels, self.transform).means()
             for name, value in after.items():
                 metrics[name] = metric(name, value, before.get(name), unit=None if name.startswith("dice") else unit)
         if fixed_points is not None and moving_points is not None:
@@ -144,7 +142,6 @@ class Registration:
                 verdict=self.verdict,
                 reasons=self.reasons,
                 metrics=self.metrics,
-                timings=self.timings,
                 provenance=self.provenance,
             )
         )

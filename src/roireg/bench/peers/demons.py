@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
 import SimpleITK as sitk
 
+from roireg.bench.peers.base import Peer, itk_image
+from roireg.bench.protocol import Modality
 from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.transforms import Transform
 from roireg.io import from_itk
 
-__all__ = ["DemonsOptions", "demons"]
+__all__ = ["DemonsOptions", "DemonsPeer", "demons"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,19 @@ class DemonsOptions:
     least_voxels: int = 8
     histogram_levels: int = 256
     match_points: int = 15
+
+
+@dataclass(frozen=True)
+class DemonsPeer(Peer):
+    """SimpleITK's diffeomorphic demons; see `demons`."""
+
+    name: str = "demons"
+    options: DemonsOptions = field(default_factory=DemonsOptions)
+    package: ClassVar[str] = "SimpleITK"
+    modules: ClassVar[tuple[str, ...]] = ()
+
+    def register(self, fixed: Image, moving: Image, modality: Modality, folder: Path) -> Transform:
+        return demons(fixed, moving, self.options)
 
 
 def demons(fixed: Image, moving: Image, options: DemonsOptions | None = None) -> Transform:
@@ -59,7 +75,7 @@ def demons(fixed: Image, moving: Image, options: DemonsOptions | None = None) ->
         raise InputError(f"demons need two images of one dimension, found {fixed.ndim}D and {moving.ndim}D")
     if len(o.shrink) != len(o.iterations):
         raise InputError(f"demons need iterations per level, found {len(o.iterations)} for {len(o.shrink)} levels")
-    target, source = _to_itk(fixed), _to_itk(moving)
+    target, source = itk_image(fixed), itk_image(moving)
     lowest = float(moving.gray().data.min())
     source = sitk.Resample(source, target, sitk.Transform(fixed.ndim, sitk.sitkIdentity), sitk.sitkLinear, lowest)
     source = sitk.HistogramMatching(
@@ -102,14 +118,3 @@ def _level(image: sitk.Image, factors: Sequence[int]) -> sitk.Image:
     variance = [(0.5 * n) ** 2 if n > 1 else 0.0 for n in factors]
     smooth = sitk.DiscreteGaussian(image, variance=variance, useImageSpacing=False)
     return sitk.Shrink(smooth, [int(n) for n in factors])
-
-
-def _to_itk(image: Image) -> sitk.Image:
-    """ITK image of the gray values, float32, with the geometry of the grid."""
-    data = image.gray().data[0].cpu().numpy().astype(np.float32)
-    itk = sitk.GetImageFromArray(np.ascontiguousarray(data))
-    _, spacing, origin, direction = image.grid.itk
-    itk.SetSpacing(spacing)
-    itk.SetOrigin(origin)
-    itk.SetDirection(direction)
-    return itk

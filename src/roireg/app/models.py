@@ -1,0 +1,267 @@
+"""``models``: which networks there are, where their weights are, how to get them, and whether a file is whole."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from roireg.app.console import Outcome, Session, command
+
+__all__ = ["models_app"]
+
+models_app = typer.Typer(
+    no_args_is_help=True,
+    help="Networks for regions and features: list them, fetch their weights, check a file.\n\n"
+    "Nothing goes online but `fetch`, which writes into the cache of huggingface_hub (HF_HOME). Weights are looked "
+    "for there and in the folder that ROIREG_MODELS names.\n\n\b\nExample:\n  roireg models list",
+)
+
+
+@command(
+    models_app,
+    "list",
+    example="""
+    roireg models list
+    roireg models list --json
+""",
+)
+def list_models(session: Session) -> Outcome:
+    """List the networks, their sizes and licences, and which are on this disk.
+
+    Prints a table: name, dimension and input size in pixels or voxels, parameters, rough memory to encode one image,
+    prompts, licence of the weights, and whether the weights are on this disk. Goes nowhere else.
+    """
+    from rich.table import Table
+
+    from roireg.app.summary import escape
+    from roireg.models import available_models
+
+    rows = [_describe(card) for card in available_models()]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("model", "input", "params", "memory", "prompts", "licence", "here"):
+        right = heading in ("input", "params", "memory")
+        # The licence is never cut short.
+        wraps = heading == "licence"
+        table.add_column(
+            heading, justify="right" if right else "left", no_wrap=not wraps, overflow="fold" if wraps else "ellipsis"
+        )
+    for row in rows:
+        here = "[green]yes[/]" if row["path"] else ("server" if row["served"] else "[dim]no[/]")
+        table.add_row(
+            f"[bold]{escape(row['name'])}[/]",
+            f"{row['ndim']}D {row['input_size']}",
+            f"{row['parameters_million']:.0f} M",
+            f"{row['memory_mb'] / 1000:.1f} GB" if row["memory_mb"] else "–",
+            ", ".join(row["prompts"]) or "features only",
+            escape(row["weights_licence"]),
+            here,
+        )
+    session.say(table)
+    session.say("\n`roireg models info NAME` says more, `roireg models fetch NAME` gets the weights.")
+    return Outcome({"models": rows})
+
+
+@command(
+    models_app,
+    "info",
+    example="""
+    roireg models info sam-vit-base
+    roireg models info medsam --json
+""",
+)
+def info(session: Session, name: Annotated[str, typer.Argument(help="Name of a model, see `list`.")]) -> Outcome:
+    """Say what is known of a network: source, licences, input, memory, and where its weights are.
+
+    Prints to the terminal; reads no weights and goes nowhere else.
+    """
+    from roireg.models import find_card
+
+    row = _describe(find_card(name))
+    _say_card(session, row)
+    return Outcome(row)
+
+
+@command(
+    models_app,
+    "fetch",
+    example="""
+    roireg models fetch sam-vit-base
+    roireg models fetch sam2.1-tiny --yes
+""",
+)
+def fetch(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Name of a model, see `list`.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether the licence is accepted.")] = False,
+) -> Outcome:
+    """Download the weights of a network after showing their licence; the only command that goes online.
+
+    Writes into the cache of huggingface_hub (HF_HOME) and prints the place and its SHA-256. Weights that are on this
+    disk already are left as they are. Models that are not on the Hugging Face hub: says where to get the file.
+    """
+    from roireg.core.errors import InputError
+    from roireg.io.weights import fetch_weights, weights_digest
+    from roireg.models import find_card
+
+    card = find_card(name)
+    row = _describe(card)
+    if row["served"]:
+        raise InputError(f"{card.name} runs on a server of its own and has no weights to fetch; see {card.source}")
+    if row["path"] is None:
+        if card.hub_id is not None:
+            _ask(session, row, yes)
+        fetch_weights(card.name, hub_id=card.hub_id, source=card.source, files=card.files)
+        row = _describe(card)
+    else:
+        session.say(f"{card.name} is on this disk already")
+    row["sha256"] = weights_digest(row["path"])
+    _say_card(session, row)
+    return Outcome(row)
+
+
+@command(
+    models_app,
+    "check",
+    example="""
+    roireg models check sam_vit_b_01ec64.pth
+    roireg models check folder_with_config_json
+    roireg models check medsam=my_own.pth
+""",
+)
+def check(
+    session: Session,
+    path: Annotated[str, typer.Argument(help="Checkpoint file, Hugging Face folder, NAME=PATH, or NAME.")],
+) -> Outcome:
+    """Load a checkpoint and say what it is: architecture, sizes, tensors that do not belong, SHA-256.
+
+    Prints to the terminal. Exit code 2 when it is damaged, incomplete, or another architecture than NAME.
+    """
+    from roireg.core.errors import InputError
+    from roireg.io.weights import weight_files, weights_digest
+    from roireg.models import load_encoder, load_model, resolve
+
+    card, place = resolve(path)
+    if place is None:
+        raise InputError(f"{card.name} runs on a server of its own; there is no file to check")
+    model: Any = load_model(path) if card.prompts else load_encoder(path)
+    parameters = sum(p.numel() for p in model.network.parameters())
+    document = {
+        "path": place,
+        "name": card.name,
+        "family": card.family,
+        "ndim": card.ndim,
+        "input_size": card.input_size,
+        "parameters": parameters,
+        "bytes": sum(file.stat().st_size for file in weight_files(place)),
+        "sha256": weights_digest(place),
+        "unexpected": model.report.unexpected,
+        "key": model.key,
+    }
+    session.say(f"[green]ok[/]  {_plain(place)}")
+    rows = [
+        ("architecture", f"{card.family}, {card.ndim}D, input {card.input_size}"),
+        ("parameters", f"{parameters:,}"),
+        ("size", _size(document["bytes"])),
+        ("tensors", _tensors(model.report.unexpected)),
+        ("SHA-256", document["sha256"]),
+    ]
+    _say_rows(session, rows)
+    return Outcome(document)
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+def _describe(card: Any) -> dict[str, Any]:
+    from roireg.io.weights import find_weights, weight_files
+    from roireg.models.registry import SERVED
+
+    served = card.family in SERVED
+    path = None if served else find_weights(card.name, hub_id=card.hub_id, files=card.files)
+    return {
+        "name": card.name,
+        "family": card.family,
+        "ndim": card.ndim,
+        "input_size": card.input_size,
+        "parameters_million": card.parameters,
+        "memory_mb": card.memory_mb,
+        "prompts": [kind for kind in ("point", "box", "mask") if kind in card.prompts],
+        "hub_id": card.hub_id,
+        "source": card.source,
+        "files": card.files,
+        "code_licence": card.code_licence,
+        "weights_licence": card.weights_licence,
+        "notes": card.notes,
+        "served": served,
+        "path": path,
+        "bytes": None if path is None else sum(file.stat().st_size for file in weight_files(path)),
+    }
+
+
+def _say_card(session: Session, row: dict[str, Any]) -> None:
+    session.say(f"[bold]{_plain(row['name'])}[/]  {_plain(row['notes'])}")
+    here = f"{row['path']} ({_size(row['bytes'])})" if row["path"] else "not on this disk"
+    rows = [
+        ("architecture", f"{row['family']}, {row['ndim']}D, input {row['input_size']}"),
+        ("prompts", ", ".join(row["prompts"]) or "none: dense features only"),
+        ("parameters", f"{row['parameters_million']:g} million{_memory(row)}"),
+        ("source", row["source"]),
+        ("hub", row["hub_id"] or "not on the Hugging Face hub"),
+        ("files", ", ".join(row["files"]) or ("none" if row["served"] else "config.json and *.safetensors")),
+        ("licence", f"code {row['code_licence']}, weights {row['weights_licence']}"),
+        ("weights", "on its server" if row["served"] else here),
+    ]
+    _say_rows(session, rows + ([("SHA-256", row["sha256"])] if "sha256" in row else []))
+
+
+def _memory(row: dict[str, Any]) -> str:
+    return f", about {row['memory_mb'] / 1000:.1f} GB of memory to encode one image" if row["memory_mb"] else ""
+
+
+def _say_rows(session: Session, rows: list[tuple[str, str]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        table.add_row(label, _plain(text))
+    session.say(table)
+
+
+def _plain(text: object) -> str:
+    from roireg.app.summary import escape
+
+    return escape(str(text))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def _tensors(unexpected: tuple[str, ...]) -> str:
+    if not unexpected:
+        return "all that the network needs, none besides"
+    some = ", ".join(unexpected[:5]) + (f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else "")
+    return f"all that the network needs; {len(unexpected)} do not belong to it ({some})"
+
+
+def _ask(session: Session, row: dict[str, Any], yes: bool) -> None:
+    """Show the licence before anything is downloaded; without a terminal --yes is needed."""
+    from roireg.core.errors import InputError
+
+    licence = f"{row['name']}: weights under {row['weights_licence']}, code under {row['code_licence']}"
+    session.note("licence", f"{licence}; see https://huggingface.co/{row['hub_id']}", "yellow")
+    if yes:
+        return
+    if session.json or not _at_a_terminal():
+        raise InputError(f"{licence}; say that you accept it with --yes")
+    if not typer.confirm("Download?", err=True):
+        raise InputError(f"{row['name']} was not downloaded because its licence was not accepted")
+
+
+def _at_a_terminal() -> bool:
+    return sys.stdin.isatty()

@@ -1,0 +1,220 @@
+"""``python -m roireg.bench.models_speed``: what encoding and everything mode cost on this machine, and where it goes.
+
+The network is a SAM ViT-B with random weights: no checkpoint is needed, and the time does not depend on the values.
+Totals for a profile are one measured encoding plus all its points at the rate of one measured batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roireg.core.errors import InputError, RoiregError
+from roireg.core.seeds import generator
+from roireg.io.files import atomic_path
+from roireg.models.base import LoadReport
+from roireg.models.hugging import transformers_class
+from roireg.models.precision import Precision, choose_precision
+from roireg.models.preprocess import Preprocessing
+from roireg.models.profiles import PROFILES
+from roireg.models.sam import CARDS, PATCH, SamNetwork, check_size, resize_sam
+from roireg.segment.candidates import pack
+from roireg.segment.everything import UPSCALE_BYTES, EverythingOptions, everything, point_grid
+
+__all__ = ["Cost", "compare_with_reference", "main", "measure", "profile_table", "random_sam"]
+
+NATIVE = 1024
+"""Input size that SAM is published for."""
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one image of size x size pixels: encoding it, and per 64 points decoding and the rest."""
+
+    size: int
+    dtype: str
+    encode: float
+    decode: float
+    upscale: float
+    sort: float
+
+    def total(self, points: int) -> float:
+        """Seconds of everything mode with `points` per side."""
+        return self.encode + points**2 / BATCH * (self.decode + self.upscale + self.sort)
+
+
+def random_sam(size: int, *, dtype: Precision = None, device: str = "cpu", seed: int = 0) -> SamNetwork:
+    """Return a SAM ViT-B with random weights that sees `size` x `size` pixels."""
+    check_size(size, PATCH)
+    torch.manual_seed(seed)
+    network: Any = transformers_class("SamModel")(transformers_class("SamConfig")())
+    if size != NATIVE:
+        resize_sam(network, size)
+    place = torch.device(device)
+    precision = choose_precision(dtype, place)
+    network.to(place)
+    network.vision_encoder.to(precision)
+    card = next(c for c in CARDS if c.name == "sam-vit-base")
+    key = f"random-{seed}-{size}-{precision}"
+    return SamNetwork(card, network, Preprocessing(size), key=key, report=LoadReport(), stride=PATCH)
+
+
+def measure(model: SamNetwork, size: int, *, clock: Callable[[], float] = perf_counter) -> Cost:
+    """Time one encoding and one batch; every mask is taken for good, so sorting them out is at its slowest."""
+    raster = _noise(size)
+
+    def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+        _wait(model.device)
+        start = clock()
+        result = work()
+        _wait(model.device)
+        return clock() - start, result
+
+    crop = np.array([[0, 0], [size, size]])
+    points = torch.as_tensor(point_grid((size, size), EverythingOptions(points=8)), dtype=torch.float32)
+    labels = torch.ones((BATCH, 1), dtype=torch.int64)
+    step = EverythingOptions().batch_on(model.device)
+    with torch.no_grad():
+        encode, embedding = timed(lambda: model.encode(raster))
+        decode, answers = timed(
+            lambda: [
+                model.decode(embedding, points=points[i : i + step, None], labels=labels[i : i + step])
+                for i in range(0, BATCH, step)
+            ]
+        )
+        logits = torch.cat([a.logits for a in answers]).flatten(0, 1)
+        quality = torch.cat([a.quality for a in answers]).flatten()
+        # As many masks as everything mode has in hand at once, the rest of the batch at the same rate.
+        some = min(len(logits), max(1, UPSCALE_BYTES // (4 * size**2)))
+        upscale, full = timed(lambda: model.upscale(logits[:some, None], embedding)[:, 0])
+        sort, _ = timed(
+            lambda: pack(full, quality[:some], offset=1e-6, min_stability=0, crop=crop, shape=(size, size))
+        )
+    rate = len(logits) / some
+    return Cost(size, str(model.dtype).removeprefix("torch."), encode, decode, upscale * rate, sort * rate)
+
+
+def compare_with_reference(
+    model: SamNetwork, size: int, points: int, *, clock: Callable[[], float] = perf_counter
+) -> tuple[float, float]:
+    """Return the seconds of transformers' mask generation without its last step, and of ours with all steps.
+
+    Same network, image, points and published thresholds, each with its own size of batches. The last step of the
+    reference, suppression of boxes, needs torchvision and is left out there.
+    """
+    processor = transformers_class("SamImageProcessorPil")(
+        size={"longest_edge": size},
+        pad_size={"height": size, "width": size},
+        mask_size={"longest_edge": size // 4},
+        mask_pad_size={"height": size // 4, "width": size // 4},
+    )
+    pipeline = transformers_class("MaskGenerationPipeline")(
+        model=model.network, image_processor=processor, device=model.device
+    )
+    raster = _noise(size)
+    pixels = raster.permute(1, 2, 0).byte().numpy()
+    start = clock()
+    with torch.no_grad():
+        for part in pipeline.preprocess(_picture(pixels), points_per_crop=points, points_per_batch=BATCH):
+            pipeline._forward({k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in part.items()})
+    reference = clock() - start
+    start = clock()
+    everything(model, raster, options=EverythingOptions(points=points))
+    return reference, clock() - start
+
+
+def profile_table(costs: dict[tuple[int, str], Cost]) -> str:
+    """Return a Markdown table of the profiles; a pair is two images. `costs` by size and the profile's number format.
+
+    Raises
+    ------
+    InputError
+        When the cost of the published setting is not among them.
+    """
+    if (NATIVE, "float32") not in costs:
+        raise InputError(f"the profiles are compared with {NATIVE} pixels in float32, which was not measured")
+    base = 2 * costs[NATIVE, "float32"].total(PROFILES["full"].points)
+    rows = [
+        "| profile | input | precision | points | encode | decode | upscale | keep or drop | pair | faster |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, profile in PROFILES.items():
+        cost = costs[profile.input_size or NATIVE, str(profile.dtype)]
+        batches = profile.points**2 / BATCH
+        parts = (cost.encode, batches * cost.decode, batches * cost.upscale, batches * cost.sort)
+        seconds = 2 * cost.total(profile.points)
+        cells = " | ".join(f"{2 * p:.1f} s" for p in parts)
+        rows.append(
+            f"| {name} | {cost.size} | {cost.dtype} | {profile.points}² | {cells} | {seconds:.1f} s "
+            f"| {base / seconds:.1f} x |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _noise(size: int) -> Tensor:
+    values = generator(0, stream="models speed").integers(0, 256, (3, size, size))
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _picture(pixels: np.ndarray) -> Any:
+    # The reference takes pictures of this library only; nothing else here needs it.
+    from PIL import Image as Picture
+
+    return Picture.fromarray(pixels)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print and, if asked, write the tables."""
+    parser = argparse.ArgumentParser(prog="python -m roireg.bench.models_speed", description=__doc__)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument("--reference-size", type=int, default=256, help="input size of the comparison in pixels")
+    parser.add_argument("--reference-points", type=int, default=16, help="points per side of the comparison")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, for a machine that others use, too")
+    parser.add_argument("-o", "--out", type=Path, help="write the tables to this Markdown file")
+    given = parser.parse_args(arguments)
+    clock = process_time if given.cpu_time else perf_counter
+    try:
+        model = random_sam(given.reference_size, device=given.device)
+        reference, ours = compare_with_reference(model, given.reference_size, given.reference_points, clock=clock)
+        del model
+        costs = {}
+        for size, dtype in sorted({(p.input_size or NATIVE, str(p.dtype)) for p in PROFILES.values()}):
+            costs[size, dtype] = measure(
+                random_sam(size, dtype=dtype, device=given.device),
+                size,
+                clock=clock,
+            )
+        text = (
+            f"SAM ViT-B, random weights, {given.device}, {torch.get_num_threads()} thread(s), "
+            f"{'processor' if given.cpu_time else 'wall'} time; a pair is two images.\n\n{profile_table(costs)}\n"
+            f"At {given.reference_size} px and {given.reference_points}² points: mask generation of transformers "
+            f"{reference:.2f} s without its last step, ours {ours:.2f} s ({reference / ours:.1f} x).\n"
+        )
+        if given.out is not None:
+            with atomic_path(given.out) as path:
+                path.write_text(text, encoding="utf-8")
+    except RoiregError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""A peer: NiftyReg, reg_aladin and then reg_f3d."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+
+from roireg.bench.peers.base import field_from_points, itk_image
+from roireg.bench.peers.programs import ProgramPeer, run_program
+from roireg.bench.protocol import Modality, Unavailable
+from roireg.core.image import Image
+from roireg.core.transforms import Transform
+
+__all__ = ["NiftyRegPeer"]
+
+
+@dataclass(frozen=True)
+class NiftyRegPeer(ProgramPeer):
+    """Block matching (Modat et al., 2014) and fast free-form deformation (Modat et al., 2010), both as they come.
+
+    The similarity of reg_f3d is normalised mutual information for all modalities, its default.
+    """
+
+    name: str = "niftyreg"
+    package: ClassVar[str] = "NiftyReg"
+    programs: ClassVar[tuple[str, ...]] = ("reg_aladin", "reg_f3d", "reg_transform")
+    variable: ClassVar[str] = "ROIREG_NIFTYREG"
+
+    @property
+    def version(self) -> str:
+        try:
+            program = self.found()["reg_aladin"]
+        except Unavailable:
+            return f"{self.package}, not installed"
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", check=False)
+        return f"{self.package} {done.stdout.strip().splitlines()[-1] if done.stdout.strip() else 'unknown'}"
+
+    def register(self, fixed: Image, moving: Image, modality: Modality, folder: Path) -> Transform:
+        programs, threads = self.found(), torch.get_num_threads()
+        reference, floating = folder / "fixed.nii.gz", folder / "moving.nii.gz"
+        sitk.WriteImage(itk_image(fixed), str(reference))
+        sitk.WriteImage(itk_image(moving), str(floating))
+        affine, spline, positions = folder / "affine.txt", folder / "spline.nii.gz", folder / "positions.nii.gz"
+        images: list[str | Path] = [
+            "-ref",
+            reference,
+            "-flo",
+            floating,
+            "-res",
+            folder / "moved.nii.gz",
+            "-omp",
+            str(threads),
+            "-voff",
+        ]
+        run_program([programs["reg_aladin"], *images, "-aff", affine], made=affine)
+        run_program([programs["reg_f3d"], *images, "-aff", affine, "-cpp", spline], made=spline)
+        run_program([programs["reg_transform"], "-ref", reference, "-def", spline, positions], made=positions)
+        return field_from_points(fixed.grid, _points(positions, fixed.ndim))
+
+
+def _points(file: Path, ndim: int) -> NDArray[np.float64]:
+    """Read a deformation field of NiftyReg: (N, d) moving-world points, RAS in the file, LPS returned."""
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(file))).astype(np.float64)
+    points = values.reshape(-1, values.shape[-1])[:, :ndim]
+    return np.asarray(points * ([-1.0, -1.0, 1.0][:ndim]))

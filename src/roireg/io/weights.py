@@ -1,0 +1,172 @@
+"""Weights on disk: where they are, how to get them, and no network access unless `fetch_weights` is called.
+
+Two places are searched: the folder that the environment variable ROIREG_MODELS names, for plain files and copied
+folders, and the cache of huggingface_hub (HF_HUB_CACHE, HF_HOME, or ~/.cache/huggingface).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roireg.core.errors import InputError, OptionalDependencyError
+from roireg.io.hashing import sha256_of
+
+__all__ = [
+    "SUFFIXES",
+    "fetch_weights",
+    "find_weights",
+    "hub_cache",
+    "models_folder",
+    "weight_files",
+    "weights_digest",
+]
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+"""Weight files in order of preference."""
+
+WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json")
+"""What `fetch_weights` downloads of a repository."""
+
+
+def models_folder() -> Path | None:
+    """Return the folder that ROIREG_MODELS names, or None.
+
+    Raises
+    ------
+    InputError
+        When it names something that is no folder.
+    """
+    name = os.environ.get("ROIREG_MODELS")
+    if not name:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"ROIREG_MODELS names {folder}, which is no folder; make it or unset the variable")
+    return folder
+
+
+def hub_cache() -> Path:
+    """Return the folder in which huggingface_hub keeps what it downloads."""
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+
+
+def find_weights(name: str, *, hub_id: str | None = None, files: Sequence[str] = ()) -> Path | None:
+    """Return the folder or file with the weights of a model, or None when they are not on this disk.
+
+    Parameters
+    ----------
+    name : registry name; a folder of this name below ROIREG_MODELS counts when it holds weights.
+    hub_id : repository whose snapshot in the cache of huggingface_hub counts.
+    files : names of original checkpoints, looked for in ROIREG_MODELS and in its folder `name`.
+    """
+    root = models_folder()
+    if root is not None:
+        for place in (root / name, root):
+            for file in files:
+                if (place / file).is_file():
+                    return place / file
+        if (root / name / "config.json").is_file() and weight_files(root / name):
+            return root / name
+    return None if hub_id is None else _snapshot(hub_id, files)
+
+
+def _snapshot(hub_id: str, files: Sequence[str]) -> Path | None:
+    """Return the folder of the newest complete snapshot of a repository, or the original checkpoint in it.
+
+    A broken download has no weights and does not count.
+    """
+    repository = hub_cache() / f"models--{hub_id.replace('/', '--')}"
+    main = repository / "refs" / "main"
+    named = [repository / "snapshots" / main.read_text(encoding="utf-8").strip()] if main.is_file() else []
+    others = sorted((repository / "snapshots").glob("*"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for folder in [*named, *others]:
+        if (folder / "config.json").is_file() and weight_files(folder):
+            return folder
+        for file in files:
+            if (folder / file).is_file():
+                return folder / file
+    return None
+
+
+def weight_files(path: Path) -> list[Path]:
+    """Return the weight files of a model: the file itself, or those of a folder in the preferred format."""
+    if path.is_file():
+        return [path]
+    for suffix in SUFFIXES:
+        if found := sorted(path.glob(f"*{suffix}")):
+            return found
+    return []
+
+
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 of a model's weight file; of several files, that of their digests in name order.
+
+    Raises
+    ------
+    InputError
+        When there is no weight file or it cannot be read.
+    """
+    digests = [sha256_of(file) for file in weight_files(path)]
+    if not digests:
+        wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+        raise InputError(f"{path}: no weight file here ({wanted}); fetch the model again")
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def fetch_weights(name: str, *, hub_id: str | None, source: str, files: Sequence[str] = ()) -> Path:
+    """Download a model into the cache of huggingface_hub and return its folder. The only function that goes online.
+
+    Raises
+    ------
+    InputError
+        When the model is not published on the hub (the message says where it is), is gated, or there is no way to it.
+    OptionalDependencyError
+        When huggingface_hub is not installed.
+    """
+    if hub_id is None:
+        wanted = " or ".join(files) or "the weights"
+        raise InputError(
+            f"{name} is not on the Hugging Face hub; download {wanted} from {source} and put it into the folder that "
+            "the environment variable ROIREG_MODELS names"
+        )
+    hub, errors = _hub(), _hub("errors")
+    try:
+        hub.snapshot_download(hub_id, allow_patterns=[*WANTED, *files])
+    except errors.GatedRepoError as error:
+        raise InputError(
+            f"{name}: the authors ask you to accept their licence first; do so at https://huggingface.co/{hub_id}, "
+            "run `hf auth login`, and fetch again"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise InputError(f"{name}: there is no repository {hub_id} on the Hugging Face hub; see {source}") from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        raise InputError(
+            f"{name}: {hub_id} could not be downloaded ({_first_line(error)}); check the connection and fetch again"
+        ) from error
+    path = find_weights(name, hub_id=hub_id, files=files)
+    if path is None:
+        raise InputError(f"{name}: {hub_id} holds none of {', '.join(['*.safetensors', *files])}; see {source}")
+    return path
+
+
+def _hub(module: str = "") -> Any:
+    try:
+        return importlib.import_module("huggingface_hub" + (f".{module}" if module else ""))
+    except ModuleNotFoundError as error:
+        raise OptionalDependencyError(
+            'fetching models needs the package huggingface_hub; run pip install "roireg[models]"'
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,112 @@
+"""Candidates for the counterpart of a region, and how well each of them fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roireg.core.errors import InputError
+from roireg.core.rois import Prompt, ROISet
+from roireg.match.carry import Guide, Side, carried_regions
+from roireg.match.similarity import describe
+
+__all__ = ["answers", "fits"]
+
+Array = NDArray[np.float64]
+
+DESCRIBED = 12
+"""How many candidates are compared by their features, the best placed ones first."""
+
+
+def answers(asked: Sequence[Prompt], target: Side, *, first: bool) -> tuple[ROISet, list[int]]:
+    """Distinct regions that answer any of the prompts, and the prompt that each of them answers."""
+    parts, cause = [], []
+    for k, prompt in enumerate(asked):
+        regions = _ask(target, prompt)
+        regions = regions.subset(range(min(len(regions), 1 if first else len(regions))))
+        parts.append(regions)
+        cause += [k] * len(regions)
+    if not cause:
+        return ROISet.empty(target.image.grid), []
+    grid = parts[0].grid
+    masks = torch.cat([p.masks for p in parts])
+    scores = torch.cat([p.scores for p in parts if p.scores is not None])
+    keep: dict[bytes, int] = {}
+    for k, mask in enumerate(masks):
+        keep.setdefault(mask.cpu().numpy().tobytes(), k)
+    chosen = list(keep.values())
+    return ROISet(masks[chosen], grid, scores=scores[chosen]), [cause[k] for k in chosen]
+
+
+def _ask(side: Side, prompt: Prompt) -> ROISet:
+    """Ask a segmenter; negative points that came too close to positive ones on the way are left out."""
+    positive = prompt.labels == 1
+    if positive.all():
+        return side.segmenter.segment(side.image, prompt)
+    try:
+        return side.segmenter.segment(side.image, prompt)
+    except InputError:
+        if prompt.box is None and not positive.any():
+            raise
+        return side.segmenter.segment(
+            side.image, Prompt(prompt.points[positive], prompt.labels[positive], prompt.box)
+        )
+
+
+def fits(
+    readings: ROISet,
+    regions: ROISet,
+    source: Side,
+    target: Side,
+    guide: Guide | None,
+    *,
+    unlike: float,
+    certainty: float,
+    first: float,
+) -> tuple[Array, Array, Array]:
+    """(R, C) logarithm of the fit, appearance and overlap of all readings with all candidates.
+
+    The fit is the product of appearance, overlap and the segmenter's own scores of both regions to the power of
+    `certainty`; readings other than the first one lose `first` of its logarithm. Only the candidates that overlap
+    best are compared by their features, the others have the appearance 0.
+
+    Parameters
+    ----------
+    readings, regions : R regions of the source and C candidates of the target.
+    unlike : difference of features at which the appearance has fallen to exp(-1/2).
+    """
+    overlap = _overlaps(readings, regions, guide)
+    best = np.argsort(-overlap.max(0), kind="stable")[:DESCRIBED]
+    appearance = np.zeros_like(overlap)
+    appearance[:, best] = _appearance(source, readings, target, regions.subset([int(k) for k in best]), unlike)
+    assert readings.scores is not None and regions.scores is not None
+    own, other = (np.log(s.double().clamp(min=1e-3).cpu().numpy()) for s in (readings.scores, regions.scores))
+    fit = np.log(np.maximum(appearance, 1e-9)) + np.log(np.maximum(overlap, 0.02))
+    fit += certainty * (own[:, None] + other[None])
+    fit[1:] -= first
+    return fit, appearance, overlap
+
+
+def _overlaps(readings: ROISet, regions: ROISet, guide: Guide | None) -> Array:
+    """(R, C) Dice with the readings as the guide carries them; without a guide, agreement in size."""
+    if guide is None:
+        change = np.log(regions.volumes[None] / readings.volumes[:, None]) / regions.grid.ndim
+        return np.asarray(np.exp(-0.5 * (change / 0.35) ** 2))
+    carried = carried_regions(readings, regions.grid, guide).flatten(1)
+    size = regions.masks.flatten(1).sum(1).float()
+    # Only voxels that a reading covers can be shared.
+    touched = torch.nonzero(carried.amax(0) > 0)[:, 0]
+    shared = carried[:, touched] @ regions.masks.flatten(1)[:, touched].float().T
+    return np.asarray((2 * shared / (carried.sum(1)[:, None] + size[None]).clamp(min=1e-6)).double().cpu().numpy())
+
+
+def _appearance(source: Side, readings: ROISet, target: Side, regions: ROISet, unlike: float) -> Array:
+    """(R, C) exp(-d²/2): features inside, their spread, and what is around, in units of `unlike`."""
+    a, b = describe(source.features, readings), describe(target.features, regions)
+    distance = torch.zeros(len(readings), len(regions))
+    for name, weight in (("inside", 1.0), ("spread", 0.25), ("context", 0.5)):
+        distance += weight * (getattr(a, name)[:, None] - getattr(b, name)[None]).square().mean(-1)
+    return np.asarray(torch.exp(-distance / (2 * unlike**2)).double().numpy())

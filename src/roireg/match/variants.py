@@ -1,0 +1,142 @@
+"""Random views of an image, and regions averaged over them (PromptReg's prompt marginalisation, section 3.2).
+
+A view is the image sampled on a flipped, turned and scaled grid in the same world, so that a prompt, given in
+world coordinates, needs no transform of its own and a region found in a view is where it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from roireg.core.errors import InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.rois import Prompt, ROISet
+from roireg.core.warp import warp
+
+__all__ = ["View", "average_regions", "draw_views", "view_of", "visible"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image.
+
+    Attributes
+    ----------
+    flips : storage axes whose order is reversed.
+    angle : rotation in degrees in the plane of the two finest storage axes, about the centre of the image.
+    scale : magnification; above 1 the border is cut off, below 1 the image is surrounded by its lowest value.
+    gamma : exponent of the intensities between their lowest and highest value; 1 leaves them.
+    """
+
+    flips: tuple[int, ...] = ()
+    angle: float = 0.0
+    scale: float = 1.0
+    gamma: float = 1.0
+
+    def grid(self, grid: Grid) -> Grid:
+        """Return the grid of the view: same shape, other place of the voxels."""
+        d = grid.ndim
+        order = np.argsort([s if n > 1 else np.inf for s, n in zip(grid.spacing, grid.shape, strict=True)])
+        a, b = sorted(int(k) for k in order[:2])
+        c, s = np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))
+        turn = np.eye(d)
+        turn[a, a], turn[a, b], turn[b, a], turn[b, b] = c, -s, s, c
+        # In mm along the storage axes, so that an anisotropic plane is turned and not sheared.
+        linear = np.diag(1 / grid.spacing) @ turn @ np.diag(grid.spacing)
+        zoomed = [k for k in range(d) if grid.shape[k] > 1 and (d == 2 or k in (a, b))]
+        for k in zoomed:
+            linear[:, k] /= self.scale
+        for k in self.flips:
+            linear[:, k] *= -1
+        middle = (np.array(grid.shape) - 1) / 2
+        index = np.eye(d + 1)
+        index[:d, :d] = linear
+        index[:d, d] = middle - linear @ middle
+        return Grid(grid.shape, grid.affine @ index)
+
+
+def draw_views(
+    count: int,
+    ndim: int,
+    *,
+    rng: np.random.Generator,
+    scales: tuple[float, float] = (0.8, 1.25),
+    gammas: tuple[float, float] = (0.8, 1.25),
+) -> tuple[View, ...]:
+    """Draw views: flips, a rotation for every second one (others stay on the axes, as boxes need), scale, gamma.
+
+    Parameters
+    ----------
+    scales, gammas : ranges, drawn evenly in the logarithm; PromptReg has scales (0.5, 2.5) and no gamma.
+
+    Raises
+    ------
+    InputError
+        When the count is negative or a range is not positive and ascending.
+    """
+    if count < 0:
+        raise InputError(f"the number of views is at least 0, found {count}")
+    for low, high in (scales, gammas):
+        if not 0 < low <= high:
+            raise InputError(f"ranges of views are positive and ascending, found {low} to {high}")
+    views = []
+    for k in range(count):
+        flips = tuple(int(a) for a in np.flatnonzero(rng.random(ndim) < 0.5))
+        angle = float(rng.uniform(0, 360)) if k % 2 == 0 else 0.0
+        scale = float(np.exp(rng.uniform(*np.log(scales))))
+        gamma = float(np.exp(rng.uniform(*np.log(gammas))))
+        views.append(View(flips, angle, scale, gamma))
+    return tuple(views)
+
+
+def view_of(image: Image, view: View) -> Image:
+    """Return the image as a view shows it; what lies outside has the image's lowest value."""
+    data = image.data.float()
+    low, high = data.amin(), data.amax()
+    if view.gamma != 1.0 and float(high) > float(low):
+        data = low + (high - low) * ((data - low) / (high - low)) ** view.gamma
+    made = warp(image.with_data(data), None, view.grid(image.grid), fill=float(low))
+    return made.with_data(made.data, made.grid)
+
+
+def visible(prompt: Prompt, view: View, grid: Grid) -> bool:
+    """Tell whether a view shows all of a prompt; boxes need a view without rotation to stay boxes."""
+    seen = view.grid(grid)
+    if prompt.box is not None and (view.angle != 0 or not seen.contains(prompt.box).all()):
+        return False
+    return bool(seen.contains(prompt.points).all())
+
+
+def average_regions(base: Tensor, found: Sequence[ROISet], grid: Grid) -> Tensor:
+    """(*shape) mean over views of how much of every voxel of `grid` belongs to the region, 0..1.
+
+    Of each view the answer that agrees best with `base` (intersection over union) is taken, so that other
+    readings of an ambiguous prompt do not blur the region; a view whose best answer agrees by less than a half
+    says nothing. `base` counts as one more view.
+
+    Parameters
+    ----------
+    base : (*shape) bool region on `grid`.
+    found : answers of the segmenter in every view, on grids of their own in the same world.
+    """
+    total, count = base.float(), 1
+    for rois in found:
+        if not len(rois):
+            continue
+        on_grid = warp(Image(rois.masks.float(), rois.grid), None, grid, fill=0.0).data
+        hard = on_grid > 0.5
+        shared = (hard & base).flatten(1).sum(1).float()
+        union = (hard | base).flatten(1).sum(1).float().clamp(min=1)
+        best = int((shared / union).argmax())
+        if float(shared[best] / union[best]) >= 0.5:
+            total = total + on_grid[best]
+            count += 1
+    return total / count

@@ -1,0 +1,145 @@
+"""Original SAM checkpoints in the words of transformers: tensor names, and the sizes that the tensors tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from roireg.models.checkpoint import Shapes
+
+__all__ = ["ENCODER", "PARTS", "SHARED", "Rules", "count", "decoder_settings", "sam_names", "sam_settings"]
+
+Rules = tuple[tuple[str, str], ...]
+
+SHARED = "shared_image_embedding.positional_embedding"
+
+PARTS: Rules = (
+    (r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix", SHARED),
+    (r"^prompt_encoder\.point_embeddings\.", "prompt_encoder.point_embed."),
+    (r"^prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
+    (r"^prompt_encoder\.mask_downscaling\.1\.", "prompt_encoder.mask_embed.layer_norm1."),
+    (r"^prompt_encoder\.mask_downscaling\.3\.", "prompt_encoder.mask_embed.conv2."),
+    (r"^prompt_encoder\.mask_downscaling\.4\.", "prompt_encoder.mask_embed.layer_norm2."),
+    (r"^prompt_encoder\.mask_downscaling\.6\.", "prompt_encoder.mask_embed.conv3."),
+    (r"^mask_decoder\.output_upscaling\.0\.", "mask_decoder.upscale_conv1."),
+    (r"^mask_decoder\.output_upscaling\.1\.", "mask_decoder.upscale_layer_norm."),
+    (r"^mask_decoder\.output_upscaling\.3\.", "mask_decoder.upscale_conv2."),
+    (r"^(mask_decoder\.transformer\.)norm_final_attn\.", r"\1layer_norm_final_attn."),
+    (r"^(mask_decoder\.transformer\.layers\.\d+\.)norm(\d)\.", r"\1layer_norm\2."),
+)
+"""Prompt encoder and mask decoder, which SAM, SAM-HQ, SAM-Med2D, MobileSAM and SAM 2 share."""
+
+ENCODER: Rules = (
+    (r"^image_encoder\.patch_embed\.proj\.", "vision_encoder.patch_embed.projection."),
+    (r"^image_encoder\.neck\.0\.", "vision_encoder.neck.conv1."),
+    (r"^image_encoder\.neck\.1\.", "vision_encoder.neck.layer_norm1."),
+    (r"^image_encoder\.neck\.2\.", "vision_encoder.neck.conv2."),
+    (r"^image_encoder\.neck\.3\.", "vision_encoder.neck.layer_norm2."),
+    (r"^image_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision_encoder.layers.\1.layer_norm\2."),
+    (r"^image_encoder\.blocks\.", "vision_encoder.layers."),
+    (r"^image_encoder\.", "vision_encoder."),
+)
+
+PERCEPTRON = re.compile(r"^(.*)\.layers\.(\d+)\.(weight|bias)$")
+
+
+def rename(name: str, rules: Rules) -> str:
+    """Apply the first rule that matches."""
+    for pattern, replacement in rules:
+        changed, hits = re.subn(pattern, replacement, name)
+        if hits:
+            return changed
+    return name
+
+
+def sam_names(tensors: Mapping[str, Tensor], rules: Rules = (*ENCODER, *PARTS)) -> dict[str, Tensor]:
+    """Return the tensors of an original SAM checkpoint under the names of transformers."""
+    out = {rename(name, rules): value for name, value in perceptron_names(tensors).items() if name not in PIXELS}
+    if SHARED in out:
+        out["prompt_encoder.shared_embedding.positional_embedding"] = out[SHARED]
+    return out
+
+
+PIXELS = ("pixel_mean", "pixel_std")
+"""Constants that some checkpoints carry along."""
+
+
+def perceptron_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the layers of multilayer perceptrons: numbered originally, "proj_in", "layers", "proj_out" here."""
+    last: dict[str, int] = {}
+    for name in tensors:
+        if match := PERCEPTRON.match(name):
+            last[match[1]] = max(last.get(match[1], 0), int(match[2]))
+    out = {}
+    for name, value in tensors.items():
+        if match := PERCEPTRON.match(name):
+            owner, number, kind = match[1], int(match[2]), match[3]
+            layer = {0: "proj_in", last[owner]: "proj_out"}.get(number, f"layers.{number - 1}")
+            name = f"{owner}.{layer}.{kind}"
+        out[name] = value
+    return out
+
+
+def sam_settings(shapes: Shapes) -> dict[str, Any]:
+    """Return the configuration of a SAM, as `SamConfig` takes it, from the shapes of its renamed tensors."""
+    hidden, channels, patch, _ = shapes["vision_encoder.patch_embed.projection.weight"]
+    cells = shapes["vision_encoder.pos_embed"][1]
+    layers = count(shapes, r"^vision_encoder\.layers\.(\d+)\.")
+    relative = [shapes[f"vision_encoder.layers.{i}.attn.rel_pos_h"] for i in range(layers)]
+    everywhere = [i for i, shape in enumerate(relative) if shape[0] == 2 * cells - 1]
+    windows = {(shape[0] + 1) // 2 for i, shape in enumerate(relative) if i not in everywhere}
+    return {
+        "vision_config": {
+            "hidden_size": hidden,
+            "num_channels": channels,
+            "patch_size": patch,
+            "image_size": cells * patch,
+            "num_hidden_layers": layers,
+            "num_attention_heads": hidden // relative[0][1],
+            "mlp_dim": shapes["vision_encoder.layers.0.mlp.lin1.weight"][0],
+            "output_channels": shapes["vision_encoder.neck.conv1.weight"][0],
+            "window_size": min(windows, default=14),
+            "global_attn_indexes": everywhere,
+            "qkv_bias": "vision_encoder.layers.0.attn.qkv.bias" in shapes,
+            "num_pos_feats": shapes[SHARED][1],
+        },
+        **decoder_settings(shapes, cells * patch),
+    }
+
+
+def decoder_settings(shapes: Shapes, image_size: int, *, patch_size: int = 16) -> dict[str, Any]:
+    """Return the configurations of prompt encoder and mask decoder from the shapes of their renamed tensors.
+
+    Only the number of attention heads leaves no trace in the tensors; it is 8 in every published SAM.
+    """
+    width = shapes["mask_decoder.iou_token.weight"][1]
+    narrow = shapes["mask_decoder.transformer.final_attn_token_to_image.q_proj.weight"][0]
+    first = "mask_decoder.transformer.layers.0.mlp."
+    widest = shapes.get(f"{first}lin1.weight") or shapes[f"{first}proj_in.weight"]
+    return {
+        "prompt_encoder_config": {
+            "hidden_size": width,
+            "image_size": image_size,
+            "patch_size": patch_size,
+            "mask_input_channels": shapes["prompt_encoder.mask_embed.conv2.weight"][0],
+        },
+        "mask_decoder_config": {
+            "hidden_size": width,
+            "mlp_dim": widest[0],
+            "num_hidden_layers": count(shapes, r"^mask_decoder\.transformer\.layers\.(\d+)\."),
+            "num_attention_heads": 8,
+            "attention_downsample_rate": width // narrow,
+            "num_multimask_outputs": shapes["mask_decoder.mask_tokens.weight"][0] - 1,
+            "iou_head_depth": count(shapes, r"^mask_decoder\.iou_prediction_head\.layers\.(\d+)\.") + 2,
+            "iou_head_hidden_dim": shapes["mask_decoder.iou_prediction_head.proj_in.weight"][0],
+        },
+    }
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """Return one more than the highest number in the names that match."""
+    found = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
+    return max(found, default=-1) + 1

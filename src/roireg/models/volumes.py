@@ -1,0 +1,186 @@
+"""What the promptable networks for volumes share: input, geometry, quality, memory.
+
+A 3D network sees a cube of a fixed number of voxels. Whoever prompts it brings the image to the spacing it was
+trained at (`VolumeInput`); the network itself fits any raster into its cube (`Cube`) and takes it out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from roireg.core.errors import InputError
+from roireg.core.filters import gaussian_smooth, resize
+from roireg.models.base import ModelCard, PromptableModel
+
+__all__ = ["Cube", "VolumeInput", "VolumeModel", "check_points", "memory_explained", "stability"]
+
+AIR = -500.0
+"""An image with values at or below this is taken for CT in Hounsfield units."""
+
+FAT = -100.0
+"""An image without a value at or below this is no CT in Hounsfield units, or one of which nothing is left."""
+
+
+@dataclass(frozen=True)
+class VolumeInput:
+    """The grid and the intensities that a 3D network was trained on.
+
+    Attributes
+    ----------
+    spacing : mm per voxel, equal along all axes; None takes the image's own voxels.
+    patch : side in voxels of the cube that is encoded at once; None encodes the whole image.
+    window : Hounsfield units that become 0 and 255, values outside are cut off; None keeps the zero of the image
+        (networks that take positive values for foreground) and only scales it.
+    """
+
+    spacing: float | None
+    patch: int | None
+    window: tuple[float, float] | None = None
+
+    def raster(self, data: Tensor, *, name: str, window: tuple[float, float] | None = None) -> Tensor:
+        """Scale (1, *shape) intensities for `PromptableModel.encode`.
+
+        Without a window the largest magnitude becomes 255 and negative values stay negative; CT is limited to
+        +-1000 HU first, the range SAM-Med3D was trained on.
+
+        Parameters
+        ----------
+        name : what messages call the image.
+        window : intensities to use in place of the network's own window, in the units of the image.
+
+        Raises
+        ------
+        InputError
+            When the network has a window of its own and the image is no CT in Hounsfield units.
+        """
+        data = data.float()
+        lowest = float(data.min())
+        if window is None and self.window is not None and lowest > FAT:
+            raise InputError(
+                f"{name}: this network reads CT in Hounsfield units (air -1000, fat -100), found {lowest:g} as the "
+                "lowest value; convert the image, choose another model, or give the window of intensities to use"
+            )
+        if (chosen := window or self.window) is not None:
+            low, high = chosen
+            return ((data - low) / (high - low)).clamp(0, 1) * 255
+        if lowest <= AIR:
+            data = data.clamp(-1000, 1000)
+        largest = float(data.abs().max())
+        return data * (255 / largest) if largest > 0 else data
+
+
+@runtime_checkable
+class VolumeModel(PromptableModel, Protocol):
+    """A promptable network for volumes."""
+
+    volume: VolumeInput
+
+
+@dataclass(frozen=True)
+class Cube:
+    """How a raster of any shape lies in the cube that a network sees: shrunk if too large, padded at the far ends.
+
+    Attributes
+    ----------
+    shape : of the raster, (z, y, x). side : of the cube in voxels.
+    """
+
+    shape: tuple[int, ...]
+    side: int
+
+    @property
+    def resized(self) -> tuple[int, ...]:
+        """Shape of the raster inside the cube; nothing is ever enlarged."""
+        factor = min(1.0, self.side / max(self.shape))
+        return tuple(max(1, round(n * factor)) for n in self.shape)
+
+    @property
+    def factor(self) -> NDArray[np.float64]:
+        """Voxels of the cube per voxel of the raster, per axis."""
+        return np.array(self.resized) / np.array(self.shape)
+
+    def fill(self, raster: Tensor) -> Tensor:
+        """Bring a (1 or 3, *shape) raster into the cube: (1, side, side, side), channels averaged, padding 0."""
+        data = raster.float().mean(0, keepdim=True)
+        shrink = 1 / self.factor
+        data = gaussian_smooth(data, 0.5 * np.sqrt(np.maximum(shrink**2 - 1, 0)))
+        data = resize(data, self.resized)
+        padding = [p for n in reversed(self.resized) for p in (0, self.side - n)]
+        return F.pad(data, padding)
+
+    def coordinates(self, points: Tensor) -> Tensor:
+        """Map (..., 3) raster coordinates to coordinates in the cube, both (z, y, x), centres at whole numbers."""
+        factor = torch.as_tensor(self.factor, dtype=points.dtype, device=points.device)
+        return (points + 0.5) * factor - 0.5
+
+    def release(self, logits: Tensor) -> Tensor:
+        """Bring (P, K, n, n, n) logits over the cube onto the raster: (P, K, *shape)."""
+        flat = resize(logits.flatten(0, 1), (self.side,) * 3)
+        inside = flat[(slice(None), *(slice(0, n) for n in self.resized))]
+        return resize(inside, self.shape).unflatten(0, logits.shape[:2])
+
+    def index_map(self, stride: int) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, ...]]:
+        """Return scale, offset and covered cells (see `Embedding`) of a map with one cell per `stride` voxels."""
+        scale = self.factor / stride
+        return scale, 0.5 * scale - 0.5, tuple(-(-n // stride) for n in self.resized)
+
+
+def check_points(card: ModelCard, points: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return (P, N, 3) points and their (P, N) labels where they fit together.
+
+    Raises
+    ------
+    InputError
+        When there are no points, shapes do not fit, or a prompt has padding only.
+    """
+    if points is None or labels is None or points.ndim != 3 or points.shape[-1] != 3 or 0 in points.shape:
+        found = "none" if points is None else f"shape {tuple(points.shape)}"
+        raise InputError(f"{card.name} needs points of shape (prompts, points, 3) with labels, found {found}")
+    if labels.shape != points.shape[:2]:
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} do not fit points of shape {tuple(points.shape)}; "
+            "give one label per point"
+        )
+    if not bool((labels >= 0).any(1).all()):
+        raise InputError(f"a prompt for {card.name} has no point with label 0 or 1; give at least one")
+    return points, labels
+
+
+def stability(logits: Tensor, *, offset: float = 1.0) -> Tensor:
+    """Intersection over union of the masks at thresholds +offset and -offset, over all but the first two axes.
+
+    Stands for the quality of a mask where a network has no trained estimate of its own; 0 for an empty mask.
+    """
+    flat = logits.flatten(2)
+    inner, outer = (flat > offset).sum(-1), (flat > -offset).sum(-1)
+    return inner / outer.clamp(min=1)
+
+
+@contextmanager
+def memory_explained(card: ModelCard, doing: str) -> Iterator[None]:
+    """Turn an out-of-memory error of any device into a sentence that says what to change.
+
+    Raises
+    ------
+    InputError
+        In place of the error; every other error passes.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in text:
+            raise
+        raise InputError(
+            f"{card.name} ran out of memory while {doing} (about {card.memory_mb} MB are needed at {card.input_size} "
+            "voxels a side); use a smaller input size, a coarser spacing, fewer prompts at once, or another model"
+        ) from error

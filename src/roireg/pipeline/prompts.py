@@ -1,0 +1,163 @@
+"""Prompts before and after they are carried: what is wrong with one, random ones, and the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.image import Image
+from roireg.core.rois import Prompt, ROIPairs, ROISet
+from roireg.core.seeds import generator
+from roireg.features import foreground_mask
+from roireg.match.evidence import Evidence
+from roireg.pipeline.checks import check_labels
+
+__all__ = ["PromptAnswer", "PromptResult", "check_prompt", "random_prompts"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptAnswer:
+    """One prompt and its counterpart.
+
+    Attributes
+    ----------
+    side : "fixed" or "moving": the image the prompt was given in.
+    given : the prompt, or the deepest point of a region given as a mask.
+    found : the corresponding prompt in the other image; a place worth looking at even where there is no region.
+    pair : index of the pair in `PromptResult.pairs`, None where there is no counterpart.
+    confidence : share of such answers that can be expected to be right, 0..1.
+    reason : why there is no counterpart; empty where there is one.
+    regions : the region in the image of the prompt, which is found even where its counterpart is not.
+    evidence : what the confidence is made of.
+    seconds : time the answer took, encoding not included.
+    """
+
+    side: str
+    given: Prompt
+    found: Prompt | None
+    pair: int | None
+    confidence: float
+    reason: str
+    regions: ROISet
+    evidence: Evidence | None
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class PromptResult:
+    """Answers to several prompts.
+
+    Attributes
+    ----------
+    pairs : the region pairs, one per prompt with an answer, prompt order.
+    answers : one per prompt.
+    timings : seconds per stage: "encoding", "guide", "prompts".
+    """
+
+    pairs: ROIPairs
+    answers: tuple[PromptAnswer, ...]
+    timings: dict[str, float]
+
+    @property
+    def abstained(self) -> bool:
+        """Whether no prompt has a counterpart."""
+        return not len(self.pairs)
+
+
+def random_prompts(
+    image: Image, count: int, *, mask: Image | None = None, where: str = "inside", seed: int = 0
+) -> list[Prompt]:
+    """Draw single points, spread out: each is the one of ten that lies furthest from those before.
+
+    Parameters
+    ----------
+    count : how many prompts.
+    mask : one-channel image on the grid of `image`, not 0 where prompts may (or may not) lie; None takes the
+        foreground (see `foreground_mask`).
+    where : "inside" or "outside" the mask.
+
+    Raises
+    ------
+    InputError
+        When the count is below 1, `where` is unknown, or no voxel is left to draw from.
+    """
+    if count < 1:
+        raise InputError(f"at least one prompt is drawn, found a count of {count}")
+    if where not in ("inside", "outside"):
+        raise InputError(f"random prompts lie inside or outside a mask, found {where!r}")
+    if mask is not None:
+        check_labels(mask, image, what="mask for random prompts")
+    allowed = foreground_mask(image.gray().data) if mask is None else (mask.data != 0).any(0)
+    places = torch.nonzero(allowed if where == "inside" else ~allowed).double().cpu().numpy()
+    if not len(places):
+        raise InputError(f"{image.name}: no voxel lies {where} the mask; give another mask")
+    rng = generator(seed, stream="prompts")
+    chosen: list[Array] = []
+    for _ in range(count):
+        drawn = image.grid.world_from_index(places[rng.integers(len(places), size=10)])
+        if not chosen:
+            chosen.append(drawn[0])
+            continue
+        nearest = np.linalg.norm(drawn[:, None] - np.array(chosen)[None], axis=-1).min(1)
+        chosen.append(drawn[int(np.argmax(nearest))])
+    return [Prompt.at(point) for point in chosen]
+
+
+def check_prompt(asked: Prompt, image: Image) -> None:
+    """Refuse a prompt that does not fit its image or contradicts itself.
+
+    Raises
+    ------
+    GeometryError
+        When the prompt has another dimension than the image.
+    InputError
+        When a point lies outside the image, the box has no extent or lies outside, or one place is both inside
+        and outside.
+    """
+    grid, unit = image.grid, image.unit
+    span = f"{_numbers(grid.corners().min(0))} to {_numbers(grid.corners().max(0))} {unit}"
+    for what, points in (("points", asked.points), ("box", asked.box)):
+        if points is not None and len(points) and points.shape[1] != grid.ndim:
+            raise GeometryError(
+                f"{image.name}: the {what} of the prompt are {points.shape[1]}D but the image is {grid.ndim}D; give "
+                f"{grid.ndim} coordinates"
+            )
+    if len(asked.points):
+        for point in asked.points[~grid.contains(asked.points)]:
+            raise InputError(
+                f"{image.name}: the prompt point {_numbers(point)} lies outside the image, which spans {span}; "
+                "give a point inside it"
+            )
+        index = np.round(grid.index_from_world(asked.points)).astype(int)
+        both = {tuple(i) for i in index[asked.labels == 1]} & {tuple(i) for i in index[asked.labels == 0]}
+        if both:
+            place = _numbers(grid.world_from_index(np.array(sorted(both)[0])))
+            raise InputError(
+                f"{image.name}: the prompt says of {place} both inside (label 1) and outside (label 0); remove one"
+            )
+    if asked.box is not None:
+        corners = grid.index_from_world(asked.box)
+        flat = np.ptp(corners, axis=0) <= 1e-6
+        # An axis of one voxel leaves no room for an extent.
+        if (flat & (np.array(grid.shape) > 1)).any():
+            kind = "area" if grid.ndim == 2 else "volume"
+            raise InputError(
+                f"{image.name}: the prompt box from {_numbers(asked.box[0])} to {_numbers(asked.box[1])} has no "
+                f"{kind}; give two opposite corners"
+            )
+        if (corners.max(0) < -0.5).any() or (corners.min(0) > np.array(grid.shape) - 0.5).any():
+            raise InputError(
+                f"{image.name}: the prompt box from {_numbers(asked.box[0])} to {_numbers(asked.box[1])} lies "
+                f"outside the image, which spans {span}; give corners inside it"
+            )
+
+
+def _numbers(values: Sequence[float] | Array) -> str:
+    return "(" + ", ".join(f"{v:.5g}" for v in values) + ")"

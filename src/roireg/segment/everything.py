@@ -1,0 +1,322 @@
+"""Everything mode: ask a promptable network about every point of a grid and keep the answers that hold.
+
+The procedure is the automatic mask generator of Segment Anything (Kirillov et al., ICCV 2023, appendix B).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from roireg.core.errors import InputError
+from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.models.base import Embedding, PromptableModel
+from roireg.models.profiles import profile_named
+from roireg.segment.candidates import Candidate, cleaned, pack, suppressed
+
+__all__ = [
+    "PUBLISHED",
+    "EverythingOptions",
+    "Masks",
+    "crop_boxes",
+    "estimate_seconds",
+    "everything",
+    "point_grid",
+]
+
+Encode = Callable[[Tensor], Embedding]
+
+UPSCALE_BYTES = 128 * 2**20
+"""Most bytes of full-resolution logits held at once."""
+
+
+@dataclass(frozen=True)
+class EverythingOptions:
+    """How everything mode asks and what it keeps; the defaults are the published ones.
+
+    Attributes
+    ----------
+    points : points per side of the grid; volumes take points^(2/3) per side, which is about as many in total.
+    batch : prompts decoded at once; None takes 16 on the CPU, where larger ones are slower, and 64 elsewhere.
+    min_quality : predicted intersection over union above which a mask is kept; 0 keeps all.
+    min_stability : stability above which a mask is kept, see `stability`; 0 keeps all.
+    offset : shift of the threshold, in logits, that the stability is measured with.
+    max_box_overlap : of two masks whose boxes have a larger intersection over union the better one stays.
+    crop_layers : layer i repeats the search on (2^i)^ndim overlapping crops, each encoded on its own.
+    crop_overlap : overlap of the crops of layer 1 as a fraction of the shortest side; halved per layer.
+    crop_divisor : points per side are divided by this from layer to layer.
+    min_area : islands and holes of a mask with fewer pixels are removed and filled; 0 leaves masks as they are.
+
+    Raises
+    ------
+    InputError
+        When a value is out of range.
+    """
+
+    points: int = 32
+    batch: int | None = None
+    min_quality: float = 0.88
+    min_stability: float = 0.95
+    offset: float = 1.0
+    max_box_overlap: float = 0.7
+    crop_layers: int = 0
+    crop_overlap: float = 512 / 1500
+    crop_divisor: int = 1
+    min_area: int = 0
+
+    @classmethod
+    def of(cls, profile: str) -> EverythingOptions:
+        """Return the published settings with the points and crops of a profile, see `roireg.models.profiles`."""
+        chosen = profile_named(profile)
+        return cls(points=chosen.points, crop_layers=chosen.crop_layers)
+
+    def batch_on(self, device: torch.device) -> int:
+        """Return how many prompts to decode at once on a device."""
+        return self.batch or (16 if device.type == "cpu" else 64)
+
+    def __post_init__(self) -> None:
+        batch = 1 if self.batch is None else self.batch
+        if min(self.points, batch, self.crop_divisor) < 1 or min(self.crop_layers, self.min_area) < 0:
+            raise InputError(
+                "everything mode needs points, batch and crop_divisor of at least 1 and crop_layers and min_area of "
+                f"at least 0, found {self.points}, {self.batch}, {self.crop_divisor}, {self.crop_layers} and "
+                f"{self.min_area}"
+            )
+        for name in ("min_quality", "min_stability", "max_box_overlap", "crop_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} of everything mode is in [0, 1], found {getattr(self, name)}")
+        if self.offset <= 0:
+            raise InputError(f"the stability offset of everything mode is positive, found {self.offset}")
+
+
+PUBLISHED = EverythingOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """What everything mode found, best first (predicted intersection over union times stability).
+
+    Attributes
+    ----------
+    masks : (K, *shape) bool on the raster, none empty.
+    quality : (K,) predicted intersection over union. stability : (K,) see `stability`.
+    boxes : (K, 2, d) lowest and highest index inside, storage order.
+    """
+
+    masks: Tensor
+    quality: Tensor
+    stability: Tensor
+    boxes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @property
+    def scores(self) -> Tensor:
+        """(K,) how sure the network is, 0..1."""
+        return (self.quality * self.stability).clamp(0, 1)
+
+
+def everything(
+    model: PromptableModel,
+    raster: Tensor,
+    *,
+    options: EverythingOptions = PUBLISHED,
+    encode: Encode | None = None,
+    progress: Progress = silent,
+) -> Masks:
+    """Find all that a network takes for an object.
+
+    Parameters
+    ----------
+    model : a loaded network whose dimension is that of the raster.
+    raster : (1 or 3, *shape) float, values 0..255.
+    options : what is asked and what is kept.
+    encode : how the raster and its crops are encoded; None asks the model. Hand in a cache to encode once.
+    progress : told after every batch; `detail` says how long the rest will take. What it raises stops the run.
+
+    Returns
+    -------
+    The masks at the resolution of the raster; there may be none.
+    """
+    shape = tuple(raster.shape[1:])
+    crops = crop_boxes(shape, options)
+    counts = [len(point_grid(shape, options, layer)) for layer, _ in crops]
+    clock = _Clock(counts)
+    size = options.batch_on(model.device)
+    found: list[Candidate] = []
+    done = 0
+    for layer, crop in crops:
+        progress(ProgressEvent("segmenting everything", done / clock.points, clock.detail("encoding the image")))
+        part = raster[(slice(None), *(slice(int(a), int(b)) for a, b in crop.T))]
+        with clock.encoding():
+            embedding = (encode or model.encode)(part)
+        here: list[Candidate] = []
+        points = point_grid(tuple(part.shape[1:]), options, layer)
+        for first in range(0, len(points), size):
+            batch = points[first : first + size]
+            with clock.decoding(len(batch)):
+                here += _answers(model, embedding, batch, options, crop, shape)
+            done += len(batch)
+            progress(ProgressEvent("segmenting everything", done / clock.points, clock.detail()))
+        found += suppressed(here, [c.quality for c in here], options.max_box_overlap)
+    if len(crops) > 1:
+        # Smaller crops see more: of two like boxes the one of the smaller crop stays, as published.
+        found = suppressed(found, [1 / c.crop_size for c in found], options.max_box_overlap)
+    if options.min_area:
+        found = cleaned(found, min_area=options.min_area, limit=options.max_box_overlap)
+    found.sort(key=lambda c: -c.quality * c.stability)
+    return _unpacked(found, shape)
+
+
+def estimate_seconds(
+    model: PromptableModel,
+    raster: Tensor,
+    *,
+    options: EverythingOptions = PUBLISHED,
+    encode: Encode | None = None,
+    images: int = 1,
+) -> float:
+    """Tell how long everything mode will take for a number of such images, from a short measurement.
+
+    The raster is encoded once and one batch of points is answered. With an `encode` that remembers, the encoding
+    is not lost: the run that follows does not repeat it.
+    """
+    shape = tuple(raster.shape[1:])
+    crops = crop_boxes(shape, options)
+    counts = [len(point_grid(shape, options, layer)) for layer, _ in crops]
+    clock = _Clock(counts)
+    with clock.encoding():
+        embedding = (encode or model.encode)(raster)
+    batch = point_grid(shape, options)[: options.batch_on(model.device)]
+    with clock.decoding(len(batch)):
+        _answers(model, embedding, batch, options, crops[0][1], shape)
+    return images * clock.total()
+
+
+class _Clock:
+    """Measures encoding and decoding, and tells how long all crops and points take at that rate."""
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        self.crops, self.points = len(counts), sum(counts)
+        self.encoded = self.decoded = 0
+        self.encode_seconds = self.decode_seconds = 0.0
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.encode_seconds += perf_counter() - start
+        self.encoded += 1
+
+    @contextmanager
+    def decoding(self, points: int) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.decode_seconds += perf_counter() - start
+        self.decoded += points
+
+    def total(self) -> float:
+        return self.crops * self.encode_seconds / max(1, self.encoded) + self.points * self.decode_seconds / max(
+            1, self.decoded
+        )
+
+    def detail(self, otherwise: str = "") -> str:
+        if not self.decoded:
+            return otherwise
+        left = self.total() - self.encode_seconds - self.decode_seconds
+        return f"{left:.0f} s left" if left >= 1 else "less than 1 s left"
+
+
+# -- what is asked ------------------------------------------------------------------------------------
+
+
+def point_grid(shape: Sequence[int], options: EverythingOptions, layer: int = 0) -> NDArray[np.float64]:
+    """(N, d) raster coordinates of the prompts for one image or crop, row by row.
+
+    The published grid: fractions (i + 1/2) / n of the size, taken as coordinates whose whole numbers are pixel
+    centres. Where the grid is finer than the raster the last point is kept inside.
+    """
+    per_side = max(1, options.points // options.crop_divisor**layer)
+    if len(shape) == 3:
+        per_side = max(1, round(per_side ** (2 / 3)))
+    steps = (np.arange(per_side) + 0.5) / per_side
+    axes = [np.minimum(steps * n, n - 0.5) for n in shape]
+    return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=-1)
+
+
+def crop_boxes(shape: Sequence[int], options: EverythingOptions) -> list[tuple[int, NDArray[np.int64]]]:
+    """(layer, (2, d) first index and end) of the whole image and of the crops of every layer.
+
+    Crops of a layer are equally large and overlap by a whole number of voxels; the last ones end at the image.
+    """
+    size = np.array(shape, dtype=np.int64)
+    boxes = [(0, np.stack([np.zeros_like(size), size]))]
+    for layer in range(1, options.crop_layers + 1):
+        n = 2**layer
+        overlap = int(options.crop_overlap * size.min() * 2 / n)
+        side = np.array([math.ceil((overlap * (n - 1) + s) / n) for s in size])
+        for place in itertools.product(range(n), repeat=len(size)):
+            low = np.array(place) * (side - overlap)
+            high = np.minimum(low + side, size)
+            if (high > low).all():
+                boxes.append((layer, np.stack([low, high])))
+    return boxes
+
+
+# -- what is kept ---------------------------------------------------------------------------------
+
+
+def _answers(
+    model: PromptableModel,
+    embedding: Embedding,
+    points: NDArray[np.float64],
+    options: EverythingOptions,
+    crop: NDArray[np.int64],
+    shape: tuple[int, ...],
+) -> list[Candidate]:
+    """Ask about (P, d) points of a crop and pack what passes the thresholds."""
+    device = model.device
+    with torch.no_grad():
+        prompts = torch.as_tensor(points, dtype=torch.float32, device=device)[:, None]
+        answer = model.decode(embedding, points=prompts, labels=torch.ones(prompts.shape[:2], device=device).long())
+        logits, quality = answer.logits.flatten(0, 1), answer.quality.flatten().float()
+        if options.min_quality > 0:
+            # Before upscaling, which costs more than the decoder does.
+            good = quality > options.min_quality
+            logits, quality = logits[good], quality[good]
+        found: list[Candidate] = []
+        step = max(1, UPSCALE_BYTES // (4 * int(np.prod(embedding.shape))))
+        for first in range(0, len(logits), step):
+            full = model.upscale(logits[first : first + step, None], embedding)[:, 0].float()
+            found += pack(
+                full,
+                quality[first : first + step],
+                offset=options.offset,
+                min_stability=options.min_stability,
+                crop=crop,
+                shape=shape,
+            )
+    return found
+
+
+def _unpacked(found: list[Candidate], shape: tuple[int, ...]) -> Masks:
+    masks = torch.zeros((len(found), *shape), dtype=torch.bool)
+    for row, c in zip(masks, found, strict=True):
+        row[c.slices] = torch.from_numpy(c.inside())
+    boxes = np.array([(c.low, c.high) for c in found], dtype=np.int64).reshape(len(found), 2, len(shape))
+    return Masks(
+        masks,
+        torch.tensor([c.quality for c in found], dtype=torch.float32),
+        torch.tensor([c.stability for c in found], dtype=torch.float32),
+        torch.from_numpy(boxes),
+    )

@@ -1,0 +1,178 @@
+"""`prompt`: files in, region pairs, list and picture out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from app.scenes import Scene, files_in
+from roireg.app.console import Session
+from roireg.app.prompt import PromptJob, prompt_files
+from roireg.core.errors import GeometryError, InputError, OutputError
+from roireg.core.image import Image
+from roireg.io import PointSet, read_image, read_labels, read_pairs, write_labels, write_points
+
+OUTPUTS = {"overview.png", "pairs", "result.json"}
+
+
+def centre(scene: Scene, side: str, label: int) -> np.ndarray:
+    """World centre of a blob."""
+    labels = read_labels(getattr(scene, f"{side}_labels"))
+    return labels.grid.world_from_index(np.argwhere(labels.data[0].numpy() == label).mean(0))
+
+
+def text(point) -> str:
+    return ",".join(f"{v:.4f}" for v in point)
+
+
+def job(scene: Scene, out: Path, **changes) -> PromptJob:
+    """The images shifted a little: where they lie is guide enough, and fast."""
+    return replace(PromptJob(scene.fixed, scene.moving, out, guide="identity"), **changes)
+
+
+def dice(a, b) -> float:
+    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_a_point_in_either_image_finds_the_blob_in_the_other(flat, tmp_path, side):
+    outcome = prompt_files(Session(), job(flat, tmp_path / "out", points=[text(centre(flat, side, 2))], side=side))
+    assert outcome.exit_code == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == OUTPUTS
+    pairs = read_pairs(tmp_path / "out" / "pairs")
+    for name, masks in (("fixed", pairs.fixed), ("moving", pairs.moving)):
+        truth = read_labels(getattr(flat, f"{name}_labels")).data[0] == 2
+        assert dice(masks.masks[0], truth) > 0.85
+    stored = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    (entry,) = stored["prompts"]
+    other = "moving" if side == "fixed" else "fixed"
+    found = np.array(entry["found"]["points"]["mm"][0])
+    assert np.linalg.norm(found - centre(flat, other, 2)) < 6
+    assert entry["confidence"] == pairs.pairs[0].confidence
+    assert entry["reason"] == "" and entry["pair"] == 0
+    assert stored["in"] == side
+    with PIL.Image.open(tmp_path / "out" / "overview.png") as picture:
+        assert picture.size[0] > 600
+
+
+def test_a_volume_takes_voxel_indices_or_mm(volume, tmp_path):
+    point = centre(volume, "fixed", 2)
+    index = read_image(volume.fixed).grid.index_from_world(point)[::-1]
+    documents = [
+        prompt_files(Session(), job(volume, tmp_path / unit, points=[text(where)], unit=unit)).document
+        for unit, where in (("mm", point), ("px", index))
+    ]
+    given = [d["prompts"][0]["given"]["points"] for d in documents]
+    np.testing.assert_allclose(given[0]["mm"], given[1]["mm"], atol=1e-3)
+    np.testing.assert_allclose(given[0]["px"][0], index, atol=1e-3)
+    assert documents[0]["prompts"][0]["confidence"] == pytest.approx(documents[1]["prompts"][0]["confidence"])
+
+
+def test_points_with_labels_are_one_prompt_and_box_mask_and_file_are_more(flat, tmp_path):
+    truth = read_labels(flat.fixed_labels)
+    index = np.argwhere(truth.data[0].numpy() == 2)
+    (top, left), (bottom, right) = index.min(0), index.max(0)
+    mask = tmp_path / "mask.png"
+    write_labels(mask, truth.with_data((truth.data == 1).int()))
+    points = tmp_path / "points.csv"
+    write_points(points, PointSet(np.stack([centre(flat, "fixed", k) for k in (1, 2)]), ("a", "b")))
+    asked = job(
+        flat,
+        tmp_path / "out",
+        points=[text(centre(flat, "fixed", 2)), "1,1"],
+        labels=[1, 0],
+        box=f"{left},{top},{right},{bottom}",
+        mask=mask,
+        prompts=points,
+    )
+    document = prompt_files(Session(), asked).document
+    assert [p["name"] for p in document["prompts"]] == ["1", "mask.png", "a", "b"]
+    first = document["prompts"][0]["given"]
+    assert first["labels"] == [1, 0] and first["box"]["px"] == [[left, top], [right, bottom]]
+    assert read_pairs(tmp_path / "out" / "pairs").pairs[0].prompts[0].box is not None
+
+
+def test_a_registration_from_the_pairs_is_written_beside_them(flat, tmp_path):
+    asked = job(flat, tmp_path / "out", points=[text(centre(flat, "fixed", 2))], register=True)
+    outcome = prompt_files(Session(), asked)
+    assert "transform.h5" in files_in(tmp_path / "out" / "registration")
+    assert outcome.document["registration"]["pairs"] == 1
+    assert read_pairs(tmp_path / "out" / "registration" / "pairs").pairs[0].status == "accepted"
+
+
+def test_exit_code_3_when_nothing_is_found_and_the_reason_is_written(flat, tmp_path):
+    """The guide sends the prompt out of the other image."""
+    asked = job(flat, tmp_path / "out", points=["50,40"], guide=str(_far_transform(tmp_path)))
+    outcome = prompt_files(Session(), asked)
+    assert outcome.exit_code == 3
+    assert {p.name for p in (tmp_path / "out").iterdir()} == OUTPUTS - {"pairs"}
+    (entry,) = outcome.document["prompts"]
+    assert entry["pair"] is None and "outside" in entry["reason"] and entry["found"] is None
+
+
+def _far_transform(folder: Path) -> Path:
+    from roireg.core.transforms import Affine
+    from roireg.io import write_transform
+
+    path = folder / "far.tfm"
+    write_transform(path, Affine.translation((30.0, 0.0)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ("nothing is asked", "--point")),
+        ({"points": ["500,2"]}, ("fixed.png", "(500, 2)", "outside the image")),
+        ({"points": ["1,2,3"]}, ("--point", "2 numbers")),
+        ({"points": ["nan,3"]}, ("outside the image",)),
+        ({"points": ["9,9", "9,9"], "labels": [1, 0]}, ("(9, 9)", "both inside", "outside", "remove one")),
+        ({"points": ["9,9"], "labels": [0]}, ("--label", "at least one point inside")),
+        ({"points": ["9,9"], "labels": [1, 0]}, ("--label", "1 points and 2 labels")),
+        ({"labels": [1]}, ("--label", "give points")),
+        ({"points": ["9,9"], "labels": [7]}, ("1 (inside) or 0 (outside)", "7")),
+        ({"box": "3,3,3,9"}, ("box", "no area")),
+        ({"box": "3,3,9"}, ("--box", "4 numbers")),
+        ({"box": "300,3,310,9"}, ("box", "outside the image")),
+        ({"points": ["9,9"], "side": "left"}, ("--in", "fixed or moving", "left")),
+        ({"points": ["9,9"], "unit": "cm"}, ("--unit", "px or mm", "cm")),
+        ({"points": ["9,9"], "guide": "there"}, ("--guide", "auto", "there")),
+        ({"points": ["9,9"], "segmenter": "nothing"}, ("nothing", "hierarchy")),
+        ({"points": ["9,9"], "features": "nothing"}, ("nothing", "intensity")),
+        ({"points": ["9,9"], "model": "no-such-network"}, ("no-such-network",)),
+        ({"points": ["9,9"], "model": "sam-vit-base", "segmenter": "model"}, ("--model", "--segmenter", "give one")),
+        ({"points": ["9,9"], "settings": "best"}, ("best", "promptreg")),
+    ],
+)
+def test_mistakes_are_one_sentence_and_write_nothing(flat, tmp_path, changes, words):
+    with pytest.raises(InputError) as caught:
+        prompt_files(Session(), job(flat, tmp_path / "new" / "out", **changes))
+    message = str(caught.value)
+    assert not [w for w in words if w not in message], message
+    assert "\n" not in message
+    assert files_in(tmp_path) == set()
+
+
+def test_files_that_do_not_fit_are_named(flat, volume, tmp_path):
+    deep = tmp_path / "deep.csv"
+    write_points(deep, PointSet(np.ones((1, 3))))
+    with pytest.raises(InputError, match=r"deep\.csv.*3 coordinates.*2D"):
+        prompt_files(Session(), job(flat, tmp_path / "out", prompts=deep))
+    with pytest.raises(GeometryError, match="mask that prompts"):
+        prompt_files(Session(), job(flat, tmp_path / "out", mask=volume.fixed_labels))
+    with pytest.raises(GeometryError, match="2D"):
+        prompt_files(Session(), replace(job(flat, tmp_path / "out", points=["9,9"]), moving=volume.moving))
+    empty = tmp_path / "empty.png"
+    labels = read_labels(flat.fixed_labels)
+    write_labels(empty, Image(labels.data * 0, labels.grid))
+    with pytest.raises(InputError, match=r"empty\.png.*empty"):
+        prompt_files(Session(), job(flat, tmp_path / "out", mask=empty))
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError, match="taken"):
+        prompt_files(Session(), job(flat, tmp_path / "taken", points=["9,9"]))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from models.tiny import sam_folder
+from roireg.bench.models_speed import Cost, main, measure, profile_table
+from roireg.core.errors import InputError
+from roireg.models.registry import load_model
+
+
+def test_totals_add_up():
+    assert Cost(256, "float32", 2.0, 1.0, 0.5, 0.25).total(16) == 2 + 4 * 1.75
+
+
+def test_measuring_takes_the_parts_in_order(tmp_path):
+    ticks = itertools.count()
+    model = load_model(sam_folder(tmp_path))
+    cost = measure(model, 128, clock=lambda: float(next(ticks)))
+    assert (cost.encode, cost.decode, cost.upscale, cost.sort) == (1, 1, 1, 1)
+    assert model.encoded == 1 and cost.dtype == "float32"
+
+
+def test_the_table_compares_with_the_published_setting():
+    full, less = Cost(1024, "float32", 16.0, 2.0, 1.0, 1.0), Cost(512, "bfloat16", 2.0, 0.5, 0.25, 0.25)
+    lines = profile_table({(1024, "float32"): full, (512, "auto"): less}).splitlines()
+    assert lines[2].startswith("| fast | 512 | bfloat16 | 16² | 4.0 s | 4.0 s | 2.0 s | 2.0 s | 12.0 s | 13.3 x |")
+    assert lines[4].endswith("160.0 s | 1.0 x |")
+    with pytest.raises(InputError, match="1024 pixels in float32"):
+        profile_table({(512, "auto"): less})
+
+
+def test_an_unsuitable_size_is_one_sentence(capsys):
+    torch.manual_seed(0)
+    assert main(["--reference-size", "100"]) == 2
+    assert "multiple of 16" in capsys.readouterr().err

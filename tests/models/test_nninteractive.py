@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from roireg.core.errors import InputError, OptionalDependencyError
+from roireg.core.image import Image
+from roireg.core.rois import Prompt
+from roireg.models.base import DenseEncoder, PromptableModel
+from roireg.models.cache import EmbeddingCache
+from roireg.models.nninteractive import NNInteractive, connect
+from roireg.models.volumes import VolumeModel
+from roireg.segment.filters import RegionFilter
+from roireg.segment.model3d import Model3DSegmenter
+from support import make_grid, rotation
+
+wire = pytest.importorskip("nnInteractive.inference.remote.serialization", reason="needs nninteractive-client")
+
+
+class Server(ThreadingHTTPServer):
+    """Speaks the part of the protocol that is used; a prompt selects the bright component it lies in."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.calls: list[str] = []
+        self.leases = 0
+        self.expire = False
+        self.answer: tuple[int, str] | None = None
+        self.image = np.zeros((1, 1, 1, 1))
+        self.mask = np.zeros((1, 1, 1), dtype=np.uint8)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format, *args):
+        """Keep the test output clean."""
+
+    def do_GET(self):
+        self._json(
+            {
+                "supported_interactions": {"points": True, "bbox2d": True},
+                "channel_mapping": {"points": [0, 1]},
+                "num_interaction_channels": 7,
+                "supports_initial_label": True,
+                "supports_zero_shot_label_refinement": False,
+                "preferred_scribble_thickness": [2, 2, 2],
+                "interaction_decay": 0.98,
+                "inference_session_version": "2",
+            }
+        )
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        call = self.path.strip("/")
+        self.server.calls.append(call)
+        if self.server.answer is not None and call != "release":
+            return self._json({"detail": self.server.answer[1]}, status=self.server.answer[0])
+        if call == "claim":
+            self.server.leases += 1
+            return self._json({"lease_token": f"t{self.server.leases}"})
+        if call == "set_image" and self.server.expire:
+            self.server.expire = False
+            return self._json({"detail": "lease expired"}, status=410)
+        return getattr(self, f"_{call}", lambda body: self._json({}))(body)
+
+    def _set_image(self, body):
+        self.server.image = wire.unpack_array(body)
+        self._json({"original_image_shape": list(self.server.image.shape)})
+
+    def _set_target_buffer(self, body):
+        self.server.mask = np.zeros(json.loads(body)["shape"], dtype=np.uint8)
+        self._json({})
+
+    def _reset_interactions(self, body):
+        self.server.mask[:] = 0
+        self._json({})
+
+    def _add_point_interaction(self, body):
+        asked = json.loads(body)
+        parts = ndimage.label(self.server.image[0] > 100)[0]
+        part = parts == parts[tuple(asked["coordinates"])]
+        self.server.mask[part] = asked["include_interaction"]
+        self._predicted(asked["run_prediction"])
+
+    def _add_bbox_interaction(self, body):
+        asked = json.loads(body)
+        self.server.mask[tuple(slice(*b) for b in asked["bbox_coords"])] = 1
+        self._predicted(asked["run_prediction"])
+
+    def _add_initial_seg_interaction(self, body):
+        self.server.mask[:] = wire.unpack_array(body)
+        self._predicted(True)
+
+    def _predicted(self, ran):
+        box = [[0, n] for n in self.server.mask.shape]
+        meta = json.dumps({"ran_prediction": ran, "bbox": box if ran else None})
+        self._send(wire.pack_array(self.server.mask) if ran else b"", {"X-Meta": meta})
+
+    def _json(self, content, status=200):
+        self._send(json.dumps(content).encode(), {"Content-Type": "application/json"}, status)
+
+    def _send(self, body, headers, status=200):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def model(server) -> Iterator[NNInteractive]:
+    found = connect(server.address)
+    yield found
+    server.answer = None
+    found.close()
+
+
+def two_blocks() -> torch.Tensor:
+    raster = torch.zeros(1, 6, 8, 10)
+    raster[0, 1:3, 1:4, 1:5] = 200
+    raster[0, 4:6, 5:8, 6:9] = 200
+    return raster
+
+
+def test_points_select_what_they_lie_in(server, model):
+    assert isinstance(model, PromptableModel) and isinstance(model, VolumeModel)
+    assert not isinstance(model, DenseEncoder)
+    raster = two_blocks()
+    embedding = model.encode(raster)
+    np.testing.assert_array_equal(server.image, raster.numpy())
+    points = torch.tensor([[[1.2, 2.0, 3.0], [0, 0, 0]], [[4.4, 6.0, 7.0], [2.0, 2.0, 2.0]]])
+    answer = model.decode(embedding, points=points, labels=torch.tensor([[1, -1], [1, 1]]))
+    full = model.upscale(answer.logits, embedding)
+    assert full.shape == (2, 1, 6, 8, 10)
+    assert int((full[0] > 0).sum()) == 24 and bool(full[0, 0, 1, 2, 3] > 0)
+    assert torch.equal(full[1, 0] > 0, raster[0] > 100)
+    assert answer.quality.tolist() == [[1.0], [1.0]]
+    # The image crosses the wire once, however many prompts follow.
+    assert server.calls.count("set_image") == 1 and model.encoded == 1
+    assert server.calls.count("claim") == 1
+
+
+def test_boxes_send_their_middle_slice_and_masks_a_first_guess(server, model):
+    embedding = model.encode(two_blocks())
+    box = torch.tensor([[[0.6, 0.5, 1.0], [4.4, 3.4, 20.0]]])
+    found = model.decode(embedding, boxes=box).logits[0, 0] > 0
+    expected = torch.zeros(6, 8, 10, dtype=torch.bool)
+    expected[2, 1:4, 1:10] = True
+    assert torch.equal(found, expected)
+    again = model.decode(embedding, masks=torch.where(expected, 4.0, -4.0)[None, None]).logits[0, 0] > 0
+    assert torch.equal(again, expected)
+
+
+def test_an_image_sent_meanwhile_does_not_mix_up_the_answers(server, model):
+    first = model.encode(two_blocks())
+    model.encode(torch.zeros(1, 3, 3, 3))
+    found = model.decode(first, points=torch.tensor([[[1.0, 2.0, 3.0]]]), labels=torch.ones(1, 1))
+    assert int((found.logits > 0).sum()) == 24
+    assert model.encoded == 2 and server.calls.count("set_image") == 3
+
+
+def test_a_lost_lease_is_renewed(server, model):
+    server.expire = True
+    model.encode(two_blocks())
+    assert server.leases == 2 and server.calls.count("set_image") == 2
+
+
+def test_prompts_in_mm_through_the_segmenter(server, model):
+    grid = make_grid((6, 8, 10), (4.0, 1.0, 1.2), rotation(3, 2), (10, 20, 30))
+    image = Image(two_blocks() * 4, grid)
+    find = Model3DSegmenter(model, cache=EmbeddingCache(), points=400, limits=RegionFilter())
+    found = find.segment(image, Prompt.at(grid.world_from_index([2, 2, 2])))
+    assert found.grid == grid and int(found.masks[0].sum()) == 24
+    corners = grid.world_from_index([[1.0, 1.0, 1.0], [2.0, 3.0, 4.0]])
+    boxed = find.segment(image, Prompt(np.zeros((0, 3)), np.zeros(0), box=corners))
+    assert int(boxed.masks[0].sum()) == 12
+    rois = find(image)
+    assert sorted(rois.masks.flatten(1).sum(1).tolist()) == [18, 24]
+    assert server.calls.count("set_image") == 1
+
+
+def test_without_a_server_one_sentence_says_how_to_start_it():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(InputError, match=rf"no nnInteractive server answers at {address}.*nninteractive-server"):
+            connect(address).encode(two_blocks())
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "wants another API key"),
+        (503, "no free place .*all taken"),
+        (500, "refused .500: .*all taken"),
+        (200, "is no nnInteractive server"),
+    ],
+)
+def test_refusals_are_explained(server, model, status, words):
+    server.answer = (status, "all taken")
+    with pytest.raises(InputError, match=words):
+        model.encode(two_blocks())
+
+
+def test_a_slow_server_is_explained(server, monkeypatch):
+    monkeypatch.setattr(Handler, "_add_point_interaction", lambda self, body: threading.Event().wait(0.5))
+    model = NNInteractive(server.address, timeout=0.1)
+    embedding = model.encode(two_blocks())
+    with pytest.raises(InputError, match="no answer in time"):
+        model.decode(embedding, points=torch.zeros(1, 1, 3), labels=torch.ones(1, 1))
+    model.close()
+
+
+def test_unsuitable_input_is_explained(model):
+    for address in ("127.0.0.1:1527", "ftp://here", "nonsense"):
+        with pytest.raises(InputError, match="is no address"):
+            connect(address)
+    embedding = model.encode(two_blocks())
+    with pytest.raises(InputError, match="found none"):
+        model.decode(embedding)
+    with pytest.raises(InputError, match="no point with label 0 or 1"):
+        model.decode(embedding, points=torch.zeros(1, 1, 3), labels=-torch.ones(1, 1))
+
+
+def test_without_the_client_one_sentence_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nnInteractive.inference.remote", None)
+    with pytest.raises(OptionalDependencyError, match="pip install nninteractive-client"):
+        connect("http://127.0.0.1:1")

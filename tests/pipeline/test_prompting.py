@@ -1,0 +1,221 @@
+"""Prompt sessions on phantoms whose true transform is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.rois import Prompt, ROISet
+from roireg.core.transforms import Affine
+from roireg.features import IntensityFeatures
+from roireg.match.transfer import TransferOptions
+from roireg.pipeline import register
+from roireg.pipeline.prompting import (
+    PROMPT_PRESETS,
+    PromptSession,
+    PromptSettings,
+    prompt,
+    prompt_pairs,
+)
+from roireg.segment import HierarchySegmenter
+from roireg.synth import SyntheticPair
+
+
+def heart(pair: SyntheticPair, side: str) -> tuple[int, np.ndarray]:
+    """The organ with the largest part in the fixed image, and an inner point of it on a side."""
+    labels = pair.fixed_labels.data[0]
+    shared = [k for k in pair.label_names if (labels == k).any() and (pair.moving_labels.data[0] == k).any()]
+    sizes = {k: int((labels == k).sum()) for k in shared}
+    label = sorted(sizes, key=lambda k: -sizes[k])[1]
+    image = pair.fixed_labels if side == "fixed" else pair.moving_labels
+    index = torch.nonzero(image.data[0] == label).double().numpy()
+    middle = index[np.argmin(np.square(index - index.mean(0)).sum(1))]
+    return label, image.grid.world_from_index(middle)
+
+
+@pytest.fixture(scope="module")
+def session(flat) -> PromptSession:
+    return PromptSession(flat.fixed, flat.moving, guide=flat.transform)
+
+
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_a_prompt_lands_where_the_true_transform_says(flat, session, side):
+    label, point = heart(flat, side)
+    result = session.answer(Prompt.at(point), side=side)
+    (answer,) = result.answers
+    assert answer.side == side and answer.pair == 0 and answer.reason == ""
+    assert not result.abstained
+    truth = flat.moving_labels if side == "fixed" else flat.fixed_labels
+    index = np.round(truth.grid.index_from_world(answer.found.points[0])).astype(int)
+    assert int(truth.data[0][tuple(index)]) == label
+    (pair,) = result.pairs.pairs
+    assert pair.source == "prompt" and pair.confidence == answer.confidence
+    # A pair carries its prompt in the moving image, wherever it was given.
+    in_moving = answer.given if side == "moving" else answer.found
+    np.testing.assert_array_equal(pair.prompts[0].points, in_moving.points)
+
+
+def test_the_same_in_an_oblique_volume_with_its_own_moving_grid(deep):
+    session = PromptSession(deep.fixed, deep.moving, guide=deep.transform)
+    _, point = heart(deep, "moving")
+    (answer,) = session.answer(Prompt.at(point), side="moving").answers
+    expected = deep.transform.map_points(answer.found.points)
+    assert np.linalg.norm(expected[0] - point) < 0.12 * float(np.mean(deep.fixed.grid.extent))
+
+
+def test_images_are_encoded_once_for_many_prompts(flat):
+    class Counting(HierarchySegmenter):
+        built = 0
+
+        def prepare(self, image):
+            known = id(image) in self._kept
+            Counting.built += not known
+            return super().prepare(image)
+
+    encoded = []
+
+    class Encoder(IntensityFeatures):
+        def __call__(self, image, grid):
+            encoded.append(image.name)
+            return super().__call__(image, grid)
+
+    session = PromptSession(flat.fixed, flat.moving, segmenter=Counting(), features=Encoder(), guide=flat.transform)
+    for side in ("fixed", "moving"):
+        session.answer([Prompt.at(heart(flat, side)[1])] * 3, side=side)
+    assert Counting.built == 2
+    assert len(encoded) == 2
+
+
+def test_several_prompts_give_one_pair_each_and_equal_answers_on_their_own(flat, session):
+    points = [heart(flat, "fixed")[1], flat.fixed.grid.center]
+    together = session.answer([Prompt.at(p) for p in points])
+    assert len(together.answers) == 2
+    for k, point in enumerate(points):
+        alone = session.answer(Prompt.at(point))
+        assert alone.answers[0].confidence == together.answers[k].confidence
+        if alone.answers[0].pair is not None:
+            number = together.answers[k].pair
+            assert torch.equal(alone.pairs.fixed.masks[0], together.pairs.fixed.masks[number])
+    assert set(together.timings) == {"encoding", "guide", "prompts"}
+
+
+def test_a_mask_is_a_prompt(flat, session):
+    label, _ = heart(flat, "moving")
+    mask = flat.moving_labels.with_data((flat.moving_labels.data == label).to(torch.int32))
+    result = session.answer(mask, side="moving")
+    assert torch.equal(result.pairs.moving.masks[0], mask.data[0] > 0)
+    assert result.pairs.moving.grid == flat.moving.grid
+    truth = flat.fixed_labels.data[0] == label
+    found = result.pairs.fixed.masks[0]
+    assert 2 * float((found & truth).sum()) / float(found.sum() + truth.sum()) > 0.5
+
+
+def test_regions_of_different_grids_meet_on_that_of_the_image(flat):
+    """A segmenter on a coarse grid and a mask on the image grid, in one answer."""
+    session = PromptSession(
+        flat.fixed, flat.moving, segmenter=HierarchySegmenter(max_voxels=1500), guide=flat.transform
+    ).changed(transfer=TransferOptions(least_confidence=0.0))
+    label, point = heart(flat, "moving")
+    mask = flat.moving_labels.with_data((flat.moving_labels.data == label).to(torch.int32))
+    result = session.answer([Prompt.at(point), mask], side="moving")
+    assert len(result.pairs) == 2
+    assert result.pairs.moving.grid == flat.moving.grid
+    assert bool(result.pairs.moving.masks.flatten(1).any(1).all())
+
+
+def test_no_counterpart_says_why_and_keeps_the_place(flat, session):
+    strict = session.changed(transfer=TransferOptions(least_confidence=1.0))
+    _, point = heart(flat, "fixed")
+    result = strict.answer(Prompt.at(point))
+    (answer,) = result.answers
+    assert result.abstained and answer.pair is None and len(result.pairs.fixed) == 0
+    assert "confidence" in answer.reason
+    assert answer.found is not None and len(answer.regions) == 1
+    assert session.settings.transfer.least_confidence < 1.0
+
+
+def test_the_quick_registration_guides_by_itself(flat):
+    session = PromptSession(flat.fixed, flat.moving)
+    points = flat.fixed_points
+    apart = np.linalg.norm(session.guide.forward.map_points(points) - flat.transform.map_points(points), axis=1)
+    still = np.linalg.norm(points - flat.transform.map_points(points), axis=1)
+    assert apart.mean() < 0.5 * still.mean()
+    assert session.changed(guide="none").guide is None
+    loose = session.changed(guide="centers").guide
+    assert loose.width > session.guide.width
+
+
+def test_the_published_settings_run(flat):
+    settings = PROMPT_PRESETS["promptreg"]
+    session = PromptSession(flat.fixed, flat.moving, settings=replace(settings, views=2))
+    assert session.guide is None
+    assert len(session.sides["fixed"].views) == 2
+    result = session.answer(Prompt.at(heart(flat, "moving")[1]), side="moving")
+    assert len(result.pairs) == 1
+
+
+def test_equal_seeds_give_equal_answers(flat):
+    _, point = heart(flat, "moving")
+    settings = PromptSettings(views=2)
+    results = [
+        prompt(
+            flat.fixed, flat.moving, Prompt.at(point), side="moving", guide=flat.transform, settings=settings, seed=3
+        )
+        for _ in range(2)
+    ]
+    assert torch.equal(results[0].pairs.fixed.masks, results[1].pairs.fixed.masks)
+    assert results[0].answers[0].confidence == results[1].answers[0].confidence
+
+
+def test_random_prompts_start_a_registration(flat, session):
+    pairs = prompt_pairs(session, 8, seed=1)
+    assert 2 <= len(pairs) <= 8
+    confidence = pairs.confidence.tolist()
+    assert confidence == sorted(confidence, reverse=True)
+    for i, a in enumerate(pairs.pairs):
+        for b in pairs.pairs[:i]:
+            assert not (
+                torch.equal(pairs.moving.masks[a.moving], pairs.moving.masks[b.moving])
+                and torch.equal(pairs.fixed.masks[a.fixed], pairs.fixed.masks[b.fixed])
+            )
+    from pipeline.cases import error, quick
+
+    result = register(flat.fixed, flat.moving, pairs=pairs, config=quick(dense={"method": "none"}))
+    assert error(result.transform, flat) < error(None, flat)
+
+
+def test_mistakes_are_named(flat, deep, session):
+    inside = Prompt.at(flat.fixed.grid.center)
+    for arguments, words in (
+        ({"guide": "there"}, "auto, identity, centers, none"),
+        ({"settings": "best"}, "default, promptreg"),
+        ({"segmenter": "nothing"}, "unknown"),
+        ({"features": "nothing"}, "unknown"),
+    ):
+        with pytest.raises(InputError, match=words):
+            PromptSession(flat.fixed, flat.moving, **arguments)
+    with pytest.raises(InputError, match="fixed or in the moving"):
+        session.answer(inside, side="left")
+    with pytest.raises(InputError, match="no prompt"):
+        session.answer([])
+    with pytest.raises(GeometryError, match="another grid"):
+        session.answer(Image(torch.ones(1, 9, 9), Grid.pixels((9, 9))))
+    with pytest.raises(InputError, match="outside"):
+        session.answer(Prompt.at((1e4, 3.0)))
+    with pytest.raises(GeometryError):
+        PromptSession(flat.fixed, deep.moving)
+    with pytest.raises(GeometryError, match="2D"):
+        PromptSession(deep.fixed, deep.moving, guide=Affine.identity(2))
+
+    class OnlyAll:
+        def __call__(self, image):
+            return ROISet.empty(image.grid)
+
+    with pytest.raises(InputError, match="does not answer prompts"):
+        PromptSession(flat.fixed, flat.moving, segmenter=OnlyAll(), guide=flat.transform)
