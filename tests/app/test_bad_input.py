@@ -296,7 +296,8 @@ def test_pairs_that_do_not_fit(flat, place, tmp_path):
     arguments = (flat.fixed, flat.moving, "--pairs")
     words = ("pairs do not fit", "moving.png", "40 x 30", "56 x 48")
     refused(tmp_path, *arguments, _pairs(place, grid, other), words=words)
-    refused(tmp_path, *arguments, _pairs(place, grid, grid, "rejected"), words=("proposed or accepted", "--pairs"))
+    none = (_pairs(place, grid, grid, "rejected"), "--pairs-only")
+    refused(tmp_path, *arguments, *none, words=("every ROI pair is rejected", "leave --pairs-only out"))
     refused(tmp_path, *arguments, place / "none", words=("none", "no such folder"))
     refused(tmp_path, *arguments, tmp_path, words=("pairs.json",))
 

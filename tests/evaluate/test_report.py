@@ -149,8 +149,6 @@ def test_everything_given_is_shown_once_escaped() -> None:
         "▲ better",
         "Folded voxels (det J ≤ 0)",
         "not measurable",
-        "fit dense",
-        "2.00 s",
         "arguments.preset",
         "[1, 2]",
         "1 pair in use, 1 rejected",

@@ -120,7 +120,7 @@ def test_given_pairs_are_used_and_rejected_ones_are_not(flat):
         dense={"features": None, "velocity": {"correlation_weight": 0, "feature_weight": 0, "region_weight": 1}}
     )
     pairs = pairs_of(flat, status="accepted")
-    right = roireg.register(flat.fixed, flat.moving, config=config, pairs=pairs)
+    right = roireg.register(flat.fixed, flat.moving, config=config, pairs=pairs, pairs_only=True)
     assert right.pairs is pairs
     assert error(right.transform, flat) < 0.7 * error(None, flat)
 
@@ -129,13 +129,13 @@ def test_given_pairs_are_used_and_rejected_ones_are_not(flat):
         for p, q in zip(pairs.pairs, pairs.pairs[1:] + pairs.pairs[:1], strict=True)
     ]
     both = replace(pairs, pairs=(*pairs.pairs, *wrong))
-    again = roireg.register(flat.fixed, flat.moving, config=config, pairs=both)
+    again = roireg.register(flat.fixed, flat.moving, config=config, pairs=both, pairs_only=True)
     points = flat.fixed.grid.points()
     np.testing.assert_array_equal(again.map_points(points), right.map_points(points))
     assert len(again.pairs) == len(both)  # they stay in the result
 
-    with pytest.raises(InputError, match="no pair that is proposed or accepted"):
-        roireg.register(flat.fixed, flat.moving, pairs=replace(pairs, pairs=tuple(wrong)))
+    with pytest.raises(InputError, match="every ROI pair is rejected"):
+        roireg.register(flat.fixed, flat.moving, pairs=replace(pairs, pairs=tuple(wrong)), pairs_only=True)
 
 
 def test_pairs_of_other_images_are_refused(flat, deep):

@@ -299,7 +299,8 @@ def test_bad_input_is_explained():
         find(broken)
     for options, words in (
         ({"spacing": 0.0}, "positive number of mm"),
-        ({"window": (5.0, 5.0)}, "lowest, highest"),
+        ({"window": (5.0, 0.0)}, "width must be a positive"),
+        ({"window": "lug"}, "window 'lug' is unknown"),
         ({"points": 0}, "at least 1"),
         ({"similar": 0.0}, r"in \(0, 1\]"),
     ):
@@ -314,8 +315,8 @@ def test_a_network_for_ct_refuses_other_images_unless_told_a_window():
     model.volume = VolumeInput(1.5, 24, (-1000.0, 1000.0))
     with pytest.raises(InputError, match="reads CT in Hounsfield units"):
         segmenter(model)(image)
-    # The window of the user is taken as it is, whatever the lowest value.
-    assert len(segmenter(model, window=(-10.0, 250.0)).segment(image, Prompt.at(grid.center))) == 1
+    # The window of the user, level and width, is taken as it is, whatever the lowest value.
+    assert len(segmenter(model, window=(120.0, 260.0)).segment(image, Prompt.at(grid.center))) == 1
 
 
 def test_sam_med3d_end_to_end_from_a_file(tmp_path):

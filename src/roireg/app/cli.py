@@ -6,6 +6,7 @@ Work is done in the modules beside this one, imported when a command runs: `roir
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 
 from roireg import __version__
+from roireg.app import finding
 from roireg.app import options as opt
 from roireg.app.bench import bench_app
 from roireg.app.console import Outcome, Session, command
@@ -62,6 +64,8 @@ def _root(
     roireg register fixed.nii.gz moving.nii.gz -o out
     roireg register ct.nii.gz mr/ -o out --fixed-labels ct_seg.nii.gz --moving-labels mr_seg.nii.gz
     roireg register a.png b.png -o out --init centers --only transform,report
+    roireg register a.png b.png -o out --prompt 61,40 --prompt 80,44
+    roireg register ct_a.nii.gz ct_b.nii.gz -o out --model sam-vit-base --profile fast --window lung
 """,
 )
 def register(
@@ -78,10 +82,20 @@ def register(
     seed: opt.Seed = 0,
     init: opt.Init = "auto",
     pairs: opt.PairsPath = None,
+    pairs_only: opt.PairsOnly = False,
     fixed_rois: opt.FixedRois = None,
     moving_rois: opt.MovingRois = None,
     fixed_mask: opt.FixedMask = None,
     moving_mask: opt.MovingMask = None,
+    prompt: opt.PromptPoints = None,
+    unit: opt.PromptUnit = None,
+    prompt_in: opt.PromptSide = "fixed",
+    roi_weight: opt.RoiWeight = None,
+    model: opt.Model = None,
+    profile: opt.Profile = None,
+    window: opt.Window = None,
+    cache: opt.CacheFolder = None,
+    features: opt.Features = None,
     fixed_labels: opt.FixedLabels = None,
     moving_labels: opt.MovingLabels = None,
     fixed_points: opt.FixedPoints = None,
@@ -98,6 +112,10 @@ def register(
     given they are scored before and after; they never steer the registration (use --fixed-rois and --moving-rois for
     that).
 
+    What you know can steer: --prompt names a region that must fit, --pairs regions that correspond. Pairs that are
+    accepted are kept, rejected ones never used; the others are found, unless one of them is merely proposed or
+    --pairs-only is given.
+
     Everything is computed before anything is written. In an existing OUT files of the same name are replaced and all
     others stay. Exit code 3 means that the verdict is "failed".
     """
@@ -111,6 +129,16 @@ def register(
         preset=preset,
         config=config,
         pairs=pairs,
+        pairs_only=pairs_only,
+        prompts=prompt or (),
+        unit=unit,
+        prompt_side=prompt_in,
+        roi_weight=roi_weight,
+        model=model,
+        profile=profile,
+        window=window,
+        cache=cache,
+        features=features,
         fixed_rois=fixed_rois,
         moving_rois=moving_rois,
         fixed_mask=fixed_mask,
@@ -226,54 +254,8 @@ def convert(
     )
 
 
-@command(
-    app,
-    "segment",
-    example="""
-    roireg segment image.nii.gz -o regions.nii.gz
-    roireg segment photo.png -o organ.png --point 120,80
-    roireg segment ct.nii.gz -o organ.nii.gz --point 10,-40,55 --point 30,-40,55 --label 1 --label 0
-""",
-)
-def segment(
-    session: Session,
-    image: Annotated[Path, typer.Argument(help="Image to segment.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Label map to write.")],
-    *,
-    point: Annotated[
-        list[str] | None, typer.Option(metavar="X,Y[,Z]", help="World point in the region (mm, px); repeatable.")
-    ] = None,
-    label: Annotated[
-        list[int] | None, typer.Option(min=0, max=1, help="Per --point: 1 inside (default), 0 outside.")
-    ] = None,
-    box: Annotated[
-        str | None, typer.Option(metavar="X,Y[,Z],X,Y[,Z]", help="Two opposite world corners around the region.")
-    ] = None,
-    max_count: Annotated[int, typer.Option(min=1, help="How many regions at most (without a prompt).")] = 64,
-    min_size: Annotated[float, typer.Option(help="Smallest region, as a fraction of the image.")] = 0.0005,
-    max_size: Annotated[float, typer.Option(help="Largest region, as a fraction of the image.")] = 0.5,
-    frame: opt.FrameOption = None,
-) -> Outcome:
-    """Find regions in an image, or the region that points or a box ask for; no training, no weights.
-
-    Without a prompt: the most stable regions of all sizes. With one: the best answer first, then alternatives.
-    Writes OUT (a label map on the grid of the image; regions that overlap go to further files OUT_1, OUT_2, ...), a
-    .json of the same name with label, layer, stability, size and centroid of every region, and an _overview.png.
-    """
-    from roireg.app.regions import segment as run
-
-    return run(
-        session,
-        image,
-        out,
-        points=point or [],
-        labels=label or [],
-        box=box,
-        max_count=max_count,
-        smallest=min_size,
-        largest=max_size,
-        frame=frame,
-    )
+command(app, "segment", example=finding.SEGMENT_EXAMPLE)(finding.segment)
+command(app, "prompt", example=finding.PROMPT_EXAMPLE)(finding.prompt)
 
 
 @command(
@@ -422,6 +404,9 @@ app.add_typer(models_app, name="models")
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
+    # Threads that wait by spinning make a run five times slower as soon as another program wants the same cores.
+    # Read when torch is loaded, which no command does before this line.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows ASCII alone shows "?" for "²" instead of ending the program.

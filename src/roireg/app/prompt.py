@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,27 @@ from rich.table import Table
 
 from roireg import __version__
 from roireg.app.console import Outcome, Session, plain
-from roireg.app.files import Frames, load_image, load_labels, load_transform, parse_numbers
+from roireg.app.files import Frames, load_image, load_labels, load_transform
 from roireg.app.outputs import check_folder, filled_folder
 from roireg.app.prompt_picture import draw_answers
+from roireg.app.prompting import check_network, check_side, world_points
 from roireg.app.summary import COLOURS, escape
 from roireg.core.errors import InputError
 from roireg.core.image import Image
+from roireg.core.progress import Progress
 from roireg.core.rois import Prompt, ROIPairs
 from roireg.core.seeds import resolve_device
 from roireg.core.transforms import Transform
-from roireg.features import FeatureExtractor, make_extractor
+from roireg.features import FeatureExtractor
 from roireg.io import read_points, write_pairs
-from roireg.pipeline import Registration, register
+from roireg.pipeline import Config, Registration, register
 from roireg.pipeline.checks import check_labels
 from roireg.pipeline.prompting import GUIDE_WORDS, PromptSession
 from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompt
-from roireg.segment import PromptableSegmenter, make_segmenter
+from roireg.pipeline.stages import Network
+from roireg.pipeline.steering import accepted
+from roireg.segment import PromptableSegmenter
+from roireg.segment.promptable import DEFAULT_LIMITS
 
 __all__ = ["PromptJob", "prompt_files"]
 
@@ -49,7 +54,8 @@ class PromptJob:
     prompts : a file of points, each of them a prompt of its own, in world coordinates.
     unit : "px" (voxel indices from 0, x first) or "mm" (world, LPS) of points and box; None is px for raster images.
     side : "fixed" or "moving": the image that all of it lies in.
-    segmenter : registry name. model : name or path of a network that answers prompts in its place.
+    segmenter : registry name. model, profile, window, cache : a network that answers prompts in its place, and how it
+        is run; see `Config.with_network`.
     features : registry name; None takes those of the network, or "intensity" without one.
     guide : one of `GUIDE_WORDS` or the path of a transform; None takes that of the settings.
     """
@@ -66,6 +72,9 @@ class PromptJob:
     side: str = "fixed"
     segmenter: str = "hierarchy"
     model: str | None = None
+    profile: str | None = None
+    window: str | None = None
+    cache: Path | None = None
     features: str | None = None
     guide: str | None = None
     settings: str = "default"
@@ -78,10 +87,12 @@ class PromptJob:
 def prompt_files(session: Session, job: PromptJob) -> Outcome:
     """Carry prompts over, write region pairs, list and picture; see the command's help."""
     started = time.perf_counter()
-    if job.side not in ("fixed", "moving"):
-        raise InputError(f"--in is fixed or moving, found {job.side!r}")
-    if job.unit not in (None, "px", "mm"):
-        raise InputError(f"--unit is px or mm, found {job.unit!r}")
+    check_side("--in", job.side)
+    if job.model is not None and job.segmenter != "hierarchy":
+        raise InputError(
+            f"--model and --segmenter both say what answers prompts ({job.model}, {job.segmenter}); give one"
+        )
+    check_network(job.model, job.profile, job.window, job.cache)
     check_folder(job.out)
     fixed, moving = load_image(job.fixed, job.frames.fixed), load_image(job.moving, job.frames.moving)
     image = fixed if job.side == "fixed" else moving
@@ -92,8 +103,8 @@ def prompt_files(session: Session, job: PromptJob) -> Outcome:
         if not Path(job.guide).exists() and not Path(job.guide).suffix:
             raise InputError(f"--guide is {', '.join(GUIDE_WORDS)} or the file of a transform, found {job.guide!r}")
         guide = load_transform(Path(job.guide))
-    segmenter, features = _tools(job)
     with session.progress() as progress:
+        segmenter, features = _tools(job, progress)
         prepared = PromptSession(
             fixed,
             moving,
@@ -112,7 +123,8 @@ def prompt_files(session: Session, job: PromptJob) -> Outcome:
             registration = register(
                 fixed,
                 moving,
-                pairs=_accepted(result.pairs),
+                pairs=accepted(result.pairs),
+                pairs_only=True,
                 init=start,
                 device=job.device,
                 seed=job.seed,
@@ -136,20 +148,13 @@ def prompt_files(session: Session, job: PromptJob) -> Outcome:
     return Outcome(answer, EXIT_NOTHING if failed else 0)
 
 
-def _tools(job: PromptJob) -> tuple[str | PromptableSegmenter, str | FeatureExtractor]:
+def _tools(job: PromptJob, progress: Progress) -> tuple[str | PromptableSegmenter, str | FeatureExtractor]:
     """Return what answers prompts and what regions are compared by."""
     if job.model is None:
         return job.segmenter, job.features or "intensity"
-    if job.segmenter != "hierarchy":
-        raise InputError(
-            f"--model and --segmenter both say what answers prompts ({job.model}, {job.segmenter}); give one"
-        )
-    device = str(resolve_device(job.device))
-    segmenter = make_segmenter("model", model=job.model, device=device)
-    if not isinstance(segmenter, PromptableSegmenter):
-        raise InputError(f"--model {job.model} does not answer prompts; use one that does, such as sam-vit-base")
-    features = job.features or make_extractor("model", model=job.model, device=device)
-    return segmenter, features
+    settings = Config().with_network(job.model, profile=job.profile or "balanced", window=job.window, cache=job.cache)
+    network = Network.load(settings.network, resolve_device(job.device), progress)
+    return network.segmenter(DEFAULT_LIMITS, progress), job.features or network.extractor()
 
 
 # -- what is asked --------------------------------------------------------------------------------
@@ -188,7 +193,6 @@ def _asked(job: PromptJob, image: Image, frame: int | None) -> tuple[list[Prompt
 
 
 def _prompt(job: PromptJob, image: Image) -> Prompt:
-    d = image.ndim
     if job.labels and len(job.labels) != len(job.points):
         raise InputError(
             f"--label is given once per --point, found {len(job.points)} points and {len(job.labels)} labels"
@@ -199,18 +203,8 @@ def _prompt(job: PromptJob, image: Image) -> Prompt:
             f"--label: all {len(labels)} points are outside the region (label 0); give at least one point inside it "
             "(label 1), or a --box around it"
         )
-    places = np.array([parse_numbers("--point", p, (d,)) for p in job.points]).reshape(-1, d)
-    corners = None if job.box is None else np.array(parse_numbers("--box", job.box, (2 * d,))).reshape(2, d)
-    unit = job.unit or image.unit
-    if unit == "px":
-        places = image.grid.world_from_index(places[:, ::-1])
-        corners = None if corners is None else image.grid.world_from_index(corners[:, ::-1])
-    return Prompt(places, labels, corners)
-
-
-def _accepted(pairs: ROIPairs) -> ROIPairs:
-    """Mark what a person pointed at as certain, so that every region has a say in the fit."""
-    return replace(pairs, pairs=tuple(replace(p, status="accepted") for p in pairs.pairs))
+    corners = None if job.box is None else world_points("--box", [job.box], image, job.unit, per_text=2)
+    return Prompt(world_points("--point", job.points, image, job.unit), labels, corners)
 
 
 # -- what is said ---------------------------------------------------------------------------------

@@ -14,15 +14,19 @@ from rich.table import Table
 from roireg.app.console import Outcome, Session, plain
 from roireg.app.files import parse_numbers
 from roireg.app.outputs import check_file, extension_of, filled_folder, stem_of
+from roireg.app.prompting import check_network
 from roireg.app.summary import escape, number
 from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROISet
+from roireg.core.seeds import resolve_device
 from roireg.core.warp import warp
 from roireg.evaluate.planes import best_cut, display_planes, sample_plane
 from roireg.evaluate.plots import distinct_colours, draw_regions, intensity_window, to_picture
 from roireg.io import check_image, read_image, write_labels
-from roireg.segment import HierarchySegmenter
+from roireg.pipeline import Config
+from roireg.pipeline.stages import Network, expected_time
+from roireg.segment import HierarchySegmenter, PromptableSegmenter, RegionFilter
 
 __all__ = ["segment"]
 
@@ -42,8 +46,14 @@ def segment(
     smallest: float,
     largest: float,
     frame: int | None,
+    model: str | None = None,
+    profile: str | None = None,
+    window: str | None = None,
+    cache: Path | None = None,
+    device: str = "auto",
 ) -> Outcome:
     """Find regions, or answer a prompt, and write label maps, list and picture; see the command's help."""
+    check_network(model, profile, window, cache)
     check_file(out)
     kind = extension_of(out)
     image = read_image(path, frame=frame)
@@ -54,13 +64,23 @@ def segment(
             f"{out}: the label map of this image is written as one of {', '.join(kinds)}, found {kind!r}"
         )
     prompt = _prompt(points, labels, box, image.ndim)
-    segmenter = HierarchySegmenter(min_fraction=smallest, max_fraction=largest, max_count=max_count)
-    rois = segmenter(image) if prompt is None else segmenter.segment(image, prompt)
+    with session.progress() as progress:
+        segmenter: PromptableSegmenter
+        if model is None:
+            segmenter = HierarchySegmenter(min_fraction=smallest, max_fraction=largest, max_count=max_count)
+        else:
+            asked = Config().with_network(model, profile=profile or "balanced", window=window, cache=cache)
+            network = Network.load(asked.network, resolve_device(device), progress)
+            segmenter = network.segmenter(RegionFilter(smallest, largest, None, max_count), progress)
+            if prompt is None and (expected := expected_time(segmenter, image)):
+                session.note("time", f"the network takes {expected}", "blue")
+        rois = segmenter(image) if prompt is None else segmenter.segment(image, prompt)
     stem = stem_of(out)
     layers, layer_of = _layers(rois, image)
     names = [f"{stem}{f'_{i}' if i else ''}{kind}" for i in range(len(layers))]
     document = {
         "image": str(path),
+        "model": model,
         "layers": names,
         "unit": image.unit,
         "regions": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,21 @@ from typing import Any
 from roireg.app.console import Outcome, Session
 from roireg.app.files import Frames, load_image, load_labels, load_transform
 from roireg.app.outputs import check_file, check_folder, extension_of, filled_folder
+from roireg.app.prompting import check_network, check_side, world_points
 from roireg.app.summary import COLOURS, escape, key_metrics, metric_table
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.core.progress import Progress, silent
+from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.core.rois import Prompt
 from roireg.core.transforms import Transform
 from roireg.core.warp import warp
 from roireg.evaluate import MetricValue, ReportInput, render_report
 from roireg.io import PointSet, atomic_path, read_pairs, read_points, sha256_of, write_labels, write_points
-from roireg.pipeline import OUTPUTS, Config, Registration, register
+from roireg.pipeline import OUTPUTS, Config, Registration, preset, register
 from roireg.pipeline.checks import INIT_WORDS, check_labels, check_points
+from roireg.pipeline.steps import REGIONS
 
-__all__ = ["RegisterJob", "register_files", "report", "run_job", "summarise"]
+__all__ = ["RegisterJob", "register_files", "report", "run_job", "summarise", "with_estimate"]
 
 EXIT_FAILED = 3
 
@@ -36,6 +39,10 @@ class RegisterJob:
     ----------
     fixed, moving, out : the images and the result folder.
     init : "auto", "identity", "centers", or the path of a transform.
+    model, profile, window, cache : a network by name or path, and how it is run; see `Config.with_network`.
+    features : registry name; None takes those of the network, or of the settings without one.
+    prompts, unit, prompt_side : points ``x,y[,z]`` in px or mm (None: px for raster images) of one image.
+    roi_weight, pairs_only : see :func:`roireg.pipeline.register`.
     only : names of `OUTPUTS`; None is all.
     """
 
@@ -54,6 +61,16 @@ class RegisterJob:
     fixed_points: Path | None = None
     moving_points: Path | None = None
     init: str = "auto"
+    model: str | None = None
+    profile: str | None = None
+    window: str | None = None
+    cache: Path | None = None
+    features: str | None = None
+    prompts: Sequence[str] = ()
+    unit: str | None = None
+    prompt_side: str = "fixed"
+    roi_weight: float | None = None
+    pairs_only: bool = False
     only: Collection[str] | None = None
     frames: Frames = field(default_factory=Frames)
     device: str = "auto"
@@ -74,7 +91,7 @@ def register_files(session: Session, job: RegisterJob) -> Outcome:
     """Run a job and print its summary; see the command's help."""
     started = time.perf_counter()
     with session.progress() as progress:
-        result, files = run_job(job, progress)
+        result, files = run_job(job, with_estimate(session, progress))
     summarise(session, job, result, files, seconds=time.perf_counter() - started)
     document = {**result.result_json(), "out": job.out, "files": files}
     return Outcome(document, EXIT_FAILED if result.verdict == "failed" else 0)
@@ -94,7 +111,7 @@ def run_job(job: RegisterJob, progress: Progress = silent) -> tuple[Registration
     """
     only = _chosen(job.only)
     check_folder(job.out)
-    config = None if job.config is None else Config.load(job.config)
+    config = _settings(job)
     init = job.init if job.init in INIT_WORDS else _initial(job.init)
     fixed, moving = load_image(job.fixed, job.frames.fixed), load_image(job.moving, job.frames.moving)
     carried = _read_carried(job, fixed, moving)
@@ -108,6 +125,10 @@ def run_job(job: RegisterJob, progress: Progress = silent) -> tuple[Registration
         moving_rois=load_labels(job.moving_rois, job.frames.moving),
         fixed_mask=load_labels(job.fixed_mask, job.frames.fixed),
         moving_mask=load_labels(job.moving_mask, job.frames.moving),
+        prompts=_prompts(job, fixed, moving),
+        prompt_side=job.prompt_side,
+        roi_weight=job.roi_weight,
+        pairs_only=job.pairs_only,
         init=init,
         device=job.device,
         seed=job.seed,
@@ -121,10 +142,42 @@ def run_job(job: RegisterJob, progress: Progress = silent) -> tuple[Registration
     return result, files
 
 
+def with_estimate(session: Session, progress: Progress) -> Progress:
+    """Return a listener that also prints how long a network will take, once that is known."""
+
+    def listen(event: ProgressEvent) -> None:
+        if event.stage == REGIONS and event.detail:
+            session.note("time", f"the network takes {event.detail} for the regions", "blue")
+        progress(event)
+
+    return listen
+
+
+def _settings(job: RegisterJob) -> Config | None:
+    """Return the settings of a file or of options; None where the preset alone says everything."""
+    config = None if job.config is None else Config.load(job.config)
+    check_network(job.model, job.profile, job.window, job.cache)
+    if job.model is not None:
+        config = (config or preset(job.preset)).with_network(
+            job.model, profile=job.profile or "balanced", window=job.window, cache=job.cache
+        )
+    if job.features is not None:
+        config = config or preset(job.preset)
+        config = config.model_copy(update={"match": config.match.model_copy(update={"features": job.features})})
+    return config
+
+
+def _prompts(job: RegisterJob, fixed: Image, moving: Image) -> list[Prompt]:
+    check_side("--prompt-in", job.prompt_side)
+    image = fixed if job.prompt_side == "fixed" else moving
+    return [Prompt.at(point) for point in world_points("--prompt", job.prompts, image, job.unit)]
+
+
 def _origin(job: RegisterJob) -> dict[str, Any]:
     """Return what only the files know: path and checksum of every input, and the arguments that are not paths."""
     inputs: dict[str, dict[str, Any]] = {}
-    for name in (f.name for f in fields(job) if f.name != "out"):
+    # What is written to is no input.
+    for name in (f.name for f in fields(job) if f.name not in ("out", "cache")):
         value = getattr(job, name)
         if name == "init" and value not in INIT_WORDS:
             value = Path(value)
@@ -136,7 +189,12 @@ def _origin(job: RegisterJob) -> dict[str, Any]:
     for side in ("fixed", "moving"):
         frame = getattr(job.frames, side)
         inputs[side] |= {} if frame is None else {"frame": frame}
-    return {"inputs": inputs, "arguments": {"init": job.init, "only": list(job.only or OUTPUTS)}}
+    arguments: dict[str, Any] = {"init": job.init, "only": list(job.only or OUTPUTS), "preset": job.preset}
+    if job.prompts:
+        arguments |= {"prompts": list(job.prompts), "unit": job.unit, "prompt_in": job.prompt_side}
+    asked = {name: getattr(job, name) for name in ("model", "profile", "window", "features", "roi_weight")}
+    arguments |= {name: value for name, value in asked.items() if value is not None}
+    return {"inputs": inputs, "arguments": arguments | ({"pairs_only": True} if job.pairs_only else {})}
 
 
 def _chosen(only: Collection[str] | None) -> Collection[str] | None:
@@ -220,7 +278,9 @@ def summarise(session: Session, job: RegisterJob, result: Registration, files: l
     """Print verdict, reasons, key numbers before and after, and where to look."""
     colour = COLOURS[result.verdict]
     names = f"{job.moving.name} onto {job.fixed.name}"
-    session.say(f"[bold {colour}]{result.verdict}[/]  {escape(names)}  {len(result.pairs)} pairs, {seconds:.1f} s")
+    sure = sum(p.status == "accepted" for p in result.pairs.pairs)
+    count = f"{len(result.pairs.active)} pairs" + (f" ({sure} accepted)" if sure else "")
+    session.say(f"[bold {colour}]{result.verdict}[/]  {escape(names)}  {count}, {seconds:.1f} s")
     for reason in result.reasons:
         session.say(f"  [{colour}]-[/] {escape(reason)}")
     session.say(metric_table(key_metrics(result.metrics)))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from roireg.core.errors import InputError
 
-__all__ = ["CT_WINDOWS", "Frame", "Preprocessing", "Window", "to_raster"]
+__all__ = ["CT_WINDOWS", "Frame", "Preprocessing", "Window", "to_raster", "window_range"]
 
 Window = str | tuple[float, float] | None
 
@@ -68,7 +68,7 @@ def to_raster(data: Tensor, *, window: Window = None, percentiles: tuple[float, 
         if high <= low:
             low, high = float(values.min()), float(values.max())
     else:
-        low, high = _window_range(window)
+        low, high = window_range(window)
     if high <= low:
         return torch.zeros_like(data)
     return ((data.nan_to_num(low, high, low) - low) * (255.0 / (high - low))).clamp(0.0, 255.0)
@@ -78,7 +78,14 @@ def _is_8_bit(data: Tensor) -> bool:
     return bool((data == data.round()).all()) and float(data.min()) >= 0 and 1 < float(data.max()) <= 255
 
 
-def _window_range(window: str | tuple[float, float]) -> tuple[float, float]:
+def window_range(window: str | tuple[float, float]) -> tuple[float, float]:
+    """Return the lowest and highest intensity of a window: a name in `CT_WINDOWS`, or level and width.
+
+    Raises
+    ------
+    InputError
+        When the name is unknown or the width is not positive.
+    """
     if isinstance(window, str):
         if window not in CT_WINDOWS:
             raise InputError(

@@ -172,7 +172,7 @@ def check_points(points: ArrayLike, image: Image, *, name: str, partner: ArrayLi
 
 
 def check_pairs(pairs: ROIPairs, fixed: Image, moving: Image) -> None:
-    """Refuse ROI pairs of other images, or without a pair that may be used.
+    """Refuse ROI pairs of other images, or without any pair.
 
     The regions may lie on a coarser grid than their image, but must cover the same box of the world.
 
@@ -181,7 +181,7 @@ def check_pairs(pairs: ROIPairs, fixed: Image, moving: Image) -> None:
     GeometryError
         When the regions of a side do not cover the box of its image.
     InputError
-        When every pair is rejected, or there is none.
+        When there is no pair.
     """
     fits = [_same_box(rois.grid, image.grid) for rois, image in ((pairs.fixed, fixed), (pairs.moving, moving))]
     if not all(fits):
@@ -196,10 +196,8 @@ def check_pairs(pairs: ROIPairs, fixed: Image, moving: Image) -> None:
             f"the ROI pairs do not fit {image.name}: their {side} regions lie on {rois.grid!r}, {_span(rois.grid)}, "
             f"but the image on {image.grid!r}, {_span(image.grid)}; {advice}"
         )
-    if not pairs.active.pairs:
-        raise InputError(
-            "the ROI pairs hold no pair that is proposed or accepted; accept at least one, or start without --pairs"
-        )
+    if not pairs.pairs:
+        raise InputError("the ROI pairs hold no pair; add at least one, or start without --pairs")
 
 
 # -- parts ----------------------------------------------------------------------------------------

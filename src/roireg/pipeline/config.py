@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ from roireg.core.errors import InputError
 from roireg.fit.dense_affine import AffineOptions
 from roireg.fit.velocity import VelocityOptions
 from roireg.io import atomic_path
+from roireg.models.preprocess import CT_WINDOWS
+from roireg.models.profiles import PROFILES
 
 __all__ = [
     "PRESETS",
@@ -20,9 +23,11 @@ __all__ = [
     "DenseConfig",
     "MatchConfig",
     "NetworkConfig",
+    "PromptConfig",
     "SegmentConfig",
     "StartConfig",
     "VerdictConfig",
+    "known_or_near",
     "preset",
 ]
 
@@ -47,7 +52,18 @@ class NetworkConfig(_Section):
     profile: Literal["fast", "balanced", "full"] = Field(
         "balanced", description="input size, precision and points of the network"
     )
-    window: str | None = Field(None, description="CT window by name; None takes the percentiles of the image")
+    window: str | tuple[float, float] | None = Field(
+        None, description="CT window, a name or level and width; None takes the percentiles of the image"
+    )
+    points: int | None = Field(None, ge=1, description="points per side instead of those of the profile")
+    cache: str | None = Field(None, description="folder that keeps encoded images between runs; None: memory only")
+
+
+class PromptConfig(_Section):
+    """Regions from prompts at random places instead of everywhere (PromptReg)."""
+
+    count: int = Field(0, ge=0, description="random prompts; 0 looks for regions everywhere")
+    settings: Literal["default", "promptreg"] = Field("default", description="how prompts are carried over")
 
 
 class MatchConfig(_Section):
@@ -82,6 +98,11 @@ class DenseConfig(_Section):
     method: Literal["velocity", "paper", "none"] = Field("velocity", description="none leaves the affine alone")
     features: str | None = Field("mind", description="dense features beside the intensities")
     velocity: VelocityOptions = VelocityOptions()
+    accepted_weight: float | None = Field(
+        None,
+        ge=0,
+        description="weight of the region term that accepted pairs and prompts have; None: twice region_weight",
+    )
     paper_iterations: int = Field(1000, ge=1, description="steps of the published objective (method paper)")
 
 
@@ -93,7 +114,7 @@ class VerdictConfig(_Section):
     inverse_uncertain: float = Field(
         1.0, ge=0, description="99th percentile of the inverse error, voxels of the coarsest axis"
     )
-    least_similarity: float = Field(0.25, description="local correlation below which nothing was really found")
+    least_similarity: float = Field(0.4, description="local correlation below which nothing was really found")
     least_agreement: float = Field(0.3, ge=0, le=1, description="share of region pairs that must end up together")
     rival: float = Field(0.02, ge=0, description="relative loss margin under which another start is a rival")
 
@@ -104,6 +125,7 @@ class Config(_Section):
     segment: SegmentConfig = SegmentConfig()
     network: NetworkConfig = NetworkConfig()
     match: MatchConfig = MatchConfig()
+    prompt: PromptConfig = PromptConfig()
     start: StartConfig = StartConfig()
     dense: DenseConfig = DenseConfig()
     verdict: VerdictConfig = VerdictConfig()
@@ -142,6 +164,43 @@ class Config(_Section):
                 raise InputError(f"{path}: unknown setting {where!r}; `roireg info --presets` lists all") from None
             raise InputError(f"{path}: setting {where!r}: {first['msg']}, found {first['input']!r}") from None
 
+    def with_network(
+        self,
+        model: str | Path,
+        *,
+        profile: str = "balanced",
+        window: str | tuple[float, float] | None = None,
+        points: int | None = None,
+        cache: str | Path | None = None,
+    ) -> Config:
+        """Return the same settings with the regions of a network, compared by its encoder.
+
+        Parameters
+        ----------
+        model : name or path, see `roireg.models.load_model`.
+        profile, window, points, cache : see `NetworkConfig`.
+
+        Raises
+        ------
+        InputError
+            When profile or window is unknown (the nearest names are suggested) or there is less than one point.
+        """
+        known_or_near(profile, tuple(PROFILES), what="profile")
+        if isinstance(window, str):
+            known_or_near(window, (*CT_WINDOWS, "none"), what="window")
+        if points is not None and points < 1:
+            raise InputError(f"a network is asked at 1 point per side or more, found {points}")
+        network = NetworkConfig(
+            model=str(model),
+            profile=profile,
+            window=window,
+            points=points,
+            cache=None if cache is None else str(cache),
+        )
+        return self.model_copy(
+            update={"network": network, "match": self.match.model_copy(update={"features": "model"})}
+        )
+
     def save(self, path: str | Path) -> None:
         """Write every setting as YAML."""
         with atomic_path(path) as temporary:
@@ -157,33 +216,69 @@ def _merge(base: dict[str, object], changes: dict[str, object]) -> dict[str, obj
     return merged
 
 
-def _samreg() -> Config:
-    """Return SAMReg as published, the transform from the regions alone (Huang et al., MICCAI 2024).
+def known_or_near(name: str, known: Sequence[str], *, what: str) -> None:
+    """Refuse a name that is not among those known, suggesting the nearest.
 
-    Area fractions 0.5-17.5 %, overlap 0.9, cosine of prototypes, one-to-one, epsilon 0.8, slice range 11.
+    Raises
+    ------
+    InputError
+        When it is not.
     """
-    return Config(
-        segment=SegmentConfig(min_fraction=0.005, max_fraction=0.175, max_overlap=0.9),
-        match=MatchConfig(
-            similarity="cosine", assignment="greedy", threshold=0.8, geometric=False, slices=True, reach=11
-        ),
-        start=StartConfig(search=False),
-        dense=DenseConfig(
-            features=None,
-            velocity=VelocityOptions(
-                correlation_weight=0,
-                feature_weight=0,
-                region_weight=1,
-                region_count=256,
-                region_samples=3_000_000,
-                max_voxels=150_000,
-            ),
+    if name in known:
+        return
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(known)}"
+    raise InputError(f"{what} {name!r} is unknown; {hint}")
+
+
+def _regions_alone() -> DenseConfig:
+    return DenseConfig(
+        features=None,
+        velocity=VelocityOptions(
+            correlation_weight=0,
+            feature_weight=0,
+            region_weight=1,
+            region_count=256,
+            region_samples=3_000_000,
+            max_voxels=150_000,
         ),
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"default": Config, "samreg": _samreg}
-"""Named settings: `default` (regions for the large motion, dense features for the rest) and `samreg`."""
+def _samreg() -> Config:
+    """Return SAMReg as published, the transform from the regions alone (Huang et al., MICCAI 2024).
+
+    Area fractions 0.5-17.5 %, overlap 0.9, cosine of prototypes, one-to-one, epsilon 0.8, slice range 11. The encoder
+    of Segment Anything knows positions; without a network, position channels stand in for that.
+    """
+    return Config(
+        segment=SegmentConfig(min_fraction=0.005, max_fraction=0.175, max_overlap=0.9),
+        match=MatchConfig(
+            position=0.7,
+            similarity="cosine",
+            assignment="greedy",
+            threshold=0.8,
+            geometric=False,
+            slices=True,
+            reach=11,
+        ),
+        start=StartConfig(search=False),
+        dense=_regions_alone(),
+    )
+
+
+def _promptreg() -> Config:
+    """Return PromptReg as published: four random prompts, the transform from their regions (Huang et al., 2025).
+
+    First answers, linearised inverse, six views, no abstention; see `roireg.pipeline.prompting.PROMPT_PRESETS`.
+    """
+    return Config(
+        prompt=PromptConfig(count=4, settings="promptreg"), start=StartConfig(search=False), dense=_regions_alone()
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"default": Config, "samreg": _samreg, "promptreg": _promptreg}
+"""Named settings: `default` (regions for the large motion, dense features for the rest), `samreg`, `promptreg`."""
 
 
 def preset(name: str) -> Config:

@@ -21,22 +21,23 @@ from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import Prompt, ROIPair, ROIPairs, ROISet
 from roireg.core.seeds import generator, resolve_device
 from roireg.core.transforms import Transform
-from roireg.core.warp import warp
 from roireg.features import FeatureExtractor, make_extractor
 from roireg.match.carry import Guide, Side, inner_point, scale_of
 from roireg.match.similarity_map import standardised
 from roireg.match.transfer import PROMPTREG, Transfer, TransferOptions, transfer_prompt
 from roireg.match.variants import draw_views, view_of
-from roireg.pipeline.checks import check_inputs, check_labels, starting_map
+from roireg.pipeline.checks import check_inputs, starting_map
 from roireg.pipeline.config import Config
-from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompt, random_prompts
-from roireg.pipeline.recipe import register
+from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompts, random_prompts
 from roireg.pipeline.stages import FEATURE_VOXELS
+from roireg.pipeline.steering import overlaps, stacked
+from roireg.pipeline.steps import solve
 from roireg.segment import PromptableSegmenter, make_segmenter
 
 __all__ = [
     "GUIDE_WORDS",
     "PROMPT_PRESETS",
+    "QUICK",
     "PromptSession",
     "PromptSettings",
     "prompt",
@@ -187,7 +188,8 @@ class PromptSession:
         if wanted == "none":
             return None
         if wanted == "auto":
-            found = register(self.fixed, self.moving, config=QUICK, device=self.device, seed=self.seed)
+            where = resolve_device(self.device)
+            found = solve(self.fixed, self.moving, settings=QUICK, device=where, seed=self.seed)
             share = self.settings.loose if found.verdict == "failed" else self.settings.width
             return Guide(found.transform, found.inverse, share * size)
         if isinstance(wanted, Transform):
@@ -212,15 +214,10 @@ class PromptSession:
         """
         if side not in SIDES:
             raise InputError(f"prompts are given in the fixed or in the moving image, found {side!r}")
-        asked = [prompts] if isinstance(prompts, Prompt | Image) else list(prompts)
+        source, target = self.sides[side], self.sides[SIDES[1 - SIDES.index(side)]]
+        asked = check_prompts(prompts, source.image)
         if not asked:
             raise InputError("there is no prompt; give at least one point, box or mask")
-        source, target = self.sides[side], self.sides[SIDES[1 - SIDES.index(side)]]
-        for item in asked:
-            if isinstance(item, Image):
-                check_labels(item, source.image, what="mask that prompts")
-            else:
-                check_prompt(item, source.image)
         guide = self.guide if self.guide is None or side == "fixed" else self.guide.reversed
         found, seconds = [], []
         for item in asked:
@@ -258,8 +255,8 @@ class PromptSession:
             answers.append(
                 PromptAnswer(side, given, t.prompt, number, t.confidence, t.reason, t.source, t.evidence, took)
             )
-        moving = _stacked(regions["moving"], self.moving)
-        fixed = _stacked(regions["fixed"], self.fixed)
+        moving = stacked(regions["moving"], self.moving)
+        fixed = stacked(regions["fixed"], self.fixed)
         timings = {**self.timings, "prompts": float(sum(seconds))}
         return PromptResult(ROIPairs(moving, fixed, tuple(pairs)), tuple(answers), timings)
 
@@ -319,10 +316,10 @@ def prompt_pairs(
     image = session.sides[side].image
     found = session.answer(random_prompts(image, count, mask=mask, where=where, seed=seed), side=side).pairs
     order = np.argsort(-found.confidence, kind="stable")
-    overlaps = [_unions(found.moving), _unions(found.fixed)]
+    shared = [overlaps(found.moving, found.moving), overlaps(found.fixed, found.fixed)]
     kept: list[int] = []
     for k in order:
-        if all(min(o[k, j] for o in overlaps) <= similar for j in kept):
+        if all(min(o[k, j] for o in shared) <= similar for j in kept):
             kept.append(int(k))
     return replace(found, pairs=tuple(found.pairs[k] for k in kept))
 
@@ -376,32 +373,3 @@ def _features(image: Image, extractor: FeatureExtractor) -> Image:
         grid = image.grid.with_spacing(np.maximum(image.grid.spacing, step))
         step *= 1.05
     return extractor(image, grid)
-
-
-def _stacked(parts: Sequence[ROISet], image: Image) -> ROISet:
-    """One set of single regions; on the grid of the image where they lie on several grids."""
-    if not parts:
-        return ROISet.empty(image.grid)
-    grid = parts[0].grid
-    if any(p.grid != grid for p in parts):
-        grid = image.grid
-        parts = [_onto(p, image) for p in parts]
-    scores = torch.cat([p.scores for p in parts if p.scores is not None])
-    return ROISet(torch.cat([p.masks for p in parts]), grid, scores=scores)
-
-
-def _onto(region: ROISet, image: Image) -> ROISet:
-    if region.grid == image.grid:
-        return region
-    soft = warp(Image(region.masks.float(), region.grid), None, image.grid, fill=0.0).data
-    # A region of a finer grid may reach no half voxel of this one; its best voxel then stands for it.
-    masks = soft >= min(0.5, float(soft.max()))
-    return ROISet(masks, image.grid, scores=region.scores)
-
-
-def _unions(rois: ROISet) -> np.ndarray:
-    """(K, K) intersections over unions."""
-    flat = rois.masks.flatten(1).float()
-    shared = flat @ flat.T
-    size = flat.sum(1)
-    return np.asarray((shared / (size[:, None] + size[None] - shared).clamp(min=1)).numpy())

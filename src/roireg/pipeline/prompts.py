@@ -17,7 +17,7 @@ from roireg.features import foreground_mask
 from roireg.match.evidence import Evidence
 from roireg.pipeline.checks import check_labels
 
-__all__ = ["PromptAnswer", "PromptResult", "check_prompt", "random_prompts"]
+__all__ = ["PromptAnswer", "PromptResult", "check_prompt", "check_prompts", "random_prompts"]
 
 Array = NDArray[np.float64]
 
@@ -157,6 +157,17 @@ def check_prompt(asked: Prompt, image: Image) -> None:
                 f"{image.name}: the prompt box from {_numbers(asked.box[0])} to {_numbers(asked.box[1])} lies "
                 f"outside the image, which spans {span}; give corners inside it"
             )
+
+
+def check_prompts(asked: Prompt | Image | Sequence[Prompt | Image], image: Image) -> list[Prompt | Image]:
+    """Return prompts as a list, once each is known to fit its image; images are masks, see `check_labels`."""
+    prompts = [asked] if isinstance(asked, Prompt | Image) else list(asked)
+    for item in prompts:
+        if isinstance(item, Image):
+            check_labels(item, image, what="mask that prompts")
+        else:
+            check_prompt(item, image)
+    return prompts
 
 
 def _numbers(values: Sequence[float] | Array) -> str:

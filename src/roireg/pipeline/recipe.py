@@ -1,59 +1,27 @@
-"""The recipe: images in, region pairs, transform and verdict out."""
+"""The recipe: which regions, pairs and prompts a registration starts from; `steps` does the rest."""
 
 from __future__ import annotations
 
-import platform
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
-import scipy
-import torch
 
-from roireg import __version__
+from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.core.progress import Progress, ProgressEvent, silent
-from roireg.core.rois import ROIPairs, ROISet
-from roireg.core.seeds import generator, resolve_device
-from roireg.core.transforms import Affine, Chain, Transform
-from roireg.features import make_extractor
-from roireg.fit.dense_affine import Candidate
-from roireg.fit.published import fit_published
-from roireg.fit.region_affine import affine_from_regions
-from roireg.fit.start import Start, find_start, single_pair_maps
-from roireg.fit.velocity import FeatureFunction, fit_velocity
-from roireg.match import (
-    GeometryOptions,
-    MatchOptions,
-    affine_hypotheses,
-    match,
-    match_labels,
-    match_slices,
-    region_similarity,
-)
-from roireg.pipeline.checks import check_inputs, starting_map
+from roireg.core.progress import Progress, silent
+from roireg.core.rois import Prompt, ROIPairs, ROISet
+from roireg.core.seeds import resolve_device
+from roireg.core.transforms import Affine, Transform
+from roireg.pipeline.checks import check_inputs
 from roireg.pipeline.config import Config, preset
+from roireg.pipeline.prompting import PROMPT_PRESETS, QUICK, SIDES, PromptSession, prompt_pairs
+from roireg.pipeline.prompts import check_prompts
 from roireg.pipeline.registration import Registration
 from roireg.pipeline.stages import Stages
-from roireg.pipeline.verdict import judge
-from roireg.segment import LabelSegmenter
+from roireg.pipeline.steering import accepted, combined
+from roireg.pipeline.steps import deform, doubted, solve
 
 __all__ = ["register"]
-
-
-class _Stopwatch:
-    def __init__(self, progress: Progress) -> None:
-        self.seconds: dict[str, float] = {}
-        self.progress = progress
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        self.progress(ProgressEvent(stage, 0.0))
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
-        self.progress(ProgressEvent(stage, 1.0))
 
 
 def register(
@@ -67,6 +35,10 @@ def register(
     moving_rois: Image | None = None,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
+    prompts: Prompt | Image | Sequence[Prompt | Image] = (),
+    prompt_side: str = "fixed",
+    roi_weight: float | None = None,
+    pairs_only: bool = False,
     init: str | Transform = "auto",
     device: str = "auto",
     seed: int = 0,
@@ -78,9 +50,16 @@ def register(
     ----------
     fixed, moving : images of the same dimension, any grids in one world (LPS mm; raster images: pixels).
     preset, config : settings; `config` wins over the name.
-    pairs : known region pairs: accepted ones are kept, rejected ones never used, proposed ones kept as well.
+    pairs : known region pairs: accepted ones are kept, rejected ones never used. Where one is proposed they are all
+        the pairs there are, and so with `pairs_only`; otherwise a person has decided on each, and others are found.
     fixed_rois, moving_rois : label maps used as regions (METHODS Case 1), equal ids correspond.
     fixed_mask, moving_mask : label maps, > 0 where the images are to be compared.
+    prompts : points and boxes, or masks (not 0 inside) on the grid of their image, each for one region that matters.
+        Their counterparts are found, and the pairs are as good as accepted. A prompt without one is named in the
+        reasons.
+    prompt_side : "fixed" or "moving": the image the prompts are given in.
+    roi_weight : weight of the region term of accepted pairs and prompts, instead of `dense.accepted_weight`; where
+        there are none, of all region pairs, instead of `dense.velocity.region_weight`.
     init : "auto" (where the images lie, unless regions say otherwise), "identity" (exactly that), "centers"
         (grid centres together), or a transform whose best affine is used.
     device : "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -103,284 +82,120 @@ def register(
         pairs=pairs,
         init=init,
     )
+    if prompt_side not in SIDES:
+        raise InputError(f"prompts are given in the fixed or in the moving image, found {prompt_side!r}")
+    asked = check_prompts(prompts, fixed if prompt_side == "fixed" else moving)
+    if pairs is not None and fixed_rois is not None:
+        raise InputError("region label maps and ROI pairs both say what corresponds; give one of them")
+    known = None
+    if pairs is not None and not pairs_only and all(p.status != "proposed" for p in pairs.pairs):
+        pairs, known = None, pairs
+    if pairs is not None and not len(pairs.active):
+        raise InputError(
+            "every ROI pair is rejected and no others are looked for; accept at least one, or leave --pairs-only out"
+        )
+    if roi_weight is not None:
+        sure = bool(asked) or any(p.status == "accepted" for given in (pairs, known) if given for p in given.pairs)
+        settings = _with_weight(settings, roi_weight, sure)
+
     where = resolve_device(device)
-    watch = _Stopwatch(progress)
-    f, m = fixed.gray().to(where), moving.gray().to(where)
-    inside_f, inside_m = _inside(fixed_mask, where), _inside(moving_mask, where)
-
     stages = Stages.of(settings, where, progress)
-    with watch("finding regions"):
-        sets = _regions(fixed, moving, settings, stages, fixed_rois, moving_rois, pairs)
-    if settings.match.slices and fixed.ndim == 3 and sets is None:
-        with watch("matching slices"):
-            found = _match_slices(fixed, moving, settings, stages, seed, progress)
-        start = _given_start(f, m, init, found, settings)
-    elif sets is None:
-        assert pairs is not None
-        found = pairs
-        start = _given_start(f, m, init, found, settings)
-    else:
-        found, start = _match_and_start(
-            fixed, moving, f, m, sets, settings, stages, init, inside_f, inside_m, seed, watch
-        )
+    labels = None if fixed_rois is None or moving_rois is None else (fixed_rois, moving_rois)
+    doubts: tuple[str, ...] = ()
+    if settings.prompt.count and pairs is None and known is None and labels is None:
+        pairs, doubts = _drawn(fixed, moving, settings, stages, moving_mask, init, device, seed, progress)
 
-    with watch("fitting the deformation"):
-        transform = _deform(f, m, found, start.affine, settings, inside_f, inside_m, progress)
-    name = preset if config is None else "custom"
-    with watch("judging the result"):
-        result = Registration(
-            fixed=fixed,
-            moving=moving,
-            transform=transform,
-            affine=start.affine,
-            pairs=found,
-            config=settings,
-            timings=watch.seconds,
-            provenance=_provenance(fixed, moving, settings, name, seed, where, start),
+    def steer(start: Affine, found: ROIPairs, progress: Progress) -> tuple[ROIPairs, tuple[str, ...]]:
+        # A coarse deformation first: prompts are looked for where it says.
+        guide = deform(fixed.gray().to(where), moving.gray().to(where), found, start, QUICK)
+        session = PromptSession(
+            fixed,
+            moving,
+            segmenter=stages.segmenter,
+            features=stages.extractor,
+            guide=guide,
+            device=device,
+            seed=seed,
+            progress=progress,
         )
-        result = judge(result, start, fixed_mask=fixed_mask)
-    watch.seconds["total"] = sum(watch.seconds.values())
-    return result
+        return _steered(session, found, asked, prompt_side)
+
+    result = solve(
+        fixed,
+        moving,
+        settings=settings,
+        device=where,
+        stages=stages,
+        labels=labels,
+        pairs=pairs,
+        known=known,
+        steer=steer if asked else None,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        init=init,
+        seed=seed,
+        name=preset if config is None else "custom",
+        progress=progress,
+    )
+    return doubted(result, doubts)
 
 
 def _preset(name: str) -> Config:
     return preset(name)
 
 
-def _inside(mask: Image | None, device: torch.device) -> Image | None:
-    return None if mask is None else mask.with_data((mask.data != 0).float().to(device))
+def _with_weight(settings: Config, weight: float, sure: bool) -> Config:
+    """Return settings whose regions count for so much: those a person is sure of where there are any, else all."""
+    if not (np.isfinite(weight) and weight >= 0):
+        raise InputError(f"the weight of regions is a number of at least 0, found {weight}")
+    change: dict[str, object] = {"accepted_weight": weight}
+    if not sure:
+        change = {"velocity": settings.dense.velocity.model_copy(update={"region_weight": weight})}
+    dense = settings.dense.model_copy(update=change)
+    return settings.model_copy(update={"dense": dense})
 
 
-def _regions(
+def _drawn(
     fixed: Image,
     moving: Image,
     settings: Config,
     stages: Stages,
-    fixed_rois: Image | None,
-    moving_rois: Image | None,
-    pairs: ROIPairs | None,
-) -> tuple[ROISet, ROISet] | None:
-    """Candidate regions (moving, fixed), or None where pairs are given or slices are matched."""
-    if fixed_rois is not None and moving_rois is not None:
-        return (
-            LabelSegmenter(moving_rois.data[0], moving_rois.grid)(moving),
-            LabelSegmenter(fixed_rois.data[0], fixed_rois.grid)(fixed),
-        )
-    if pairs is not None or (settings.match.slices and fixed.ndim == 3):
-        return None
-    return stages.segmenter(moving), stages.segmenter(fixed)
-
-
-def _options(settings: Config) -> MatchOptions:
-    m = settings.match
-    return MatchOptions(
-        similarity=m.similarity,
-        assignment=m.assignment,
-        threshold=m.threshold,
-        top=m.top,
-        geometric=m.geometric,
-        geometry=GeometryOptions(samples=1500, refined=16),
-    )
-
-
-def _match_slices(
-    fixed: Image, moving: Image, settings: Config, stages: Stages, seed: int, progress: Progress
-) -> ROIPairs:
-    return match_slices(
-        moving,
+    moving_mask: Image | None,
+    init: str | Transform,
+    device: str,
+    seed: int,
+    progress: Progress,
+) -> tuple[ROIPairs, tuple[str, ...]]:
+    """Region pairs of random prompts in the moving image, and what to say where there are none."""
+    chosen = PROMPT_PRESETS[settings.prompt.settings]
+    session = PromptSession(
         fixed,
-        stages.segmenter,
-        stages.encode,
-        reach=settings.match.reach,
-        reach_mm=settings.match.reach_mm,
-        options=_options(settings),
-        keep_unmatched=False,
-        rng=generator(seed, stream="match"),
+        moving,
+        segmenter=stages.segmenter,
+        features=stages.extractor,
+        guide=None if init == "auto" or chosen.guide == "none" else init,
+        settings=chosen,
+        device=device,
+        seed=seed,
         progress=progress,
     )
+    count = settings.prompt.count
+    found = prompt_pairs(session, count, mask=moving_mask, seed=seed)
+    if len(found):
+        return found, ()
+    empty = ROIPairs(ROISet.empty(moving.grid), ROISet.empty(fixed.grid), ())
+    return empty, (f"none of {count} random prompts has a counterpart; no region has a part in the result",)
 
 
-def _given(f: Image, m: Image, init: str | Transform) -> list[Candidate]:
-    """Starts that need no search: what the user says, else where the images lie, else centres together."""
-    if isinstance(init, Transform):
-        return [Candidate(_nearest_affine(init, f), "given transform")]
-    if init == "auto":
-        words = ["identity", "centers"]
-        if np.abs(m.grid.center - f.grid.center).max() < float(f.grid.spacing.min()):
-            words = ["identity"]
-    else:
-        words = [init]
-    names = {"identity": "where the images lie", "centers": "centres together"}
-    maps = [(w, starting_map(w, f.grid, m.grid)) for w in words]
-    return [Candidate(_nearest_affine(t, f), names[w]) for w, t in maps]
-
-
-def _nearest_affine(transform: Transform, f: Image) -> Affine:
-    """The affine itself, or the least-squares affine of a deformation over the fixed grid."""
-    if isinstance(transform, Affine):
-        return transform
-    if isinstance(transform, Chain) and all(isinstance(t, Affine) for t in transform.transforms):
-        matrix = np.eye(f.ndim + 1)
-        for t in transform.transforms:
-            assert isinstance(t, Affine)
-            matrix = t.matrix @ matrix
-        return Affine(matrix)
-    points = f.grid.with_shape([min(n, 12) for n in f.grid.shape]).points()
-    mapped = transform.map_points(points)
-    homogeneous = np.c_[points, np.ones(len(points))]
-    solution = np.linalg.lstsq(homogeneous, mapped, rcond=None)[0]
-    matrix = np.eye(f.ndim + 1)
-    matrix[:-1] = solution.T
-    return Affine(matrix)
-
-
-def _given_start(f: Image, m: Image, init: str | Transform, pairs: ROIPairs, settings: Config) -> Start:
-    """Start from region pairs alone: their affine, or the given start where there is no pair."""
-    given = _given(f, m, init)[0]
-    if init != "auto" or not len(pairs.active):
-        return Start(given.affine, given.source, float("nan"), ())
-    affine = affine_from_regions(pairs, model=settings.start.affine.model, start=None)
-    return Start(affine, "region pairs", float("nan"), ())
-
-
-def _match_and_start(
-    fixed: Image,
-    moving: Image,
-    f: Image,
-    m: Image,
-    sets: tuple[ROISet, ROISet],
-    settings: Config,
-    stages: Stages,
-    init: str | Transform,
-    inside_f: Image | None,
-    inside_m: Image | None,
-    seed: int,
-    watch: _Stopwatch,
-) -> tuple[ROIPairs, Start]:
-    rois_m, rois_f = sets
-    options = _options(settings)
-    labelled = any(rois_m.names) or any(rois_f.names)
-    with watch("matching regions"):
-        if labelled:
-            found = match_labels(rois_m, rois_f)
-            maps = [Candidate(affine_from_regions(found, model=settings.start.affine.model), "label centroids")]
-        else:
-            features_m, features_f = stages.encode(moving), stages.encode(fixed)
-            maps = []
-            similarity = None
-            if len(rois_m) and len(rois_f):
-                similarity = region_similarity(rois_m, rois_f, features_m, features_f, options=options)
-            if settings.start.search and init == "auto" and similarity is not None:
-                rng = generator(seed, stream="match")
-                maps = [
-                    Candidate(h.affine, "regions")
-                    for h in affine_hypotheses(rois_m, rois_f, similarity, rng=rng, options=options.geometry)
-                ]
-                maps += single_pair_maps(rois_m, rois_f, similarity, count=settings.start.single_pairs)
-    if not settings.start.search or init != "auto":
-        if not labelled:
-            found = match(
-                rois_m,
-                rois_f,
-                features_m,
-                features_f,
-                options=options,
-                similarity=similarity,
-                rng=generator(seed, stream="match"),
-            )
-        return found, _given_start(f, m, init, found, settings)
-    with watch("finding the start"):
-        start = find_start(
-            f,
-            m,
-            _given(f, m, init),
-            maps,
-            options=settings.start.affine,
-            velocity=settings.dense.velocity,
-            probes=settings.start.probes,
-            probe_voxels=settings.start.probe_voxels,
-            margin=settings.start.margin,
-            features=_dense_features(settings),
-            fixed_mask=inside_f,
-            moving_mask=inside_m,
-            progress=watch.progress,
-        )
-    if not labelled:
-        with watch("pairing regions"):
-            found = match(
-                rois_m,
-                rois_f,
-                features_m,
-                features_f,
-                options=options,
-                guide=start.affine,
-                similarity=similarity,
-            )
-    return found, start
-
-
-def _dense_features(settings: Config) -> FeatureFunction | None:
-    if settings.dense.features is None or settings.dense.velocity.feature_weight == 0:
-        return None
-    extractor = make_extractor(settings.dense.features)
-    return lambda image: extractor(image, image.grid)
-
-
-def _deform(
-    f: Image,
-    m: Image,
-    pairs: ROIPairs,
-    affine: Affine,
-    settings: Config,
-    inside_f: Image | None,
-    inside_m: Image | None,
-    progress: Progress,
-) -> Chain:
-    dense = settings.dense
-    o = dense.velocity
-    blind = o.correlation_weight == 0 and (dense.features is None or o.feature_weight == 0)
-    if dense.method == "none" or (not len(pairs.active) and (blind or dense.method == "paper")):
-        return Chain((affine,))
-    on_device = ROIPairs(pairs.moving.to(f.data.device), pairs.fixed.to(f.data.device), pairs.pairs)
-    field: Transform
-    if dense.method == "paper":
-        field = fit_published(on_device, f.grid, initial=affine, iterations=dense.paper_iterations, progress=progress)
-    else:
-        field = fit_velocity(
-            f,
-            m,
-            initial=affine,
-            options=o,
-            pairs=on_device,
-            features=_dense_features(settings),
-            fixed_mask=inside_f,
-            moving_mask=inside_m,
-            progress=progress,
-        ).transform
-    return Chain((field, affine))
-
-
-def _provenance(
-    fixed: Image,
-    moving: Image,
-    settings: Config,
-    preset_name: str,
-    seed: int,
-    device: torch.device,
-    start: Start,
-) -> dict[str, object]:
-    return {
-        "roireg": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "seed": seed,
-        "preset": preset_name,
-        "start": start.source,
-        "fixed": {"name": fixed.name, "grid": repr(fixed.grid)},
-        "moving": {"name": moving.name, "grid": repr(moving.grid)},
-        "settings": settings.model_dump(mode="json"),
-    }
+def _steered(
+    session: PromptSession, found: ROIPairs, prompts: Sequence[Prompt | Image], side: str
+) -> tuple[ROIPairs, tuple[str, ...]]:
+    """Add the pairs of prompts, as certain as a person is, and name the prompts that have none."""
+    result = session.answer(prompts, side=side)
+    other = "moving" if side == "fixed" else "fixed"
+    doubts = tuple(
+        f"prompt {number} has no counterpart in the {other} image and does not steer: {answer.reason}"
+        for number, answer in enumerate(result.answers, start=1)
+        if answer.pair is None
+    )
+    return (combined(accepted(result.pairs), found) if len(result.pairs) else found), doubts

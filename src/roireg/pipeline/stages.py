@@ -2,22 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.progress import Progress
 from roireg.features import FeatureExtractor, make_extractor
+from roireg.models.base import DenseEncoder, PromptableModel
+from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.profiles import load_for_profile
-from roireg.pipeline.config import Config
-from roireg.segment import PromptableSegmenter, RegionFilter, make_segmenter
+from roireg.models.rasters import slice_image
+from roireg.models.volumes import VolumeModel
+from roireg.pipeline.config import Config, NetworkConfig
+from roireg.segment import EverythingOptions, PromptableSegmenter, RegionFilter, SliceSegmenter, make_segmenter
+from roireg.segment.model3d import Model3DSegmenter
 
-__all__ = ["FEATURE_VOXELS", "Stages"]
+__all__ = ["FEATURE_VOXELS", "Network", "Stages", "expected_time"]
 
 FEATURE_VOXELS = {2: 9_216, 3: 64_000}
 """Voxels of the feature maps that regions are compared on; finer ones cost time and change no pair."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A loaded network and the embeddings that its segmenter and its features share.
+
+    Attributes
+    ----------
+    model : the network. settings : what asked for it. cache : where embeddings are kept.
+    """
+
+    model: PromptableModel
+    settings: NetworkConfig
+    cache: EmbeddingCache
+
+    @classmethod
+    def load(cls, settings: NetworkConfig, device: torch.device, progress: Progress) -> Network:
+        """Load the weights of `settings.model`, which must be named.
+
+        Raises
+        ------
+        InputError
+            When the network does not exist, its weights are not on this disk or do not fit.
+        """
+        assert settings.model is not None
+        model = load_for_profile(settings.model, profile=settings.profile, device=str(device))
+        folder = settings.cache
+        cache = shared_cache() if folder is None else EmbeddingCache(folder=folder, progress=progress)
+        return cls(model, settings, cache)
+
+    def segmenter(self, limits: RegionFilter, progress: Progress) -> PromptableSegmenter:
+        """Return the segmenter; 2D networks take volumes slice by slice, 3D networks volumes only."""
+        s = self.settings
+        if isinstance(self.model, VolumeModel):
+            # As many prompts as a 2D network is asked with so many points per side.
+            points = Model3DSegmenter.points if s.points is None else s.points**2
+            return Model3DSegmenter(
+                self.model, window=s.window, points=points, limits=limits, cache=self.cache, progress=progress
+            )
+        options = EverythingOptions.of(s.profile)
+        if s.points is not None:
+            options = replace(options, points=s.points)
+        made = make_segmenter(
+            "model",
+            model=self.model,
+            options=options,
+            limits=limits,
+            window=s.window,
+            cache=self.cache,
+            progress=progress,
+        )
+        assert isinstance(made, PromptableSegmenter)
+        return made
+
+    def extractor(self) -> FeatureExtractor:
+        """Return the features.
+
+        Raises
+        ------
+        InputError
+            When the network gives none.
+        """
+        if not isinstance(self.model, DenseEncoder):
+            raise InputError(
+                f"{self.model.card.name} gives no features to compare regions by; use others with "
+                "--features intensity (match.features in a settings file)"
+            )
+        return make_extractor("model", model=self.model, window=self.settings.window, cache=self.cache)
+
+    @property
+    def origin(self) -> dict[str, object]:
+        """Name, identity and licence of the weights, for the provenance of a result."""
+        card = self.model.card
+        return {"name": card.name, "key": self.model.key, "licence": card.weights_licence}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +105,15 @@ class Stages:
     """What turns images into regions and into the features that regions are compared by.
 
     With a network, segmenter and features share its embeddings, so every image or slice is encoded once.
+
+    Attributes
+    ----------
+    network : None where what needs no weights is used.
     """
 
     segmenter: PromptableSegmenter
     extractor: FeatureExtractor
+    network: Network | None = None
 
     @classmethod
     def of(cls, settings: Config, device: torch.device, progress: Progress) -> Stages:
@@ -39,25 +124,25 @@ class Stages:
         InputError
             When a network, a feature map or a parameter does not exist, or weights cannot be loaded.
         """
-        s, network = settings.segment, settings.network
-        model = None
-        if network.model is not None:
-            model = load_for_profile(network.model, profile=network.profile, device=str(device))
+        s, name = settings.segment, settings.match.features
+        network = None
+        if settings.network.model is not None:
+            network = Network.load(settings.network, device, progress)
             limits = RegionFilter(s.min_fraction, s.max_fraction, s.max_overlap, s.max_count)
-            segmenter = make_segmenter(
-                "model", model=model, profile=network.profile, window=network.window, limits=limits, progress=progress
-            )
+            segmenter = network.segmenter(limits, progress)
         else:
-            segmenter = make_segmenter("hierarchy", **s.model_dump())
-        assert isinstance(segmenter, PromptableSegmenter)
-        name = settings.match.features
+            made = make_segmenter("hierarchy", **s.model_dump())
+            assert isinstance(made, PromptableSegmenter)
+            segmenter = made
+        if name == "model" and network is not None:
+            return cls(segmenter, network.extractor(), network)
         parameters: dict[str, object] = {}
         if name == "intensity":
             # Descriptors of regions have a position term of their own; only cosines of prototypes need one here.
             parameters = {"position": settings.match.position, "absolute": True}
-        elif name == "model" and model is not None:
-            parameters = {"model": model, "window": network.window}
-        return cls(segmenter, make_extractor(name, **parameters))
+        elif name == "model":
+            raise InputError("features of a network are asked for, but no network is named; set network.model")
+        return cls(segmenter, make_extractor(name, **parameters), network)
 
     def encode(self, image: Image) -> Image:
         """Return the feature map of a whole image at the resolution that regions are compared on."""
@@ -70,3 +155,25 @@ class Stages:
                 grid = gray.grid.with_spacing(np.maximum(gray.grid.spacing, step))
                 step *= 1.05
         return self.extractor(gray, grid)
+
+
+def expected_time(segmenter: PromptableSegmenter, *images: Image, slices: bool = False) -> str:
+    """Tell in words how long the regions of images take, or nothing where that is not measured.
+
+    Only 2D networks are slow enough to be worth it and quick to measure: one encoding, which is kept, and one batch
+    of points.
+
+    Parameters
+    ----------
+    slices : volumes are segmented slice by slice along their first axis, every slice for itself.
+    """
+    if not isinstance(segmenter, SliceSegmenter):
+        return ""
+    seconds = 0.0
+    for image in images:
+        if slices and image.ndim == 3:
+            count = image.grid.shape[0]
+            seconds += count * segmenter.estimate_seconds(slice_image(image, 0, count // 2))
+        else:
+            seconds += segmenter.estimate_seconds(image)
+    return f"about {max(seconds, 1):.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"

@@ -24,6 +24,7 @@ from roireg.core.warp import resample
 from roireg.models.base import Embedding
 from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.precision import Precision
+from roireg.models.preprocess import Window, window_range
 from roireg.models.registry import load_model
 from roireg.models.volumes import VolumeModel
 from roireg.segment.cubes import Offset, Volume, patient_grid
@@ -49,7 +50,8 @@ class Model3DSegmenter:
     ----------
     model : a loaded network.
     spacing : mm per voxel to work at; None takes what the network was trained at. Coarser shows it more at once.
-    window : lowest and highest intensity to show the network; None takes what it was trained on.
+    window : intensities to show the network: a name or (level, width), see `roireg.models.preprocess.to_raster`;
+        "none" for values that are 0..255 already; None takes what it was trained on.
     points : about how many grid points everything mode asks.
     batch : prompts decoded at once; more need more memory.
     min_quality : answers below this quality (of the network, or the stability of its mask) are no candidates.
@@ -67,7 +69,7 @@ class Model3DSegmenter:
 
     model: VolumeModel
     spacing: float | None = None
-    window: tuple[float, float] | None = None
+    window: Window = None
     points: int = 216
     batch: int = 8
     min_quality: float = 0.5
@@ -83,8 +85,7 @@ class Model3DSegmenter:
             raise InputError(f"{self.model.card.name} is no network for volumes; choose one with ndim 3")
         if self.spacing is not None and not (np.isfinite(self.spacing) and self.spacing > 0):
             raise InputError(f"the working spacing is a positive number of mm, found {self.spacing}")
-        if self.window is not None and not self.window[0] < self.window[1]:
-            raise InputError(f"a window is (lowest, highest) intensity, found {self.window}")
+        _shown(self.window)
         if min(self.points, self.batch) < 1:
             raise InputError(f"points and batch are at least 1, found {self.points} and {self.batch}")
         if not (0 <= self.min_quality <= 1 and 0 < self.similar <= 1):
@@ -119,7 +120,7 @@ class Model3DSegmenter:
         gray, spacing = image.gray(), self.spacing or self.model.volume.spacing
         grid = image.grid if spacing is None else patient_grid(image.grid.with_spacing(spacing))
         data = gray.data.float() if grid == image.grid else resample(gray, grid).data
-        raster = self.model.volume.raster(data, name=image.name, window=self.window)
+        raster = self.model.volume.raster(data, name=image.name, window=_shown(self.window))
         return Volume(grid, raster, self.model.volume.patch)
 
     # -- prompts --------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def volume_segmenter(
     input_size: int | None = None,
     dtype: Precision = None,
     spacing: float | None = None,
-    window: tuple[float, float] | None = None,
+    window: Window = None,
     points: int = 216,
     limits: RegionFilter = LIMITS,
     cache_folder: str | Path | None = None,
@@ -287,6 +288,13 @@ def mask_nms(masks: Tensor, scores: Tensor, limit: float) -> list[int]:
             kept.append(k)
             dead |= shared[k] > limit * union[k]
     return kept
+
+
+def _shown(window: Window) -> tuple[float, float] | None:
+    """Lowest and highest intensity that a window shows; None leaves them to the network."""
+    if window is None or window == "none":
+        return None if window is None else (0.0, 255.0)
+    return window_range(window)
 
 
 def _cut(masks: Tensor, low: Floats, high: Floats) -> Tensor:

@@ -1,0 +1,125 @@
+"""What a person knows and what the matcher finds, joined: regions on one grid, pairs, weights in the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.rois import ROIPair, ROIPairs, ROISet
+from roireg.core.warp import warp
+
+__all__ = ["accepted", "blocked", "combined", "onto", "overlaps", "stacked", "weighted"]
+
+ALIKE = 0.5
+"""Regions with an intersection over union above this are the same thing, to a person."""
+
+
+def accepted(pairs: ROIPairs) -> ROIPairs:
+    """Return the pairs with the status of those a person has confirmed; rejected ones stay rejected."""
+    return replace(
+        pairs,
+        pairs=tuple(p if p.status == "rejected" else replace(p, status="accepted") for p in pairs.pairs),
+    )
+
+
+def onto(rois: ROISet, grid: Grid) -> ROISet:
+    """Return the same regions on another grid over the same box of the world; none vanishes."""
+    if rois.grid == grid or not len(rois):
+        return rois if rois.grid == grid else ROISet.empty(grid)
+    soft = warp(Image(rois.masks.float(), rois.grid), None, grid, fill=0.0).data
+    most = soft.flatten(1).amax(1)
+    # A region of a finer grid may reach no half voxel of this one; its best voxels then stand for it.
+    masks = (soft > 0) & (soft >= most.clamp(max=0.5).reshape(-1, *(1 for _ in grid.shape)))
+    for k in torch.nonzero(most == 0)[:, 0].tolist():
+        # Or lie between its voxel centres: the voxel it is in.
+        index = np.clip(np.round(grid.index_from_world(rois.centroids[k])), 0, np.array(grid.shape) - 1)
+        masks[(k, *index.astype(int).tolist())] = True
+    return ROISet(masks, grid, rois.names, rois.scores)
+
+
+def stacked(parts: Sequence[ROISet], image: Image) -> ROISet:
+    """Return the regions of several sets as one; on the grid of the image where they lie on several grids."""
+    if not parts:
+        return ROISet.empty(image.grid)
+    grid = parts[0].grid if all(p.grid == parts[0].grid for p in parts) else image.grid
+    return _joined([onto(p, grid) for p in parts], grid)
+
+
+def _joined(parts: Sequence[ROISet], grid: Grid) -> ROISet:
+    scores = torch.cat([p.scores for p in parts if p.scores is not None])
+    names = tuple(name for p in parts for name in p.names)
+    return ROISet(torch.cat([p.masks for p in parts]), grid, names, scores)
+
+
+def overlaps(a: ROISet, b: ROISet) -> NDArray[np.float64]:
+    """(A, B) intersections over unions; b is brought onto the grid of a."""
+    one, two = (r.masks.flatten(1).float() for r in (a, onto(b, a.grid)))
+    shared = one @ two.T
+    union = one.sum(1)[:, None] + two.sum(1)[None] - shared
+    return np.asarray((shared / union.clamp(min=1)).cpu().numpy(), dtype=np.float64)
+
+
+def blocked(moving: ROISet, fixed: ROISet, known: ROIPairs) -> NDArray[np.bool_]:
+    """(M, F) pairs of candidates that what a person has said rules out.
+
+    A candidate like a region of an accepted pair has its partner already. Two candidates like the two regions of a
+    rejected pair are that pair.
+    """
+    # (M, K) and (F, K): which candidates are like the regions of which known pair.
+    like_m = overlaps(moving, known.moving_masks()) > ALIKE
+    like_f = overlaps(fixed, known.fixed_masks()) > ALIKE
+    sure = np.array([p.status == "accepted" for p in known.pairs], dtype=bool)
+    taken = np.add.outer(like_m[:, sure].sum(1), like_f[:, sure].sum(1)) > 0
+    refused = (like_m[:, ~sure].astype(int) @ like_f[:, ~sure].T.astype(int)) > 0
+    return np.asarray(taken | refused)
+
+
+def combined(known: ROIPairs, found: ROIPairs) -> ROIPairs:
+    """Return what a person has said and the proposals that do not contradict it: accepted, found, rejected.
+
+    The regions lie on the grids of `found`; those of `found` come first and keep their numbers.
+    """
+    out = blocked(found.moving, found.fixed, known)
+    kept = [p for p in found.pairs if not out[p.moving, p.fixed]]
+    first_m, first_f = len(found.moving), len(found.fixed)
+    own: list[ROIPair] = [replace(p, moving=p.moving + first_m, fixed=p.fixed + first_f) for p in known.pairs]
+    rank = {"accepted": 0, "proposed": 1, "rejected": 2}
+    ordered = sorted([*own, *kept], key=lambda p: rank[p.status])
+    sides = [
+        _joined([theirs, onto(ours, theirs.grid)], theirs.grid)
+        for theirs, ours in ((found.moving, known.moving), (found.fixed, known.fixed))
+    ]
+    return ROIPairs(sides[0], sides[1], tuple(ordered))
+
+
+def weighted(pairs: ROIPairs, *, proposed: float, own: float, count: int) -> tuple[ROIPairs, float]:
+    """Give accepted pairs a region term of their own beside that of the proposals.
+
+    The fit normalises the confidences of its pairs and has one weight for all of them. So both terms are written as
+    one: confidences that are shares, and their sum.
+
+    Parameters
+    ----------
+    proposed, own : weight of the term of the proposals (shared by confidence) and of the accepted pairs (shared
+        equally: a person is sure of each).
+    count : how many pairs the fit takes at most.
+
+    Returns
+    -------
+    The pairs with such confidences, and the weight of the region term.
+    """
+    sure = np.array([p.status == "accepted" for p in pairs.pairs], dtype=bool)
+    trust = np.array([0.0 if p.status == "rejected" else p.confidence for p in pairs.pairs])
+    rest = np.sort(trust[~sure])[::-1][: max(0, count - int(sure.sum()))].sum()
+    total = own + (proposed if rest > 0 else 0.0)
+    if total == 0:
+        return pairs, 0.0
+    shares = np.where(sure, own / (total * sure.sum()), trust * (proposed / (total * rest)) if rest > 0 else 0.0)
+    scaled = tuple(replace(p, confidence=float(c)) for p, c in zip(pairs.pairs, shares, strict=True))
+    return replace(pairs, pairs=scaled), total

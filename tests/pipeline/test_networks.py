@@ -1,0 +1,185 @@
+"""Networks of every architecture, tiny and random, through the whole: segment, prompt, match, register."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import roireg
+from models.tiny import KINDS, saved
+from pipeline.cases import quick
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.progress import silent
+from roireg.core.rois import Prompt
+from roireg.models.cache import EmbeddingCache
+from roireg.models.sam_med3d_network import SamMed3DConfig, SamMed3DNetwork
+from roireg.pipeline import stages
+from roireg.pipeline.config import NetworkConfig
+from roireg.pipeline.stages import Stages, expected_time
+from roireg.segment import EverythingOptions
+from roireg.segment.model3d import Model3DSegmenter
+from roireg.synth import as_raster, make_pair
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Keys of what is encoded; at the end none may occur twice, and no network may have encoded anything else."""
+    keys: list[str] = []
+    loaded = []
+    save, load = EmbeddingCache._save, stages.load_for_profile
+
+    def remembering(self, key, embedding):
+        keys.append(key)
+        save(self, key, embedding)
+
+    def counted(*arguments, **more):
+        loaded.append(load(*arguments, **more))
+        return loaded[-1]
+
+    monkeypatch.setattr(EmbeddingCache, "_save", remembering)
+    monkeypatch.setattr(stages, "load_for_profile", counted)
+    yield keys
+    assert keys and len(set(keys)) == len(keys)
+    assert sum(model.encoded for model in loaded) == len(keys)
+
+
+@pytest.fixture
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random network is sure of nothing; its masks are kept all the same."""
+    loose = classmethod(lambda cls, profile: cls(min_quality=0.0, min_stability=0.0))
+    monkeypatch.setattr(EverythingOptions, "of", loose)
+
+
+def settings(path: Path, folder: Path, points: int = 3, **more) -> roireg.Config:
+    # Random masks are of any size.
+    config = quick(
+        segment={"min_fraction": 0.0, "max_fraction": 1.0},
+        start={"search": False},
+        dense={"velocity": {"levels": 1, "iterations": (3,)}},
+        **more,
+    )
+    return config.with_network(path, profile="full", points=points, cache=folder / "cache")
+
+
+@pytest.mark.usefixtures("lenient")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_segments_prompts_matches_and_registers(kind, flat, tmp_path, encoded):
+    config = settings(saved(kind, tmp_path), tmp_path, match={"threshold": -1.0, "geometric": False})
+    result = roireg.register(flat.fixed, flat.moving, config=config)
+    assert len(result.pairs.moving) and len(result.pairs.fixed) and len(result.pairs)
+    assert result.provenance["model"]["key"] and result.provenance["settings"]["network"]["points"] == 3
+    assert len(encoded) == 2
+
+    parts = Stages.of(config, CPU, silent)
+    session = roireg.PromptSession(
+        flat.fixed, flat.moving, segmenter=parts.segmenter, features=parts.extractor, guide=flat.transform
+    )
+    (answer,) = session.answer(Prompt.at(flat.fixed.grid.center)).answers
+    assert len(answer.regions) == 1 and answer.found is not None
+    # The second network reads from the folder what the first one wrote.
+    assert len(encoded) == 2
+
+
+@pytest.mark.usefixtures("lenient")
+def test_a_2d_network_takes_volumes_slice_by_slice(tmp_path, encoded):
+    pair = make_pair(3, shape=(4, 24, 28), seed=1)
+    config = settings(saved("sam", tmp_path), tmp_path, points=2)
+    result = roireg.register(pair.fixed, pair.moving, config=config, prompts=Prompt.at(pair.fixed.grid.center))
+    assert len(result.pairs.moving) and result.pairs.moving.grid.ndim == 3
+    assert len(encoded) == pair.fixed.grid.shape[0] + pair.moving.grid.shape[0]
+
+
+@pytest.mark.usefixtures("lenient")
+def test_slices_are_matched_with_a_network_too(tmp_path, encoded):
+    pair = make_pair(3, shape=(3, 24, 28), seed=1)
+    slices = {"slices": True, "similarity": "cosine", "geometric": False, "threshold": -1.0}
+    config = settings(saved("sam", tmp_path), tmp_path, points=2, match=slices)
+    result = roireg.register(pair.fixed, pair.moving, config=config)
+    assert {p.source for p in result.pairs.pairs} == {"slices"}
+    assert len(encoded) == 6
+
+
+def sam_med3d(folder: Path) -> Path:
+    config = SamMed3DConfig(
+        side=32, patch=8, width=24, heads=2, windows=(3, 4), embedding=48, mask_channels=8,
+        decoder_hidden=32, quality_hidden=16,
+    )  # fmt: skip
+    torch.manual_seed(8)
+    network = SamMed3DNetwork(config)
+    for name, value in network.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(value, std=0.2)
+    path = folder / "sam_med3d.pth"
+    torch.save({"model_state_dict": network.state_dict()}, path)
+    return path
+
+
+def test_a_3d_network_takes_volumes_and_no_images(tmp_path, flat, encoded):
+    pair = make_pair(3, shape=(12, 24, 28), spacing=(3.0, 3.0, 3.0), seed=1)
+    config = settings(sam_med3d(tmp_path), tmp_path)
+    parts = Stages.of(config, CPU, silent)
+    assert isinstance(parts.segmenter, Model3DSegmenter) and parts.segmenter.points == 9
+    assert expected_time(parts.segmenter, pair.fixed) == ""
+    result = roireg.register(pair.fixed, pair.moving, config=config, prompts=Prompt.at(pair.fixed.grid.center))
+    assert result.provenance["model"]["name"]
+    with pytest.raises(GeometryError, match="takes 3D images, found 2D"):
+        roireg.register(flat.fixed, flat.moving, config=config)
+
+
+def test_the_time_a_network_needs_is_told_before_it_begins(flat, tmp_path, encoded):
+    config = settings(saved("sam", tmp_path), tmp_path)
+    events = []
+    roireg.register(flat.fixed, flat.moving, config=config, progress=events.append)
+    told = [e for e in events if e.stage == "finding regions" and e.detail]
+    assert [e.detail for e in told] == ["about 1 s"]
+    assert events.index(told[0]) < next(i for i, e in enumerate(events) if e.stage == "segmenting everything")
+
+
+def test_what_a_network_is_shown_is_what_its_window_says(tmp_path):
+    path = saved("sam", tmp_path)
+    pair = make_pair(2, shape=(24, 28), seed=1)
+    parts = Stages.of(settings(path, tmp_path).with_network(path, window="lung"), CPU, silent)
+    assert parts.extractor.params["window"] == "lung"
+    assert parts.segmenter.segmenter.window == "lung"
+    assert parts.segmenter.prepare(pair.fixed).raster.shape[1:] == pair.fixed.grid.shape
+
+
+def test_mistakes_suggest_the_nearest_names(flat, tmp_path):
+    config = roireg.Config()
+    for arguments, words in (
+        ({"profile": "fats"}, "profile 'fats' is unknown; did you mean fast"),
+        ({"window": "lugn"}, "window 'lugn' is unknown; did you mean lung"),
+        ({"window": "q"}, "use one of abdomen"),
+        ({"points": 0}, "1 point per side or more, found 0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            config.with_network("sam-vit-base", **arguments)
+    with pytest.raises(InputError, match="did you mean sam-vit-base"):
+        roireg.register(flat.fixed, flat.moving, config=config.with_network("sam-vit-bas"))
+    with pytest.raises(InputError, match="answers no prompts"):
+        roireg.register(flat.fixed, flat.moving, config=config.with_network(saved("dinov2", tmp_path)))
+    alone = config.model_copy(update={"match": config.match.model_copy(update={"features": "model"})})
+    with pytest.raises(InputError, match="no network is named"):
+        roireg.register(flat.fixed, flat.moving, config=alone)
+
+
+def test_a_network_that_has_no_features_says_what_to_use(tmp_path):
+    path = saved("sam", tmp_path)
+    network = stages.Network.load(NetworkConfig(model=str(path)), CPU, silent)
+
+    class Blind:
+        card = network.model.card
+
+    with pytest.raises(InputError, match=r"gives no features.*--features intensity"):
+        stages.Network(Blind(), network.settings, network.cache).extractor()
+
+
+def test_the_embedded_stages_have_no_network(flat):
+    parts = Stages.of(roireg.Config(), CPU, silent)
+    assert parts.network is None
+    assert expected_time(parts.segmenter, as_raster(make_pair(2, shape=(20, 24))).fixed) == ""
