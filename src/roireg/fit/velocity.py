@@ -47,7 +47,7 @@ class VelocityOptions(BaseModel):
     model: str = Field("svf", pattern="^(svf|displacement)$", description="diffeomorphic flow, or plain displacement")
     levels: int = Field(4, ge=1, description="most resolution levels, each twice as fine as the one before")
     iterations: tuple[int, ...] = Field(
-        (50, 40, 30, 20), description="steps per level, coarse to fine; the last ones count for fewer levels"
+        (40, 30, 25, 15), description="steps per level, coarse to fine; the last ones count for fewer levels"
     )
     max_voxels: int = Field(1_500_000, ge=1000, description="most voxels of the finest level")
     finest: float = Field(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -249,7 +250,7 @@ class _Problem:
         backward = self.mean_m @ inverse[:, :-1, :-1].transpose(0, 2, 1) + inverse[:, None, :-1, -1]
         return self.grid_m.contains(forward).astype(float), self.grid_f.contains(backward).astype(float)
 
-    def combine(self, gain: Array, matrices: Array) -> Array:
+    def combine(self, gain: NDArray[np.floating[Any]], matrices: Array) -> Array:
         """(H,) scores from (H, M, F) gains, prior left out: both directions, hidden regions are half a miss."""
         seen_f, seen_m = self.visible(matrices)
         score = np.zeros(len(matrices))
@@ -262,19 +263,31 @@ class _Problem:
     def coarse_scores(self, matrices: Array) -> Array:
         """(H,) MSAC scores on centroids and volumes, in slabs of bounded memory."""
         o = self.options
+        # Thousands of maps times all pairs of regions: single precision, a slab that stays in the cache, no copies.
         tolerance = np.sqrt(self.radius_m[:, None] * self.radius_f[None]) * o.tolerance
-        tolerance2 = tolerance**2 + (o.floor * self.size) ** 2
-        ratio = self.d * np.log(self.radius_f[None] / self.radius_m[:, None])
+        falloff = (1 / (tolerance**2 + (o.floor * self.size) ** 2)).astype(np.float32)
+        ratio = (self.d * np.log(self.radius_f[None] / self.radius_m[:, None])).astype(np.float32)
+        similarity = self.similarity.astype(np.float32)
         out = np.empty(len(matrices))
-        step = max(1, 4_000_000 // max(1, self.similarity.size))
+        step = max(1, 250_000 // max(1, similarity.size))
         for start in range(0, len(matrices), step):
             part = matrices[start : start + step]
             mapped = self.mean_f @ part[:, :-1, :-1].transpose(0, 2, 1) + part[:, None, :-1, -1]
             # |a - b|^2 expanded about the centre of the moving image, to keep digits.
-            a, b = self.mean_m - self.grid_m.center, mapped - self.grid_m.center
-            distance = (a**2).sum(-1)[None, :, None] + (b**2).sum(-1)[:, None] - 2 * a @ b.transpose(0, 2, 1)
-            growth = np.log(np.abs(np.linalg.det(part[:, :-1, :-1])))[:, None, None] + ratio
-            gain = self.similarity * np.maximum(0, 1 - distance / tolerance2) / (1 + growth**2)
+            a = (self.mean_m - self.grid_m.center).astype(np.float32)
+            b = (mapped - self.grid_m.center).astype(np.float32)
+            gain = a @ b.transpose(0, 2, 1)
+            gain *= -2
+            gain += (a**2).sum(-1)[None, :, None]
+            gain += (b**2).sum(-1)[:, None]
+            gain *= falloff
+            np.subtract(1, gain, out=gain)
+            np.maximum(gain, 0, out=gain)
+            gain *= similarity
+            growth = np.log(np.abs(np.linalg.det(part[:, :-1, :-1]))).astype(np.float32)[:, None, None] + ratio
+            growth *= growth
+            growth += 1
+            gain /= growth
             out[start : start + step] = self.combine(gain, part) * self.prior(part)
         return out
 
