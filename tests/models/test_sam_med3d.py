@@ -235,7 +235,12 @@ def test_unsuitable_prompts_are_explained(model):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory"), MemoryError()]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
 )
 def test_too_little_memory_says_what_to_change(model, monkeypatch, error):
     def fail(*args, **kwargs):

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from roireg.models.sam_med3d_network import SamMed3DConfig, SamMed3DNetwork
+
 SIZE = 128
 VISION: dict[str, Any] = {
     "hidden_size": 32,
@@ -301,3 +303,19 @@ ENCODERS: dict[str, Callable[[Path, int], Path]] = {
 def saved(kind: str, folder: Path, seed: int = 0) -> Path:
     """Save a tiny network of a kind below a folder and return the path to load."""
     return {**KINDS, **ENCODERS}[kind](folder / kind, seed)
+
+
+def sam_med3d(folder: Path) -> Path:
+    """Save a small SAM-Med3D with random weights as its authors publish theirs."""
+    config = SamMed3DConfig(
+        side=32, patch=8, width=24, heads=2, windows=(3, 4), embedding=48, mask_channels=8,
+        decoder_hidden=32, quality_hidden=16,
+    )  # fmt: skip
+    torch.manual_seed(8)
+    network = SamMed3DNetwork(config)
+    for name, value in network.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(value, std=0.2)
+    path = folder / "sam_med3d_turbo.pth"
+    torch.save({"model_state_dict": network.state_dict()}, path)
+    return path

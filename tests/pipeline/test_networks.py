@@ -9,13 +9,12 @@ import pytest
 import torch
 
 import roireg
-from models.tiny import KINDS, saved
+from models.tiny import KINDS, sam_med3d, saved
 from pipeline.cases import quick
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.progress import silent
 from roireg.core.rois import Prompt
 from roireg.models.cache import EmbeddingCache
-from roireg.models.sam_med3d_network import SamMed3DConfig, SamMed3DNetwork
 from roireg.pipeline import stages
 from roireg.pipeline.config import NetworkConfig
 from roireg.pipeline.stages import Stages, expected_time
@@ -102,21 +101,6 @@ def test_slices_are_matched_with_a_network_too(tmp_path, encoded):
     result = roireg.register(pair.fixed, pair.moving, config=config)
     assert {p.source for p in result.pairs.pairs} == {"slices"}
     assert len(encoded) == 6
-
-
-def sam_med3d(folder: Path) -> Path:
-    config = SamMed3DConfig(
-        side=32, patch=8, width=24, heads=2, windows=(3, 4), embedding=48, mask_channels=8,
-        decoder_hidden=32, quality_hidden=16,
-    )  # fmt: skip
-    torch.manual_seed(8)
-    network = SamMed3DNetwork(config)
-    for name, value in network.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(value, std=0.2)
-    path = folder / "sam_med3d.pth"
-    torch.save({"model_state_dict": network.state_dict()}, path)
-    return path
 
 
 def test_a_3d_network_takes_volumes_and_no_images(tmp_path, flat, encoded):

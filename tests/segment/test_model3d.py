@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from models.tiny import sam_med3d
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -17,7 +18,6 @@ from roireg.models import load_model
 from roireg.models.base import Embedding, MaskLogits, ModelCard
 from roireg.models.cache import EmbeddingCache
 from roireg.models.sam_med3d import SamMed3D
-from roireg.models.sam_med3d_network import SamMed3DConfig, SamMed3DNetwork
 from roireg.models.volumes import VolumeInput
 from roireg.segment.base import PromptableSegmenter
 from roireg.segment.cubes import Volume, patient_grid
@@ -320,17 +320,7 @@ def test_a_network_for_ct_refuses_other_images_unless_told_a_window():
 
 
 def test_sam_med3d_end_to_end_from_a_file(tmp_path):
-    config = SamMed3DConfig(
-        side=32, patch=8, width=24, heads=2, windows=(3, 4), embedding=48, mask_channels=8,
-        decoder_hidden=32, quality_hidden=16,
-    )  # fmt: skip
-    torch.manual_seed(8)
-    network = SamMed3DNetwork(config)
-    for name, value in network.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(value, std=0.2)
-    path = tmp_path / "sam_med3d_turbo.pth"
-    torch.save({"model_state_dict": network.state_dict()}, path)
+    path = sam_med3d(tmp_path)
     model = load_model(path)
     assert isinstance(model, SamMed3D)
     grid = make_grid((16, 35, 30), (2.5, 1.3, 1.4), rotation(3, 5))

@@ -29,8 +29,9 @@ def memory_explained(card: ModelCard, doing: str) -> Iterator[None]:
         full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
         if not full:
             raise
+        coarser = ", a coarser spacing" if card.ndim == 3 else ""
         raise InputError(
             f"{card.name} ran out of memory while {doing} (encoding one image takes about {card.memory_mb} MB at "
-            f"input size {card.input_size}); use a smaller input size, fewer prompts at once, a smaller model, or "
-            "another device"
+            f"input size {card.input_size}); use a smaller input size{coarser}, fewer prompts at once, a smaller "
+            "model, or another device"
         ) from error

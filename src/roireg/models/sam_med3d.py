@@ -16,9 +16,10 @@ from roireg.core.filters import resize
 from roireg.io.weights import weight_files
 from roireg.models.base import Embedding, LoadReport, MaskLogits, ModelCard
 from roireg.models.checkpoint import fill, read_tensors
+from roireg.models.memory import memory_explained
 from roireg.models.precision import Precision, choose_precision
 from roireg.models.sam_med3d_network import SamMed3DConfig, SamMed3DNetwork
-from roireg.models.volumes import Cube, VolumeInput, check_points, memory_explained, stability
+from roireg.models.volumes import Cube, VolumeInput, check_points, stability
 
 __all__ = ["CARDS", "SamMed3D", "load"]
 

@@ -6,8 +6,6 @@ trained at (`VolumeInput`); the network itself fits any raster into its cube (`C
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -21,7 +19,7 @@ from roireg.core.errors import InputError
 from roireg.core.filters import gaussian_smooth, resize
 from roireg.models.base import ModelCard, PromptableModel
 
-__all__ = ["Cube", "VolumeInput", "VolumeModel", "check_points", "memory_explained", "stability"]
+__all__ = ["Cube", "VolumeInput", "VolumeModel", "check_points", "stability"]
 
 AIR = -500.0
 """An image with values at or below this is taken for CT in Hounsfield units."""
@@ -163,24 +161,3 @@ def stability(logits: Tensor, *, offset: float = 1.0) -> Tensor:
     flat = logits.flatten(2)
     inner, outer = (flat > offset).sum(-1), (flat > -offset).sum(-1)
     return inner / outer.clamp(min=1)
-
-
-@contextmanager
-def memory_explained(card: ModelCard, doing: str) -> Iterator[None]:
-    """Turn an out-of-memory error of any device into a sentence that says what to change.
-
-    Raises
-    ------
-    InputError
-        In place of the error; every other error passes.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in text:
-            raise
-        raise InputError(
-            f"{card.name} ran out of memory while {doing} (about {card.memory_mb} MB are needed at {card.input_size} "
-            "voxels a side); use a smaller input size, a coarser spacing, fewer prompts at once, or another model"
-        ) from error

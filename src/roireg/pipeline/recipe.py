@@ -13,7 +13,8 @@ from roireg.core.rois import Prompt, ROIPairs, ROISet
 from roireg.core.seeds import resolve_device
 from roireg.core.transforms import Affine, Transform
 from roireg.pipeline.checks import check_inputs
-from roireg.pipeline.config import Config, preset
+from roireg.pipeline.config import Config
+from roireg.pipeline.config import preset as preset_named
 from roireg.pipeline.prompting import PROMPT_PRESETS, QUICK, SIDES, PromptSession, prompt_pairs
 from roireg.pipeline.prompts import check_prompts
 from roireg.pipeline.registration import Registration
@@ -71,7 +72,7 @@ def register(
     InputError, GeometryError
         When an input is unsuitable; see :func:`roireg.pipeline.checks.check_inputs`.
     """
-    settings = config or _preset(preset)
+    settings = config or preset_named(preset)
     check_inputs(
         fixed,
         moving,
@@ -138,10 +139,6 @@ def register(
         progress=progress,
     )
     return doubted(result, doubts)
-
-
-def _preset(name: str) -> Config:
-    return preset(name)
 
 
 def _with_weight(settings: Config, weight: float, sure: bool) -> Config:

@@ -60,12 +60,12 @@ def model_segmenter(
     if cache is None:
         cache = shared_cache() if cache_folder is None else EmbeddingCache(folder=cache_folder, progress=progress)
     if isinstance(model, VolumeModel):
-        if options is not None or axis is not None or window is not None:
+        if options is not None or axis is not None:
             raise InputError(
-                f"{model.card.name} is a 3D network and takes no slice axis, window or everything options; "
+                f"{model.card.name} is a 3D network and takes no slice axis or everything options; "
                 "leave them out, or set its own with `roireg.segment.model3d.Model3DSegmenter`"
             )
-        return Model3DSegmenter(model, limits=limits, cache=cache, progress=progress)
+        return Model3DSegmenter(model, window=window, limits=limits, cache=cache, progress=progress)
     if options is None:
         options = EverythingOptions.of(profile)
     inner = ModelSegmenter(model, options=options, limits=limits, window=window, cache=cache, progress=progress)

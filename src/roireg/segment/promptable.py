@@ -24,6 +24,7 @@ from roireg.models.rasters import raster_of
 from roireg.segment.candidates import stability
 from roireg.segment.everything import PUBLISHED, EverythingOptions, estimate_seconds, everything
 from roireg.segment.filters import RegionFilter, filter_regions
+from roireg.segment.prompts import check_points
 
 __all__ = ["ModelSegmenter", "PreparedImage", "prompt_from_mask", "prompt_indices"]
 
@@ -223,16 +224,7 @@ def prompt_indices(
     """
     points = np.zeros((0, grid.ndim))
     if len(prompt.points):
-        if prompt.points.shape[1] != grid.ndim:
-            raise GeometryError(
-                f"{name}: a prompt of {prompt.points.shape[1]}D points does not fit a {grid.ndim}D image; "
-                f"give {grid.ndim} coordinates per point"
-            )
-        for point in prompt.points[~grid.contains(prompt.points)]:
-            raise InputError(
-                f"{name}: the prompt point {tuple(round(float(v), 2) for v in point)} is outside the image; "
-                "give world coordinates (LPS mm, pixels for raster images) inside it"
-            )
+        check_points(prompt, grid, name)
         points = grid.index_from_world(prompt.points)
         voxels = np.round(points)
         inside, outside = voxels[prompt.labels == 1], voxels[prompt.labels == 0]

@@ -36,6 +36,28 @@ LARGEST_FIRST = 0.2
 """Largest fraction of the image that the first answer to points covers, where there is a choice."""
 
 
+def check_points(prompt: Prompt, grid: Grid, name: str) -> None:
+    """Raise where the points of a prompt (world, one at least) do not fit the grid of the image called `name`.
+
+    Raises
+    ------
+    GeometryError
+        When points and grid differ in dimension.
+    InputError
+        When a point lies outside the grid.
+    """
+    if prompt.points.shape[1] != grid.ndim:
+        raise GeometryError(
+            f"{name}: a prompt of {prompt.points.shape[1]}D points does not fit a {grid.ndim}D image; "
+            f"give {grid.ndim} coordinates per point"
+        )
+    for point in prompt.points[~grid.contains(prompt.points)]:
+        raise InputError(
+            f"{name}: the prompt point {tuple(round(float(v), 2) for v in point)} is outside the image; "
+            "give world coordinates (LPS mm, pixels for raster images) inside it"
+        )
+
+
 def answer(hierarchy: Hierarchy, prompt: Prompt, *, count: int, name: str) -> ROISet:
     """Return the regions of a hierarchy that fit a prompt, best first, then alternatives.
 
@@ -77,16 +99,7 @@ def _pieces(hierarchy: Hierarchy, prompt: Prompt, name: str) -> tuple[Ints, Ints
     grid = hierarchy.grid
     if not len(prompt.points):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    if prompt.points.shape[1] != grid.ndim:
-        raise GeometryError(
-            f"{name}: a prompt of {prompt.points.shape[1]}D points does not fit a {grid.ndim}D image; "
-            f"give {grid.ndim} coordinates per point"
-        )
-    for point in prompt.points[~grid.contains(prompt.points)]:
-        raise InputError(
-            f"{name}: the prompt point {tuple(round(float(v), 2) for v in point)} is outside the image; "
-            "give world coordinates (LPS mm, pixels for raster images) inside it"
-        )
+    check_points(prompt, grid, name)
     index = np.round(grid.index_from_world(prompt.points)).astype(np.int64)
     index = np.clip(index, 0, np.array(grid.shape) - 1)
     piece = hierarchy.atoms[tuple(index.T)]
