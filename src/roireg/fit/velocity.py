@@ -175,16 +175,16 @@ class _Level:
         f, m = resample(fixed, self.grid), resample(moving, moving_grid)
         weight = None if fixed_mask is None else resample(fixed_mask, self.grid).data
         self.moving_weight = None if moving_mask is None else resample(moving_mask, moving_grid).data
-        channels = []
         if options.correlation_weight > 0:
             radius = [options.window if n > 1 else 0 for n in self.control.shape]
             self.correlation = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight)
-            channels.append(m.data)
+            self.moving = m.data
+            self.pull = _Pull.of(self.grid, moving_grid, initial, device)
         if features is not None and options.feature_weight > 0 and self.grid.size <= options.feature_voxels:
-            self.distance = FeatureDistance(features(f).data, weight=weight)
-            channels.append(features(m).data)
-        self.moving = torch.cat(channels) if channels else None
-        self.pull = _Pull.of(self.grid, moving_grid, initial, device)
+            at_control = None if weight is None else warp(f.with_data(weight), None, self.control).data
+            self.distance = FeatureDistance(warp(features(f), None, self.control).data, weight=at_control)
+            self.moving_features = features(m).data
+            self.feature_pull = _Pull.of(self.control, moving_grid, initial, device)
 
     def add_regions(self, pairs: ROIPairs, fixed: Tensor, moving: Tensor, weight: Tensor, initial: Affine) -> None:
         """Add the region term; (K, *roi grid) signed distances of either side, (K,) weights, first pairs first.
@@ -197,8 +197,10 @@ class _Level:
         fixed, moving, weight = fixed[:count], moving[:count], weight[:count]
         on_control = warp(Image(fixed, pairs.fixed.grid), None, self.control).data
         self.regions = RegionAgreement(on_control, weight)
-        self.moving_regions = moving
-        self.region_pull = _Pull.of(self.control, pairs.moving.grid, initial, fixed.device)
+        # Distances are smooth: at the voxels of the level they are as good, and a small array is faster to sample.
+        coarse = pairs.moving.grid.with_spacing(np.maximum(pairs.moving.grid.spacing, self.grid.spacing.min()))
+        self.moving_regions = warp(Image(moving, pairs.moving.grid), None, coarse).data
+        self.region_pull = _Pull.of(self.control, coarse, initial, fixed.device)
 
     def smooth(self, parameters: Tensor) -> Tensor:
         return gaussian_smooth(parameters, self.sigma)
@@ -209,19 +211,24 @@ class _Level:
         flow = exponential(torch.einsum("ij,j...->i...", self.voxel_from_world, velocity))
         return torch.einsum("ij,j...->i...", self.world_from_voxel, flow)
 
+    def _moving_weight(self, pull: _Pull, displacement: Tensor, grid: Grid) -> Tensor | None:
+        """Return the warped moving mask on a grid, if there is one; it does not pull on the field."""
+        if self.moving_weight is None:
+            return None
+        return pull(self.moving_weight, displacement.detach(), grid.shape)
+
     def loss(self, velocity: Tensor) -> Tensor:
         o = self.options
         displacement = self.displacement(velocity)
         total = o.smoothness * diffusion(velocity, self.control.spacing)
-        if self.moving is not None:
+        if self.correlation is not None:
             warped = self.pull(self.moving, displacement, self.grid.shape)
-            weight = None
-            if self.moving_weight is not None:
-                weight = self.pull(self.moving_weight, displacement.detach(), self.grid.shape)
-            if self.correlation is not None:
-                total = total + o.correlation_weight * self.correlation(warped[:1], weight)
-            if self.distance is not None:
-                total = total + o.feature_weight * self.distance(warped[-len(self.distance.fixed) :], weight)
+            weight = self._moving_weight(self.pull, displacement, self.grid)
+            total = total + o.correlation_weight * self.correlation(warped, weight)
+        if self.distance is not None:
+            warped = self.feature_pull(self.moving_features, displacement, self.control.shape)
+            weight = self._moving_weight(self.feature_pull, displacement, self.control)
+            total = total + o.feature_weight * self.distance(warped, weight)
         if self.regions is not None:
             warped = self.region_pull(self.moving_regions, displacement, self.control.shape)
             total = total + o.region_weight * self.regions(warped)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
+from roireg.core.filters import apply_along
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
@@ -48,14 +50,42 @@ def resize_masks(rois: ROISet, grid: Grid, *, mode: str = "soft") -> Tensor:
     device = rois.masks.device
     if mode == "soft":
         ratio = float(np.prod(rois.grid.spacing) / np.prod(grid.spacing))
-        parts = [_splat(mask, rois.grid, grid) * ratio for mask in rois.masks]
-        return torch.stack(parts) if parts else torch.zeros((0, *grid.shape), device=device)
+        if not len(rois):
+            return torch.zeros((0, *grid.shape), device=device)
+        shares = _axis_shares(rois.grid, grid)
+        parts = [_splat(m, rois.grid, grid) if shares is None else _share(m, shares) for m in rois.masks]
+        return torch.stack(parts) * ratio
     points = torch.as_tensor(grid.points(), device=device)
     coords = voxel_coords(rois.grid, points).float().reshape(1, *grid.shape, grid.ndim)
     masks = rois.masks.float()
     if len(masks) == 0:
         return torch.zeros((0, *grid.shape), device=device)
     return sample(masks[None], coords, mode="nearest", padding="zeros")[0]
+
+
+def _axis_shares(source: Grid, grid: Grid) -> list[Tensor] | None:
+    """Per axis the (to, from) weights with which voxels share themselves out; None for grids with other axes."""
+    linear = np.linalg.inv(grid.affine) @ source.affine
+    scale = np.diag(linear)[:-1]
+    if np.abs(linear[:-1, :-1] - np.diag(scale)).max() > 1e-6 * np.abs(scale).max():
+        return None
+    shares = []
+    for n, m, s, shift in zip(source.shape, grid.shape, scale, linear[:-1, -1], strict=True):
+        position = (torch.arange(n, dtype=torch.float64) * s + shift).clamp(0, m - 1)
+        low = position.floor().clamp(max=max(m - 2, 0)).long()
+        share = torch.zeros(m, n, dtype=torch.float64)
+        share[low, torch.arange(n)] = 1 - (position - low)
+        share[(low + 1).clamp(max=m - 1), torch.arange(n)] += position - low
+        shares.append(share.float())
+    return shares
+
+
+def _share(mask: Tensor, shares: Sequence[Tensor]) -> Tensor:
+    """Do what `_splat` does one axis after the other, for grids with the same axes."""
+    out = mask[None].float()
+    for axis, share in enumerate(shares):
+        out = apply_along(out, share, axis)
+    return out[0]
 
 
 def _splat(mask: Tensor, source: Grid, grid: Grid) -> Tensor:

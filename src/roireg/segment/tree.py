@@ -7,6 +7,7 @@ region is left (hierarchical merging on a region adjacency graph, e.g. Salembier
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,7 +40,7 @@ def _ward_edge(a: float, b: float, distance: float, length: float, edge: float) 
 
 def _edge(a: float, b: float, distance: float, length: float, edge: float) -> float:
     """Size of the smaller part per boundary length times the squared edge strength: thin parts go first."""
-    return min(a, b) / length * edge**2
+    return (a if a < b else b) / length * edge * edge
 
 
 CRITERIA: tuple[MergeCost, ...] = (_ward_edge, _edge)
@@ -189,10 +190,7 @@ def _merge(
     near: list[dict[int, tuple[float, float]]] = [{} for _ in range(n)]
 
     def price(i: int, j: int, length: float, strength: float) -> float:
-        square = 0.0
-        for p, q in zip(mean[i], mean[j], strict=True):
-            square += (p - q) * (p - q)
-        return cost(size[i], size[j], square**0.5, length, strength / length)
+        return cost(size[i], size[j], math.dist(mean[i], mean[j]), length, strength / length)
 
     heap = []
     for (i, j), length, strength in zip(
