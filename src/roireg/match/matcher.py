@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.image import Image
@@ -23,9 +24,15 @@ from roireg.match.assign import (
 )
 from roireg.match.geometry import GeometryOptions, affine_hypotheses, pair_agreement
 from roireg.match.prototypes import prototypes
-from roireg.match.similarity import DescriptorWeights, cosine_similarity, describe, descriptor_similarity
+from roireg.match.similarity import (
+    DescriptorWeights,
+    RegionDescriptors,
+    cosine_similarity,
+    describe,
+    descriptor_similarity,
+)
 
-__all__ = ["PUBLISHED", "MatchOptions", "match", "match_labels", "region_similarity"]
+__all__ = ["PUBLISHED", "MatchOptions", "described", "match", "match_labels", "region_similarity", "similarity_of"]
 
 Matrix = NDArray[np.float64]
 
@@ -86,13 +93,27 @@ def region_similarity(
     moving: ROISet, fixed: ROISet, moving_features: Image, fixed_features: Image, *, options: MatchOptions
 ) -> Matrix:
     """(M, F) float64 similarities of all regions, rows moving, as `options` say."""
+    moving_known = described(moving, moving_features, options=options)
+    return similarity_of(moving_known, described(fixed, fixed_features, options=options), options=options)
+
+
+def described(rois: ROISet, features: Image, *, options: MatchOptions) -> Tensor | RegionDescriptors:
+    """What `options.similarity` compares of every region; regions that meet many others need it once."""
     if options.similarity == "cosine":
-        a = prototypes(moving_features, moving, mode=options.prototype)
-        b = prototypes(fixed_features, fixed, mode=options.prototype)
-        result = cosine_similarity(a, b)
+        return prototypes(features, rois, mode=options.prototype)
+    return describe(features, rois)
+
+
+def similarity_of(
+    moving: Tensor | RegionDescriptors, fixed: Tensor | RegionDescriptors, *, options: MatchOptions
+) -> Matrix:
+    """(M, F) float64 similarities of regions that `described` has described with the same options."""
+    if isinstance(moving, RegionDescriptors):
+        assert isinstance(fixed, RegionDescriptors)
+        result = descriptor_similarity(moving, fixed, weights=options.weights)
     else:
-        a_regions, b_regions = describe(moving_features, moving), describe(fixed_features, fixed)
-        result = descriptor_similarity(a_regions, b_regions, weights=options.weights)
+        assert not isinstance(fixed, RegionDescriptors)
+        result = cosine_similarity(moving, fixed)
     return result.cpu().numpy().astype(np.float64)
 
 

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
-from roireg.match.matcher import MatchOptions, match, region_similarity
+from roireg.match.matcher import MatchOptions, described, match, similarity_of
 from roireg.match.prototypes import resize_masks
+from roireg.match.similarity import RegionDescriptors
 from roireg.models.rasters import slice_grid, slice_image
 
 __all__ = ["match_slices"]
@@ -22,8 +24,11 @@ __all__ = ["match_slices"]
 
 @dataclass(frozen=True, eq=False)
 class _Slice:
+    """A slice with regions that something can be matched with (`known`), or with nothing to match."""
+
     rois: ROISet
-    features: Image | None
+    features: Image | None = None
+    known: Tensor | RegionDescriptors | None = None
 
 
 def match_slices(
@@ -79,8 +84,10 @@ def match_slices(
         raise InputError("the reach of slice matching is a number of slices or mm of at least 0")
     options = options or MatchOptions(geometric=False)
     near = _near(moving.grid, fixed.grid, axis, reach, reach_mm)
-    moving_slices = [_prepare(slice_image(moving, axis, s), segment, encode) for s in range(moving.grid.shape[axis])]
-    fixed_slices = [_prepare(slice_image(fixed, axis, s), segment, encode) for s in range(fixed.grid.shape[axis])]
+    moving_slices, fixed_slices = (
+        [_prepare(slice_image(image, axis, s), segment, encode, options) for s in range(image.grid.shape[axis])]
+        for image in (moving, fixed)
+    )
 
     found: list[tuple[tuple[int, ROISet, int], tuple[int, ROISet, int], ROIPair]] = []
     for s, here in enumerate(moving_slices):
@@ -130,10 +137,11 @@ def _match_range(
 ) -> list[tuple[tuple[int, ROISet, int], tuple[int, ROISet, int], ROIPair]]:
     """Match the regions of moving slice s with those of several fixed slices as if these were one image."""
     assert here.features is not None
+    assert here.known is not None
     blocks = []
     for _, part in group:
-        assert part.features is not None
-        blocks.append(region_similarity(here.rois, part.rois, here.features, part.features, options=options))
+        assert part.known is not None
+        blocks.append(similarity_of(here.known, part.known, options=options))
     joined = group[0][1].rois
     if len(group) > 1:
         sets = [part.rois for _, part in group]
@@ -158,9 +166,14 @@ def _match_range(
     return [((s, pairs.moving, p.moving), where[p.fixed], p) for p in pairs.pairs]
 
 
-def _prepare(image: Image, segment: Callable[[Image], ROISet], encode: Callable[[Image], Image]) -> _Slice:
+def _prepare(
+    image: Image, segment: Callable[[Image], ROISet], encode: Callable[[Image], Image], options: MatchOptions
+) -> _Slice:
     rois = segment(image)
-    return _Slice(rois, encode(image) if len(rois) else None)
+    if not len(rois):
+        return _Slice(rois)
+    features = encode(image)
+    return _Slice(rois, features, described(rois, features, options=options))
 
 
 def _place(
