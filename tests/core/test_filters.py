@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from roireg.core.filters import box_mean, gaussian_smooth, gradient, resize
+from roireg.core.filters import box_mean, gaussian_matrix, gaussian_smooth, gradient, resize
 
 
 @st.composite
@@ -88,3 +88,9 @@ def test_resize_is_linear_interpolation_over_the_same_box():
     data = torch.as_tensor(np.random.default_rng(0).normal(size=(2, 5, 7)), dtype=torch.float32)
     expected = torch.nn.functional.interpolate(data[None], (9, 4), mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(resize(data, (9, 4)), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])
+def test_no_weight_of_a_gaussian_is_denormal(sigma):
+    weights = gaussian_matrix(200, sigma)
+    assert not bool(((weights > 0) & (weights < torch.finfo(torch.float32).tiny)).any())

@@ -94,3 +94,17 @@ def test_cosine_closed_form():
     a = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     expected = torch.tensor([[1.0, 2**-0.5, 0.0], [2**-0.5, 1.0, 0.0], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(cosine_similarity(3 * a, a), expected)
+
+
+@pytest.mark.parametrize(("shape", "shift"), [((5, 4, 6), 0.0), ((20, 3, 11), 2.7), ((1, 9, 9), -4.0)])
+def test_sharing_axis_by_axis_is_the_transpose_of_linear_interpolation(shape, shift):
+    generator = torch.Generator().manual_seed(0)
+    rois = ROISet(torch.rand(2, 9, 8, 7, generator=generator) > 0.7, Grid((9, 8, 7), np.diag([2.0, 1.5, 1.0, 1])))
+    target = rois.grid.with_shape(shape)
+    moved = target.affine.copy()
+    moved[:3, 3] += shift
+    # A turn too small to move a weight that counts takes the path of grids with other axes.
+    turn = np.eye(4)
+    turn[0, 1] = 1e-5
+    one, other = (resize_masks(rois, Grid(shape, a)) for a in (moved, turn @ moved))
+    assert torch.allclose(one, other, atol=1e-3)
