@@ -96,3 +96,7 @@ def test_unknown_methods_and_sets_are_named(tmp_path, capsys):
     assert "deep" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert "default" in METHODS
+
+
+def test_no_name_of_a_method_breaks_a_comma_separated_list():
+    assert not [name for name in METHODS if "," in name]

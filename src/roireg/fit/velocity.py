@@ -67,7 +67,7 @@ class VelocityOptions(BaseModel):
         200_000, ge=0, description="most pairs times control points in the region term of a level, at least 4 pairs"
     )
     region_truncation: float = Field(0.06, gt=0, description="reach of the region term, fraction of the longest side")
-    smoothness: float = Field(0.08, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")
+    smoothness: float = Field(0.1, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")
     noise: float = Field(
         0.025, gt=0, description="noise, as a fraction of the range of intensities, at which the smoothness doubles"
     )
