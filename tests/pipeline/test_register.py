@@ -223,25 +223,23 @@ def test_masks_are_taken_and_a_mask_of_everything_changes_nothing_much(flat):
 
 
 def test_what_the_mask_hides_is_not_compared(flat):
-    """A bright bar over a third of the moving image, hidden by the masks."""
+    """A third of the moving image has slipped by 6 px: without masks the field follows, with them it does not."""
     data = flat.moving.data.clone()
-    data[:, :, 56:] = torch.randint(0, 255, data[:, :, 56:].shape, generator=torch.Generator().manual_seed(0)).to(
-        torch.uint8
-    )
+    data[:, :, 56:] = data[:, :, 56:].roll(6, dims=1)
     spoilt = flat.moving.with_data(data)
     keep = torch.zeros_like(data)
     keep[:, :, :54] = 1
     mask = flat.fixed_labels.with_data(keep)
-    body = (flat.fixed_labels.data[0] > 0).clone()
-    body[:, 48:] = False
+    slipped = (flat.fixed_labels.data[0] > 0).clone()
+    slipped[:, :56] = False
     config = quick(start={"search": False})
 
-    def left(**masks) -> float:
+    def missed(**masks) -> float:
         found = roireg.register(flat.fixed, spoilt, config=config, init="identity", **masks).transform
-        points = flat.fixed.grid.world_from_index(torch.nonzero(body).numpy())
+        points = flat.fixed.grid.world_from_index(torch.nonzero(slipped).numpy())
         return float(np.linalg.norm(found.map_points(points) - flat.transform.map_points(points), axis=1).mean())
 
-    assert left(fixed_mask=mask, moving_mask=mask) < left()
+    assert missed(fixed_mask=mask, moving_mask=mask) < 0.6 * missed()
 
 
 @pytest.mark.parametrize("method", ["paper", "none"])

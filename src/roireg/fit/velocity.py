@@ -181,10 +181,12 @@ class _Level:
             self.moving = m.data
             self.pull = _Pull.of(self.grid, moving_grid, initial, device)
         if features is not None and options.feature_weight > 0 and self.grid.size <= options.feature_voxels:
-            at_control = None if weight is None else warp(f.with_data(weight), None, self.control).data
-            self.distance = FeatureDistance(warp(features(f), None, self.control).data, weight=at_control)
+            # In 3D, where sampling many channels costs most, one voxel in eight tells nearly as much as all.
+            self.compared = self.control if self.grid.ndim == 3 else self.grid
+            importance = None if weight is None else warp(f.with_data(weight), None, self.compared).data
+            self.distance = FeatureDistance(warp(features(f), None, self.compared).data, weight=importance)
             self.moving_features = features(m).data
-            self.feature_pull = _Pull.of(self.control, moving_grid, initial, device)
+            self.feature_pull = _Pull.of(self.compared, moving_grid, initial, device)
 
     def add_regions(self, pairs: ROIPairs, fixed: Tensor, moving: Tensor, weight: Tensor, initial: Affine) -> None:
         """Add the region term; (K, *roi grid) signed distances of either side, (K,) weights, first pairs first.
@@ -226,8 +228,8 @@ class _Level:
             weight = self._moving_weight(self.pull, displacement, self.grid)
             total = total + o.correlation_weight * self.correlation(warped, weight)
         if self.distance is not None:
-            warped = self.feature_pull(self.moving_features, displacement, self.control.shape)
-            weight = self._moving_weight(self.feature_pull, displacement, self.control)
+            warped = self.feature_pull(self.moving_features, displacement, self.compared.shape)
+            weight = self._moving_weight(self.feature_pull, displacement, self.compared)
             total = total + o.feature_weight * self.distance(warped, weight)
         if self.regions is not None:
             warped = self.region_pull(self.moving_regions, displacement, self.control.shape)
