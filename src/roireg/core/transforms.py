@@ -105,7 +105,9 @@ class Affine(Transform):
             raise GeometryError(f"the last row of an affine matrix is 0 … 0 1, found {matrix[d]}")
         singular = np.linalg.svd(matrix[:d, :d], compute_uv=False)
         if singular[-1] <= 1e-8 * max(singular[0], 1e-300):
-            raise GeometryError("the affine matrix is singular: it maps the image onto a plane, line or point")
+            raise GeometryError(
+                "the affine matrix is singular: it maps the image onto a plane, line or point; check its numbers or start without it"
+            )
         matrix.setflags(write=False)
         object.__setattr__(self, "matrix", matrix)
 

@@ -130,7 +130,7 @@ def find_start(
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
         )
-        return replace(c, score=fit.losses[-1][1])
+        return replace(c, score=fit.loss)
 
     moved = sorted((try_from(c, rough) for c in refined), key=lambda c: c.score)[: max(1, probes // 2)]
     progress(ProgressEvent("finding the start", 0.5))

@@ -83,10 +83,12 @@ class VelocityFit:
     ----------
     transform : the fitted field; apply it before the initial affine.
     losses : objective at the start and after every level, (initial, final) per level.
+    loss : objective of `transform` at the finest level.
     """
 
     transform: VelocityField
     losses: tuple[tuple[float, float], ...]
+    loss: float
 
 
 def level_spacings(
@@ -297,9 +299,10 @@ def fit_velocity(
     assert velocity is not None
     with torch.no_grad():
         unmoved = float(level.loss(still))
-    if not losses[-1][1] < unmoved:
-        velocity = torch.zeros_like(velocity)
-    return VelocityFit(_extended(level.control, velocity), tuple(losses))
+    loss = losses[-1][1]
+    if not loss < unmoved:
+        velocity, loss = still, unmoved
+    return VelocityFit(_extended(level.control, velocity), tuple(losses), loss)
 
 
 def _extended(grid: Grid, velocity: Tensor) -> VelocityField:

@@ -114,7 +114,9 @@ def check_image(image: Image) -> None:
     _check_finite(image)
     low, high = float(image.data.min()), float(image.data.max())
     if low == high:
-        raise InputError(f"{image.name}: every voxel has the value {low:g}, so there is nothing to register")
+        raise InputError(
+            f"{image.name}: every voxel has the value {low:g}, so there is nothing to register; check that this is the right file"
+        )
 
 
 def _check_finite(image: Image) -> None:
