@@ -106,7 +106,8 @@ class Affine(Transform):
         singular = np.linalg.svd(matrix[:d, :d], compute_uv=False)
         if singular[-1] <= 1e-8 * max(singular[0], 1e-300):
             raise GeometryError(
-                "the affine matrix is singular: it maps the image onto a plane, line or point; check its numbers or start without it"
+                "the affine matrix is singular: it maps the image onto a plane, line or point; check its numbers, "
+                "or start without it"
             )
         matrix.setflags(write=False)
         object.__setattr__(self, "matrix", matrix)

@@ -115,7 +115,8 @@ def check_image(image: Image) -> None:
     low, high = float(image.data.min()), float(image.data.max())
     if low == high:
         raise InputError(
-            f"{image.name}: every voxel has the value {low:g}, so there is nothing to register; check that this is the right file"
+            f"{image.name}: every voxel has the value {low:g}, so there is nothing to register; check that this is "
+            "the right file"
         )
 
 
