@@ -46,7 +46,7 @@ def test_the_summary_says_who_is_ahead_and_who_is_missing():
         replace(r, jobs=2, session="then") for r in many("default", base * 0 + 0.4, name="t", verdict="uncertain")
     ]
     rows += [replace(r, status="unavailable", reason="not installed", after={}) for r in many("greedy", base)]
-    methods, against = summary_tables(rows)
+    methods, against, *_ = summary_tables(rows)
     assert [line[0] for line in methods.lines] == ["default", "demons"]
     ours = columns(methods, "default")
     assert (ours["pairs"], ours["failed"], ours["worse than before"]) == ("20", "0", "10 (50 %)")
@@ -58,7 +58,18 @@ def test_the_summary_says_who_is_ahead_and_who_is_missing():
     versus = columns(against, "demons")
     assert versus["sets where default is better"] == "1" and versus["worse"] == "0"
     assert versus["Dice, default minus method [95 %]"].startswith("+0.0")
-    assert summary_tables(many("demons", base))[1:] == []
+    assert [t.caption for t in summary_tables(many("demons", base))][1:] == [
+        "Score on every set",
+        "CPU seconds a pair on every set",
+    ]
+
+
+def test_scores_and_times_of_every_set_stand_side_by_side():
+    rows = many("default", [0.7, 0.8], name="a") + many("demons", [0.6], name="a") + many("demons", [0.5], name="b")
+    *_, scores, times = summary_tables(rows)
+    assert scores.head == ("set", "score", "pairs", "before", "default", "demons")
+    assert [(line[0], *line[4:]) for line in scores.lines] == [("a", "0.750", "0.600 (1)"), ("b", "–", "0.500")]
+    assert [line[0] for line in times.lines] == ["a", "b"] and times.lines[1][1] == "–"
 
 
 def test_markdown_keeps_its_columns():

@@ -48,7 +48,7 @@ _SCORE_NAMES = {
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells in columns; the first column names a method.
+    """Text cells in columns; the first column names a method or a set.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ def title_of(name: str, folders: Sequence[CaseFolder]) -> str:
 
 
 def summary_tables(rows: Sequence[Row]) -> list[Table]:
-    """Return the table of all methods, and that of our main method against every other one."""
+    """Return all methods, our main method against every other one, and the scores and times of all sets."""
     found = boards(rows)
     main = main_method(rows)
     tables = [_methods(rows, found)]
@@ -123,7 +123,8 @@ def summary_tables(rows: Sequence[Row]) -> list[Table]:
                 f"{main}."
             )
             tables.append(Table(head, tuple(lines), ours, (remark,), f"{main} against every method"))
-    return tables
+    methods = [m for m in dict.fromkeys(row.method for row in rows) if _ran(rows, m)]
+    return [*tables, _score_per_set(found, methods), _time_per_set(rows, methods)]
 
 
 def _ran(rows: Sequence[Row], method: str) -> bool:
@@ -201,6 +202,35 @@ def _overall_line(found: Sequence[Board], main: str, other: str) -> tuple[str, .
         str(o.unclear),
         str(o.small),
     )
+
+
+def _score_per_set(found: Sequence[Board], methods: Sequence[str]) -> Table:
+    lines = []
+    for board in found:
+        style = ".3f" if board.metric == "dice_mean" else ".2f"
+
+        def cell(method: str, board: Board = board, style: str = style) -> str:
+            own = board.values.get(method)
+            if not own:
+                return "–"
+            return f"{board.mean(method):{style}}" + (f" ({len(own)})" if len(own) < len(board.before) else "")
+
+        name = _SCORE_NAMES[board.metric] + (f", {board.unit}" if board.unit else "")
+        before = f"{np.mean(list(board.before.values())):{style}}"
+        lines.append((board.set, name, str(len(board.before)), before, *map(cell, methods)))
+    head = ("set", "score", "pairs", "before", *methods)
+    remark = "Means; in brackets the number of pairs where a method was not run on all of them."
+    return Table(head, tuple(lines), remarks=(remark,), caption="Score on every set")
+
+
+def _time_per_set(rows: Sequence[Row], methods: Sequence[str]) -> Table:
+    lines = []
+    for name in dict.fromkeys(row.set for row in rows):
+        done = [row for row in rows if row.set == name and row.status == "ok"]
+        if done:
+            cells = (_mean([row.cpu_seconds for row in done if row.method == m], ".1f") for m in methods)
+            lines.append((name, *cells))
+    return Table(("set", *methods), tuple(lines), caption="CPU seconds a pair on every set")
 
 
 # -- one set ---------------------------------------------------------------------------------------
