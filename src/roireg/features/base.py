@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.registry import Registry
 
 __all__ = ["FeatureExtractor", "available_extractors", "make_extractor", "register_extractor"]
 
@@ -36,38 +36,7 @@ class FeatureExtractor(Protocol):
         ...
 
 
-_FACTORIES: dict[str, Callable[..., FeatureExtractor]] = {}
-
-
-def register_extractor(name: str, factory: Callable[..., FeatureExtractor]) -> None:
-    """Make an extractor known by name; the factory takes the extractor's parameters as keywords.
-
-    Raises
-    ------
-    InputError
-        When another factory already has the name.
-    """
-    if _FACTORIES.get(name, factory) is not factory:
-        raise InputError(f"a feature extractor named {name!r} is already registered; choose another name")
-    _FACTORIES[name] = factory
-
-
-def make_extractor(name: str, **params: object) -> FeatureExtractor:
-    """Build a registered extractor.
-
-    Raises
-    ------
-    InputError
-        When the name is unknown or a parameter does not exist.
-    """
-    if name not in _FACTORIES:
-        raise InputError(f"features {name!r} are unknown; use one of {', '.join(available_extractors())}")
-    try:
-        return _FACTORIES[name](**params)
-    except TypeError as error:
-        raise InputError(f"features {name!r} do not take these parameters ({error})") from error
-
-
-def available_extractors() -> tuple[str, ...]:
-    """Return the registered names in alphabetical order."""
-    return tuple(sorted(_FACTORIES))
+_EXTRACTORS: Registry[FeatureExtractor] = Registry("feature extractor")
+register_extractor = _EXTRACTORS.register
+make_extractor = _EXTRACTORS.make
+available_extractors = _EXTRACTORS.names

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from roireg.core.errors import InputError
 from roireg.core.image import Image
+from roireg.core.registry import Registry
 from roireg.core.rois import Prompt, ROISet
 
-__all__ = ["PromptableSegmenter", "Segmenter", "available_segmenters", "make_segmenter", "register_segmenter"]
+__all__ = [
+    "_SEGMENTERS",
+    "PromptableSegmenter",
+    "Segmenter",
+    "available_segmenters",
+    "make_segmenter",
+    "register_segmenter",
+]
 
 
 @runtime_checkable
@@ -41,38 +47,7 @@ class PromptableSegmenter(Segmenter, Protocol):
         ...
 
 
-_FACTORIES: dict[str, Callable[..., Segmenter]] = {}
-
-
-def register_segmenter(name: str, factory: Callable[..., Segmenter]) -> None:
-    """Make a segmenter known by name; the factory takes the segmenter's parameters as keywords.
-
-    Raises
-    ------
-    InputError
-        When another factory already has the name.
-    """
-    if _FACTORIES.get(name, factory) is not factory:
-        raise InputError(f"a segmenter named {name!r} is already registered; choose another name")
-    _FACTORIES[name] = factory
-
-
-def make_segmenter(name: str, **params: object) -> Segmenter:
-    """Build a registered segmenter.
-
-    Raises
-    ------
-    InputError
-        When the name is unknown or a parameter does not exist.
-    """
-    if name not in _FACTORIES:
-        raise InputError(f"segmenter {name!r} is unknown; use one of {', '.join(available_segmenters())}")
-    try:
-        return _FACTORIES[name](**params)
-    except TypeError as error:
-        raise InputError(f"segmenter {name!r} does not take these parameters ({error})") from error
-
-
-def available_segmenters() -> tuple[str, ...]:
-    """Return the registered names in alphabetical order."""
-    return tuple(sorted(_FACTORIES))
+_SEGMENTERS: Registry[Segmenter] = Registry("segmenter")
+register_segmenter = _SEGMENTERS.register
+make_segmenter = _SEGMENTERS.make
+available_segmenters = _SEGMENTERS.names
