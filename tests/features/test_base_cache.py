@@ -49,7 +49,7 @@ def test_registry_builds_by_name():
 def test_registry_refuses_unknown_and_taken_names():
     with pytest.raises(InputError, match="use one of"):
         make_extractor("nothing")
-    with pytest.raises(InputError, match="do not take"):
+    with pytest.raises(InputError, match="does not take"):
         make_extractor("mind", colour=1)
     with pytest.raises(InputError, match="already registered"):
         register_extractor("mind", IntensityFeatures)
