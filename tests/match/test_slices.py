@@ -100,6 +100,18 @@ def test_unmatched_regions_are_kept_or_dropped_as_asked():
     assert len(run(moving, fixed, reach=1, keep_unmatched=False)[0].moving) == 0
 
 
+def test_little_memory_keeps_the_regions_coarser_in_the_slices():
+    moving, fixed = named(volume(0), "moving"), named(volume(2), "fixed")
+    full = run(moving, fixed)[0]
+    little = run(moving, fixed, memory=len(full.fixed) * full.fixed.grid.size // 3)[0]
+    assert little.fixed.grid.shape[0] == full.fixed.grid.shape[0]
+    assert little.fixed.grid.size < full.fixed.grid.size / 3
+    assert np.allclose(little.fixed.grid.center, full.fixed.grid.center)
+    assert len(little) == len(full) > 0
+    step = little.fixed.grid.spacing.max()
+    assert np.abs(little.fixed.centroids - full.fixed.centroids).max() < step
+
+
 def test_bad_input():
     image = named(volume(), "moving")
     with pytest.raises(GeometryError, match="two 3D images"):
@@ -109,4 +121,4 @@ def test_bad_input():
     with pytest.raises(InputError, match="reach"):
         run(image, image, reach=-1)
     with pytest.raises(InputError, match="limit"):
-        run(image, image, memory=1000)
+        run(image, image, memory=10)

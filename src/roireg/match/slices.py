@@ -42,7 +42,7 @@ def match_slices(
     reach_mm: float | None = None,
     options: MatchOptions | None = None,
     keep_unmatched: bool = True,
-    memory: int = 4 * 2**30,
+    memory: int = 2**30,
     rng: np.random.Generator | None = None,
     progress: Progress = silent,
 ) -> ROIPairs:
@@ -59,22 +59,23 @@ def match_slices(
         instead of `reach`.
     options : see `MatchOptions`; every slice pair is matched on its own.
     keep_unmatched : keep regions without a partner; False saves their memory.
-    memory : largest size in bytes of the masks of the result.
+    memory : largest size in bytes of the masks of either side; more of them are kept at a coarser resolution within
+        the slices.
     rng : random numbers of the geometric search, where the options ask for it.
     progress : told after every moving slice.
 
     Returns
     -------
-    Pairs of 3D regions, each one slice thick, on the grids of the volumes; most similar first. One-to-one
-    assignments give a moving region one partner in all fixed slices together, and a fixed region at most one in each
-    moving slice; "many" gives partners in every slice.
+    Pairs of 3D regions, each one slice thick, on the grids of the volumes or coarser ones; most similar first.
+    One-to-one assignments give a moving region one partner in all fixed slices together, and a fixed region at most
+    one in each moving slice; "many" gives partners in every slice.
 
     Raises
     ------
     GeometryError
         When an image is not 3D or the axis does not exist.
     InputError
-        When the masks of the result would exceed `memory`, or the reach is negative.
+        When the masks exceed `memory` even at an eighth of the resolution, or the reach is negative.
     """
     if moving.ndim != 3 or fixed.ndim != 3:
         raise GeometryError(f"slice matching needs two 3D images, found {moving.ndim}D and {fixed.ndim}D")
@@ -186,6 +187,8 @@ def _place(
     """
     wanted = [*used, *((s, part.rois, k) for s, part in enumerate(slices) for k in range(len(part.rois)))]
     plane = slice_grid(grid, axis)
+    grid = _affordable(grid, axis, len({(s, id(rois), k) for s, rois, k in wanted}), memory)
+    plane = plane.with_shape([n for a, n in enumerate(grid.shape) if a != axis])
     masks: list[tuple[int, torch.Tensor, str | None, float]] = []
     seen: dict[tuple[int, bytes], int] = {}
     where = []
@@ -198,11 +201,6 @@ def _place(
             seen[key] = len(masks)
             masks.append((s, mask, rois.names[k], float(rois.scores[k])))
         where.append(seen[key])
-    if len(masks) * grid.size > memory:
-        raise InputError(
-            f"{len(masks)} slice regions on {grid.size} voxels need {len(masks) * grid.size / 2**30:.1f} GiB, "
-            f"more than the limit of {memory / 2**30:.1f} GiB; use fewer regions or drop unmatched ones"
-        )
     if not masks:
         return [], ROISet.empty(grid)
     volume = torch.zeros((len(masks), *grid.shape), dtype=torch.bool)
@@ -210,6 +208,18 @@ def _place(
         row.select(axis, s).copy_(mask)
     scores = torch.tensor([score for *_, score in masks])
     return where[: len(used)], ROISet(volume, grid, tuple(name for _, _, name, _ in masks), scores)
+
+
+def _affordable(grid: Grid, axis: int, count: int, memory: int) -> Grid:
+    """Return the grid, or the finest one that is coarser within the slices and holds `count` masks in `memory`."""
+    for factor in (1, 2, 3, 4, 6, 8):
+        coarse = grid.with_shape([n if a == axis else max(1, n // factor) for a, n in enumerate(grid.shape)])
+        if count * coarse.size <= memory:
+            return grid if factor == 1 else coarse
+    raise InputError(
+        f"{count} slice regions on {grid.size} voxels need {count * grid.size / 2**30:.1f} GiB, more than the limit "
+        f"of {memory / 2**30:.1f} GiB even at an eighth of the resolution; use fewer regions or drop unmatched ones"
+    )
 
 
 def _on_plane(rois: ROISet, k: int, plane: Grid) -> torch.Tensor:
