@@ -98,7 +98,10 @@ def region_similarity(
 
 
 def described(rois: ROISet, features: Image, *, options: MatchOptions) -> Tensor | RegionDescriptors:
-    """What `options.similarity` compares of every region; regions that meet many others need it once."""
+    """What `options.similarity` compares of K regions, needed once however many others they meet.
+
+    (K, C) prototypes of (C, *shape) `features` for "cosine", else their descriptors, see `describe`.
+    """
     if options.similarity == "cosine":
         return prototypes(features, rois, mode=options.prototype)
     return describe(features, rois)
