@@ -11,8 +11,8 @@ from fit.scenes import affine, centred, ellipsoids, error_mm, painted, turned
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine
 from roireg.fit.dense_affine import AffineOptions, Candidate
+from roireg.fit.level import VelocityOptions
 from roireg.fit.start import find_start, single_pair_maps
-from roireg.fit.velocity import VelocityOptions
 
 GRID = centred((60, 64), (1.5, 1.5))
 SETTINGS = {

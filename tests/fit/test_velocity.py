@@ -21,8 +21,9 @@ from roireg.core.transforms import Affine, Chain, DisplacementField, jacobian_de
 from roireg.core.warp import warp
 from roireg.evaluate import deformation_summary, displacement_errors, inverse_consistency
 from roireg.features import make_extractor
+from roireg.fit.level import VelocityOptions, level_spacings, normalise
 from roireg.fit.published import bending_energy, fit_published
-from roireg.fit.velocity import VelocityOptions, fit_velocity, level_spacings, normalise
+from roireg.fit.velocity import fit_velocity
 from roireg.synth import GaussianBumps, make_pair
 from support import grids, rotation
 

@@ -7,7 +7,7 @@ local correlation on a coarse lattice costs milliseconds and tells.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from roireg.core.image import Image
 from roireg.core.transforms import Affine
 from roireg.core.warp import resample, sample
 from roireg.fit.adam import Adam
+from roireg.fit.level import level_spacings, normalise
 from roireg.fit.objectives import FLOOR
 from roireg.fit.region_affine import plausible
-from roireg.fit.velocity import level_spacings, normalise
 
 __all__ = ["AffineOptions", "Candidate", "choose_affine", "refine_affine"]
+
+AT_ONCE = 16
+"""How many candidates are judged in one go; on a coarse lattice the calls cost more than the voxels."""
 
 
 class AffineOptions(BaseModel):
@@ -72,8 +75,8 @@ class _Judge:
         self.fixed = normalise(resample(fixed, self.grid).data)
         self.moving = normalise(resample(moving, moving_grid).data)
         device = fixed.data.device
-        inside = torch.ones_like(self.moving) if moving_mask is None else resample(moving_mask, moving_grid).data
-        self.moving = torch.cat([self.moving, inside])
+        if moving_mask is not None:
+            self.moving = torch.cat([self.moving, resample(moving_mask, moving_grid).data])
         self.weight = torch.ones_like(self.fixed) if fixed_mask is None else resample(fixed_mask, self.grid).data
         self.radius = [options.window if n > 1 else 0 for n in self.grid.shape]
         self.mean = box_mean(self.fixed, self.radius)
@@ -85,36 +88,47 @@ class _Judge:
         self.size = torch.tensor(moving_grid.shape[::-1], dtype=torch.float32, device=device)
 
     def __call__(self, linear: Tensor, translation: Tensor) -> Tensor:
-        """Score of x -> linear x + translation (world, mm): mean local correlation where textured; 0 is chance.
+        """(B,) scores of x -> linear x + translation (world, mm), (B, d, d) and (B, d).
 
-        Images of the same contrast correlate with the same sign everywhere, which chance does not; images of other
-        contrasts only reach a squared correlation above what chance gives. The better of the two counts. Places
-        that fall outside the moving image count as chance: a small overlap neither wins for being small nor loses
-        for what nobody can see.
+        The score is the mean local correlation where textured; 0 is chance. Images of the same contrast correlate
+        with the same sign everywhere, which chance does not; images of other contrasts only reach a squared
+        correlation above what chance gives. The better of the two counts. Places that fall outside the moving image
+        count as chance: a small overlap neither wins for being small nor loses for what nobody can see.
         """
-        points = self.points @ linear.T + translation
-        coords = points @ self.to_voxel.T + self.offset
-        shape = self.grid.shape
-        warped, mask = sample(self.moving[None], coords.reshape(1, *shape, len(shape)))[0].split(1)
-        seen = ((coords >= -0.5) & (coords <= self.size - 0.5)).all(-1).reshape(1, *shape).to(warped.dtype)
-        seen = seen * mask.detach()
-        mean, square, product = box_mean(torch.cat([warped, warped**2, self.fixed * warped]), self.radius).split(1)
+        count, shape = len(linear), self.grid.shape
+        matrix, offset = self.to_voxel @ linear, translation @ self.to_voxel.T + self.offset
+        coords = torch.baddbmm(offset[:, None], self.points.expand(count, -1, -1), matrix.mT)
+        values = sample(self.moving.expand(count, *self.moving.shape), coords.reshape(count, *shape, len(shape)))
+        warped = values[:, 0]
+        seen = ((coords >= -0.5) & (coords <= self.size - 0.5)).all(-1).reshape(warped.shape).to(warped.dtype)
+        if len(self.moving) > 1:
+            seen = seen * values[:, 1].detach()
+        mean, square, product = box_mean(torch.cat([warped, warped**2, self.fixed * warped]), self.radius).split(
+            count
+        )
         variance = (square - mean**2).clamp(min=0)
         covariance = product - self.mean * mean + FLOOR
         cc = covariance**2 / ((self.variance + FLOOR) * (variance + FLOOR))
         texture_fixed = self.variance / (self.variance + 10 * FLOOR)
         texture = texture_fixed + seen * (1 - texture_fixed) * (variance / (variance + 10 * FLOOR)).detach()
         weight = texture * self.weight
-        total = weight.sum().clamp(min=1e-6)
-        signed = (weight * seen * cc * covariance.sign()).sum() / total
-        unsigned = (weight * seen * (cc - self.options.chance)).sum() / total
+        total = weight.flatten(1).sum(1).clamp(min=1e-6)
+        signed = (weight * seen * cc * covariance.sign()).flatten(1).sum(1) / total
+        unsigned = (weight * seen * (cc - self.options.chance)).flatten(1).sum(1) / total
         return torch.maximum(signed, unsigned)
 
-    def score(self, affine: Affine) -> float:
-        """Score of one affine without gradient."""
-        matrix = torch.as_tensor(np.array(affine.matrix), dtype=torch.float32, device=self.fixed.device)
+    def scores(self, affines: Sequence[Affine]) -> list[float]:
+        """Scores of affines without gradient."""
+        found: list[float] = []
         with torch.no_grad():
-            return float(self(matrix[:-1, :-1], matrix[:-1, -1]))
+            for first in range(0, len(affines), AT_ONCE):
+                matrix = self.matrices(affines[first : first + AT_ONCE])
+                found += self(matrix[:, :-1, :-1], matrix[:, :-1, -1]).tolist()
+        return found
+
+    def matrices(self, affines: Sequence[Affine]) -> Tensor:
+        """(B, d + 1, d + 1) float32 matrices on the device of the images."""
+        return torch.as_tensor(np.stack([a.matrix for a in affines]), dtype=torch.float32, device=self.fixed.device)
 
 
 def choose_affine(
@@ -139,11 +153,9 @@ def choose_affine(
     """
     options = options or AffineOptions()
     judge = _Judge(fixed, moving, options.screen_voxels, options, fixed_mask, moving_mask)
-    scored = [
-        Candidate(c.affine, c.source, judge.score(c.affine))
-        for c in candidates
-        if plausible(c.affine, max_scale=options.max_scale)
-    ]
+    possible = [c for c in candidates if plausible(c.affine, max_scale=options.max_scale)]
+    scores = judge.scores([c.affine for c in possible])
+    scored = [replace(c, score=s) for c, s in zip(possible, scores, strict=True)]
     corners = judge.grid.corners()
     near = 0.03 * float(np.linalg.norm(np.ptp(corners, axis=0)))
     distinct: list[Candidate] = []
@@ -153,11 +165,13 @@ def choose_affine(
             distinct.append(c)
         if len(distinct) == options.keep:
             break
-    refined = []
-    for c in distinct:
-        affine = _ascend(judge, c.affine, options.model, options.iterations // 2, options)
-        score = judge.score(affine)
-        refined.append(Candidate(affine, c.source, score) if score > c.score else c)
+    if not distinct:
+        return []
+    climbed = _ascend(judge, [c.affine for c in distinct], options.iterations // 2)
+    refined = [
+        replace(c, affine=affine, score=score) if score > c.score else c
+        for c, affine, score in zip(distinct, climbed, judge.scores(climbed), strict=True)
+    ]
     return sorted(refined, key=lambda c: -c.score)
 
 
@@ -173,49 +187,52 @@ def refine_affine(
     """Climb from `start` to the best agreement on a finer lattice; returns `start` where that is already best."""
     options = options or AffineOptions()
     judge = _Judge(fixed, moving, options.refine_voxels, options, fixed_mask, moving_mask)
-    before = judge.score(start)
-    affine = _ascend(judge, start, options.model, options.iterations, options)
-    after = judge.score(affine)
+    (affine,) = _ascend(judge, [start], options.iterations)
+    before, after = judge.scores([start, affine])
     return Candidate(affine, "refined", after) if after > before else Candidate(start, "start", before)
 
 
-def _ascend(judge: _Judge, start: Affine, model: str, steps: int, options: AffineOptions) -> Affine:
-    """Adam on the generator of a map applied before `start`, about the middle of the fixed image.
+def _ascend(judge: _Judge, starts: Sequence[Affine], steps: int) -> list[Affine]:
+    """Adam on the generator of a map applied before each start, about the middle of the fixed image.
 
-    Steps are in units of one lattice voxel at the rim of the image, for every parameter alike.
+    Steps are in units of one lattice voxel at the rim of the image, for every parameter alike. Returns the best of
+    every climb; a climb that leaves the plausible maps ends there.
     """
-    d = start.ndim
-    device = judge.fixed.device
+    options, device = judge.options, judge.fixed.device
+    d, count = judge.grid.ndim, len(starts)
     centre = torch.as_tensor(judge.grid.center, dtype=torch.float32, device=device)
     radius = 0.5 * float(np.linalg.norm(judge.grid.extent) / np.sqrt(d))
     voxel = float(judge.grid.spacing.min())
-    matrix = torch.as_tensor(np.array(start.matrix), dtype=torch.float32, device=device)
-    basis = _generators(d, model).to(device)
-    turn = torch.zeros(len(basis), device=device, requires_grad=True)
-    shift = torch.zeros(d, device=device, requires_grad=True)
+    matrix = judge.matrices(starts)
+    basis = _generators(d, options.model).to(device)
+    turn = torch.zeros(count, len(basis), device=device, requires_grad=True)
+    shift = torch.zeros(count, d, device=device, requires_grad=True)
     parameters = [shift] if len(basis) == 0 else [shift, turn]
     optimiser = Adam(parameters, rate=0.5 * voxel, steps=max(steps, 1), last=0.04, betas=(0.9, 0.95))
 
     def current() -> tuple[Tensor, Tensor]:
         # x -> c + E (x - c) + shift, then start.
-        local = torch.eye(d, device=device)
+        local = torch.eye(d, device=device).expand(count, d, d)
         if len(basis):
-            local = torch.matrix_exp(torch.einsum("k,kij->ij", turn / radius, basis))
-        linear = matrix[:-1, :-1] @ local
-        return linear, matrix[:-1, :-1] @ (centre + shift - local @ centre) + matrix[:-1, -1]
+            local = torch.matrix_exp(torch.einsum("bk,kij->bij", turn / radius, basis))
+        moved = centre + shift - local @ centre
+        return matrix[:, :-1, :-1] @ local, (matrix[:, :-1, :-1] @ moved[..., None])[..., 0] + matrix[:, :-1, -1]
 
-    best, best_score = start, -1.0
+    best, best_score, climbing = list(starts), [-1.0] * count, [True] * count
     for _ in range(steps):
         linear, translation = current()
-        score = judge(linear, translation)
-        if float(score.detach()) > best_score:
-            candidate = np.eye(d + 1)
-            candidate[:-1, :-1] = linear.detach().cpu().double().numpy()
-            candidate[:-1, -1] = translation.detach().cpu().double().numpy()
-            if not plausible(Affine(candidate), max_scale=options.max_scale):
-                break
-            best, best_score = Affine(candidate), float(score.detach())
-        optimiser.step(-score * radius)
+        scores = judge(linear, translation)
+        for k, score in enumerate(scores.tolist()):
+            if climbing[k] and score > best_score[k]:
+                candidate = np.eye(d + 1)
+                candidate[:-1, :-1] = linear[k].detach().cpu().double().numpy()
+                candidate[:-1, -1] = translation[k].detach().cpu().double().numpy()
+                climbing[k] = plausible(Affine(candidate), max_scale=options.max_scale)
+                if climbing[k]:
+                    best[k], best_score[k] = Affine(candidate), score
+        if not any(climbing):
+            break
+        optimiser.step(-scores.sum() * radius)
     return best
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
@@ -20,9 +22,12 @@ def signed_distances(rois: ROISet, *, truncation: float) -> Tensor:
     """
     spacing = rois.grid.spacing
     margin = np.ceil(truncation / spacing).astype(int) + 1
-    out = torch.ones(rois.masks.shape, dtype=torch.float32)
+    masks = rois.masks.cpu()
+    out = torch.ones(masks.shape, dtype=torch.float32)
     half = 0.5 * float(spacing.min())
-    for k, mask in enumerate(rois.masks.cpu()):
+
+    def measure(k: int) -> None:
+        mask = masks[k]
         index = torch.nonzero(mask).numpy()
         low = np.maximum(index.min(0) - margin, 0)
         high = np.minimum(index.max(0) + margin + 1, mask.shape)
@@ -35,4 +40,8 @@ def signed_distances(rois: ROISet, *, truncation: float) -> Tensor:
         )
         signed = np.where(inside, half - inner, outer - half) / truncation
         out[k][box] = torch.from_numpy(np.clip(signed, -1, 1).astype(np.float32))
+
+    # The transform of scipy lets other threads run.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(measure, range(len(masks))))
     return out.to(rois.masks.device)

@@ -17,7 +17,8 @@ from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROISet
 from roireg.core.transforms import Affine
 from roireg.fit.dense_affine import AffineOptions, Candidate, choose_affine, refine_affine
-from roireg.fit.velocity import FeatureFunction, VelocityOptions, fit_velocity
+from roireg.fit.level import FeatureFunction, Level, VelocityOptions, build_levels
+from roireg.fit.velocity import fit_levels
 
 __all__ = ["Start", "find_start", "single_pair_maps"]
 
@@ -114,35 +115,27 @@ def find_start(
     refined = choose_affine(fixed, moving, [*given, *proposals], options=options, **masks)[:probes]
     # Which start is right shows on wide windows and in features: a narrow window finds something to match anywhere.
     trial = velocity.model_copy(update={"window": 2, "feature_weight": 2 * velocity.feature_weight})
-    rough = trial.model_copy(
-        update={"levels": 1, "iterations": (30,), "max_voxels": max(1000, probe_voxels // 2**fixed.ndim)}
-    )
+    few = max(1000, probe_voxels // 2**fixed.ndim)
+    rough = trial.model_copy(update={"levels": 1, "iterations": (30,), "max_voxels": few})
     fine = trial.model_copy(update={"levels": 2, "iterations": (30, 20), "max_voxels": probe_voxels})
+    once = list(build_levels(fixed, moving, options=rough, features=features, **masks))
+    twice = list(build_levels(fixed, moving, options=fine, features=features, **masks))
     radius = float(np.linalg.norm(fixed.grid.extent)) / 2
 
-    def try_from(c: Candidate, trial: VelocityOptions) -> Candidate:
-        fit = fit_velocity(
-            fixed,
-            moving,
-            initial=c.affine,
-            options=trial,
-            features=features,
-            fixed_mask=fixed_mask,
-            moving_mask=moving_mask,
-        )
-        return replace(c, score=fit.loss)
+    def try_from(c: Candidate, levels: Sequence[Level]) -> Candidate:
+        return replace(c, score=fit_levels(levels, initial=c.affine).loss)
 
-    moved = sorted((try_from(c, rough) for c in refined), key=lambda c: c.score)[: max(1, probes // 2)]
+    moved = sorted((try_from(c, once) for c in refined), key=lambda c: c.score)[: max(1, probes // 2)]
     progress(ProgressEvent("finding the start", 0.5))
-    kept = [try_from(c, fine) for c in given]
-    moved = [try_from(c, fine) for c in moved]
+    kept = [try_from(c, twice) for c in given]
+    moved = [try_from(c, twice) for c in moved]
     tried = [*kept, *moved]
     best = min(kept, key=lambda c: c.score)
     if moved:
         proposal = min(moved, key=lambda c: c.score)
         if proposal.score < (1 - margin) * best.score:
             finer = refine_affine(fixed, moving, proposal.affine, options=options, **masks)
-            finer = try_from(replace(finer, source=proposal.source), fine)
+            finer = try_from(replace(finer, source=proposal.source), twice)
             best = finer if finer.score <= proposal.score else proposal
     progress(ProgressEvent("finding the start", 1.0, best.source))
     corners = fixed.grid.corners()

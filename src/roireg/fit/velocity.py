@@ -1,78 +1,26 @@
-"""Multi-resolution fit of a stationary velocity field: the dense stage of every preset.
-
-Per level the velocity lives on a lattice of every second voxel, is low-passed (a Sobolev-like metric), integrated
-by scaling and squaring, brought to the level's voxels and judged there. Everything between velocity and coordinates
-is linear and cheap on the coarse lattice; only the moving image is sampled at full level resolution.
-"""
+"""Multi-resolution fit of a stationary velocity field: the dense stage of every preset."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from roireg.core.filters import gaussian_smooth, resize
+from roireg.core.filters import resize
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROIPairs
-from roireg.core.transforms import Affine, VelocityField, exponential
-from roireg.core.warp import resample, sample, slab_points, voxel_coords, warp
+from roireg.core.transforms import Affine, VelocityField
 from roireg.fit.adam import Adam
-from roireg.fit.objectives import (
-    FeatureDistance,
-    LocalCorrelation,
-    RegionAgreement,
-    diffusion,
-    noise_level,
-)
+from roireg.fit.level import FeatureFunction, Level, VelocityOptions, build_levels
 from roireg.fit.signed_distance import signed_distances
 
-__all__ = ["VelocityFit", "VelocityOptions", "fit_velocity", "level_spacings", "normalise"]
-
-FeatureFunction = Callable[[Image], Image]
-
-
-class VelocityOptions(BaseModel):
-    """Settings of the dense fit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = Field("svf", pattern="^(svf|displacement)$", description="diffeomorphic flow, or plain displacement")
-    levels: int = Field(4, ge=1, description="most resolution levels, each twice as fine as the one before")
-    iterations: tuple[int, ...] = Field(
-        (40, 30, 25, 15), description="steps per level, coarse to fine; the last ones count for fewer levels"
-    )
-    max_voxels: int = Field(1_500_000, ge=1000, description="most voxels of the finest level")
-    finest: float = Field(
-        1.25, ge=1, description="voxel size of the finest level relative to the image's finest axis"
-    )
-    native_voxels: int = Field(
-        200_000, ge=0, description="images of at most so many voxels are fitted at their own resolution instead"
-    )
-    min_length: int = Field(12, ge=2, description="voxels along the longest axis that the coarsest level keeps")
-    correlation_weight: float = Field(1.0, ge=0, description="weight of the local correlation of intensities")
-    feature_weight: float = Field(0.25, ge=0, description="weight of the distance of dense features")
-    feature_voxels: int = Field(150_000, ge=0, description="levels with more voxels than this leave features out")
-    window: int = Field(1, ge=1, description="radius of the correlation window in control steps")
-    region_weight: float = Field(0.05, ge=0, description="weight of the region term (0 turns it off)")
-    region_count: int = Field(24, ge=1, description="most pairs in the region term, the most confident first")
-    region_samples: int = Field(
-        200_000, ge=0, description="most pairs times control points in the region term of a level, at least 4 pairs"
-    )
-    region_truncation: float = Field(0.06, gt=0, description="reach of the region term, fraction of the longest side")
-    smoothness: float = Field(0.1, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")
-    noise: float = Field(
-        0.025, gt=0, description="noise, as a fraction of the range of intensities, at which the smoothness doubles"
-    )
-    low_pass: float = Field(1.0, ge=0, description="Gaussian low-pass of the velocity in control steps")
-    step: float = Field(0.5, gt=0, description="step of the optimiser in voxels of the level")
+__all__ = ["VelocityFit", "fit_levels", "fit_velocity"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,154 +37,6 @@ class VelocityFit:
     transform: VelocityField
     losses: tuple[tuple[float, float], ...]
     loss: float
-
-
-def level_spacings(
-    grid: Grid, *, levels: int, max_voxels: int, min_length: int = 1, finest: float = 1.0
-) -> list[NDArray[np.float64]]:
-    """Voxel sizes (mm, storage order) of the levels, coarse to fine; axes are never sampled finer than they are.
-
-    The finest level is `finest` times the finest axis and has at most about `max_voxels`; coarser ones double the
-    spacing of the finest axes first, so thick slices stay as they are until the plane has caught up.
-    """
-    extent, native = grid.extent, grid.spacing
-
-    def count(h: float) -> float:
-        return float(np.prod(np.maximum(1, extent / np.maximum(native, h))))
-
-    smallest = finest * float(native.min())
-    while count(smallest) > max_voxels:
-        smallest *= 1.05
-    spacings = [smallest * 2**k for k in range(levels)]
-    kept = [h for h in spacings if extent.max() / h >= min_length] or spacings[:1]
-    return [np.maximum(native, h) for h in reversed(kept)]
-
-
-def normalise(data: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scale intensities so that the 1st and 99th percentile (inside the mask, if any) become 0 and 1, clamped."""
-    values = data if mask is None else data[mask.expand_as(data)]
-    flat = values.reshape(-1)
-    if flat.numel() > 500_000:
-        flat = flat[:: flat.numel() // 250_000]
-    low, high = torch.quantile(flat.float(), torch.tensor([0.01, 0.99], device=data.device))
-    return ((data - low) / (high - low).clamp(min=1e-6)).clamp(-0.25, 1.25)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pull:
-    """Sampling positions in a source grid: base + linear @ u, all in voxels of the source."""
-
-    base: Tensor  # (*shape, d)
-    linear: Tensor  # (d, d), voxels of the source per world mm
-
-    @classmethod
-    def of(cls, grid: Grid, source: Grid, initial: Affine, device: torch.device) -> _Pull:
-        parts = [voxel_coords(source, initial.map_points(points)).float() for _, points in slab_points(grid, device)]
-        base = torch.cat(parts).reshape(*grid.shape, grid.ndim)
-        linear = np.linalg.inv(source.affine[:-1, :-1])[::-1] @ initial.matrix[:-1, :-1]
-        return cls(base, torch.as_tensor(linear.copy(), dtype=torch.float32, device=device))
-
-    def __call__(self, data: Tensor, displacement: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Sample (C, *source) at the target points moved by a (d, *coarse) world displacement in mm."""
-        moved = resize(torch.einsum("ij,j...->i...", self.linear, displacement), shape)
-        return sample(data[None], (self.base + moved.movedim(0, -1))[None])[0]
-
-
-class _Level:
-    """Everything of one resolution: lattices, images and terms; call it with a velocity to get the loss."""
-
-    def __init__(
-        self,
-        fixed: Image,
-        moving: Image,
-        spacing: NDArray[np.float64],
-        initial: Affine,
-        options: VelocityOptions,
-        features: FeatureFunction | None,
-        fixed_mask: Image | None,
-        moving_mask: Image | None,
-    ) -> None:
-        self.options = options
-        self.grid = fixed.grid.with_spacing(spacing)
-        finest = float(self.grid.spacing.min())
-        step = np.clip(np.round(2 * finest / self.grid.spacing).astype(int), 1, self.grid.shape)
-        self.control = self.grid.with_shape(
-            tuple(math.ceil(n / s) for n, s in zip(self.grid.shape, step, strict=True))
-        )
-        self.step_mm = options.step * finest
-        device = fixed.data.device
-        self.sigma = options.low_pass * float(self.control.spacing.min()) / self.control.spacing
-        self.sigma[self.sigma < 0.3] = 0
-        linear = self.control.affine[:-1, :-1][:, ::-1]
-        self.world_from_voxel = torch.as_tensor(linear.copy(), dtype=torch.float32, device=device)
-        self.voxel_from_world = torch.linalg.inv(self.world_from_voxel)
-        self.correlation: LocalCorrelation | None = None
-        self.distance: FeatureDistance | None = None
-        self.regions: RegionAgreement | None = None
-        moving_grid = moving.grid.with_spacing(np.maximum(moving.grid.spacing, spacing.min()))
-        f, m = resample(fixed, self.grid), resample(moving, moving_grid)
-        weight = None if fixed_mask is None else resample(fixed_mask, self.grid).data
-        self.moving_weight = None if moving_mask is None else resample(moving_mask, moving_grid).data
-        if options.correlation_weight > 0:
-            radius = [options.window if n > 1 else 0 for n in self.control.shape]
-            self.correlation = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight)
-            self.moving = m.data
-            self.pull = _Pull.of(self.grid, moving_grid, initial, device)
-        if features is not None and options.feature_weight > 0 and self.grid.size <= options.feature_voxels:
-            # In 3D, where sampling many channels costs most, one voxel in eight tells nearly as much as all.
-            self.compared = self.control if self.grid.ndim == 3 else self.grid
-            importance = None if weight is None else warp(f.with_data(weight), None, self.compared).data
-            self.distance = FeatureDistance(warp(features(f), None, self.compared).data, weight=importance)
-            self.moving_features = features(m).data
-            self.feature_pull = _Pull.of(self.compared, moving_grid, initial, device)
-
-    def add_regions(self, pairs: ROIPairs, fixed: Tensor, moving: Tensor, weight: Tensor, initial: Affine) -> None:
-        """Add the region term; (K, *roi grid) signed distances of either side, (K,) weights, first pairs first.
-
-        Its cost grows with pairs times control points: fine levels, where the images themselves say where borders
-        are, keep the first few pairs only (and always those the user accepted).
-        """
-        accepted = sum(p.status == "accepted" for p in pairs.active.pairs)
-        count = max(4, accepted, self.options.region_samples // self.control.size)
-        fixed, moving, weight = fixed[:count], moving[:count], weight[:count]
-        on_control = warp(Image(fixed, pairs.fixed.grid), None, self.control).data
-        self.regions = RegionAgreement(on_control, weight)
-        # Distances are smooth: at the voxels of the level they are as good, and a small array is faster to sample.
-        coarse = pairs.moving.grid.with_spacing(np.maximum(pairs.moving.grid.spacing, self.grid.spacing.min()))
-        self.moving_regions = warp(Image(moving, pairs.moving.grid), None, coarse).data
-        self.region_pull = _Pull.of(self.control, coarse, initial, fixed.device)
-
-    def smooth(self, parameters: Tensor) -> Tensor:
-        return gaussian_smooth(parameters, self.sigma)
-
-    def displacement(self, velocity: Tensor) -> Tensor:
-        if self.options.model == "displacement":
-            return velocity
-        flow = exponential(torch.einsum("ij,j...->i...", self.voxel_from_world, velocity))
-        return torch.einsum("ij,j...->i...", self.world_from_voxel, flow)
-
-    def _moving_weight(self, pull: _Pull, displacement: Tensor, grid: Grid) -> Tensor | None:
-        """Return the warped moving mask on a grid, if there is one; it does not pull on the field."""
-        if self.moving_weight is None:
-            return None
-        return pull(self.moving_weight, displacement.detach(), grid.shape)
-
-    def loss(self, velocity: Tensor) -> Tensor:
-        o = self.options
-        displacement = self.displacement(velocity)
-        total = o.smoothness * diffusion(velocity, self.control.spacing)
-        if self.correlation is not None:
-            warped = self.pull(self.moving, displacement, self.grid.shape)
-            weight = self._moving_weight(self.pull, displacement, self.grid)
-            total = total + o.correlation_weight * self.correlation(warped, weight)
-        if self.distance is not None:
-            warped = self.feature_pull(self.moving_features, displacement, self.compared.shape)
-            weight = self._moving_weight(self.feature_pull, displacement, self.compared)
-            total = total + o.feature_weight * self.distance(warped, weight)
-        if self.regions is not None:
-            warped = self.region_pull(self.moving_regions, displacement, self.control.shape)
-            total = total + o.region_weight * self.regions(warped)
-        return total
 
 
 def fit_velocity(
@@ -266,35 +66,43 @@ def fit_velocity(
     The field, on the control lattice of the finest level. Where the optimum is no better than no motion at the
     finest level, the field is exactly zero.
     """
-    options = options or VelocityOptions()
-    fixed = fixed.with_data(normalise(fixed.data, None if fixed_mask is None else fixed_mask.data > 0))
-    moving = moving.with_data(normalise(moving.data, None if moving_mask is None else moving_mask.data > 0))
-    # The noisier the images, the less their agreement says against the prior.
-    noise = max(noise_level(fixed.data), noise_level(moving.data))
-    options = options.model_copy(update={"smoothness": options.smoothness * (1 + noise / options.noise)})
-    regions = _region_inputs(pairs, options)
-    spacings = level_spacings(
-        fixed.grid,
-        levels=options.levels,
-        max_voxels=options.max_voxels,
-        min_length=options.min_length,
-        finest=options.finest if fixed.grid.size > options.native_voxels else 1.0,
+    levels = build_levels(
+        fixed,
+        moving,
+        options=options or VelocityOptions(),
+        features=features,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
     )
-    iterations = options.iterations[-len(spacings) :]
-    iterations = (iterations[0],) * (len(spacings) - len(iterations)) + iterations
+    return fit_levels(levels, initial=initial, pairs=pairs, progress=progress)
+
+
+def fit_levels(
+    levels: Iterable[Level], *, initial: Affine, pairs: ROIPairs | None = None, progress: Progress = silent
+) -> VelocityFit:
+    """Fit a velocity field from level to level; a list of levels serves many fits, one after the other."""
     velocity: Tensor | None = None
+    regions: tuple[Tensor, Tensor, Tensor] | None = None
     losses = []
-    for number, (spacing, steps) in enumerate(zip(spacings, iterations, strict=True)):
-        level = _Level(fixed, moving, spacing, initial, options, features, fixed_mask, moving_mask)
+    for level in levels:
+        if velocity is None:
+            regions = _region_inputs(pairs, level.options)
+        level.place(initial)
         if regions is not None and pairs is not None:
-            level.add_regions(pairs, *regions, initial)
+            level.add_regions(pairs, *regions)
 
-        def report(done: float, loss: float, number: int = number) -> None:
-            progress(ProgressEvent("fitting the deformation", (number + done) / len(spacings), f"loss {loss:.4f}"))
+        def report(done: float, loss: float, level: Level = level) -> None:
+            progress(
+                ProgressEvent(
+                    "fitting the deformation",
+                    level.part[0] + done * (level.part[1] - level.part[0]),
+                    f"loss {loss:.4f}",
+                )
+            )
 
-        still = torch.zeros(fixed.ndim, *level.control.shape, device=fixed.data.device)
+        still = torch.zeros(level.grid.ndim, *level.control.shape, device=level.world_from_voxel.device)
         begin = still if velocity is None else resize(velocity, level.control.shape)
-        velocity, first, last = _descend(level, begin, steps, report)
+        velocity, first, last = _descend(level, begin, report)
         losses.append((first, last))
     assert velocity is not None
     with torch.no_grad():
@@ -326,14 +134,12 @@ def _extended(grid: Grid, velocity: Tensor) -> VelocityField:
     return VelocityField(grid.padded(margin, margin), velocity)
 
 
-def _descend(
-    level: _Level, start: Tensor, steps: int, report: Callable[[float, float], None]
-) -> tuple[Tensor, float, float]:
+def _descend(level: Level, start: Tensor, report: Callable[[float, float], None]) -> tuple[Tensor, float, float]:
     """Adam from `start`; returns the smoothed velocity and the loss before and after."""
     parameters = start.detach().clone().requires_grad_()
     # The loss is a mean; counted per control point its gradient no longer depends on the size of the image, and
     # eps keeps places without evidence from moving on rounding noise.
-    scale = math.prod(level.control.shape) * level.step_mm
+    scale, steps = math.prod(level.control.shape) * level.step_mm, level.steps
     optimiser = Adam([parameters], rate=level.step_mm, steps=max(steps, 1), last=0.1, betas=(0.9, 0.99), eps=1e-3)
     first = last = float("nan")
     for i in range(steps):

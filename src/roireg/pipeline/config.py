@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from roireg.core.errors import InputError
 from roireg.fit.dense_affine import AffineOptions
-from roireg.fit.velocity import VelocityOptions
+from roireg.fit.level import VelocityOptions
 from roireg.io import atomic_path
 from roireg.models.preprocess import CT_WINDOWS
 from roireg.models.profiles import PROFILES

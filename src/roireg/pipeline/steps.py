@@ -24,10 +24,11 @@ from roireg.core.seeds import generator
 from roireg.core.transforms import Affine, Chain, Transform
 from roireg.features import make_extractor
 from roireg.fit.dense_affine import Candidate
+from roireg.fit.level import FeatureFunction
 from roireg.fit.published import fit_published
 from roireg.fit.region_affine import affine_from_regions
 from roireg.fit.start import Start, find_start, single_pair_maps
-from roireg.fit.velocity import FeatureFunction, fit_velocity
+from roireg.fit.velocity import fit_velocity
 from roireg.match import (
     GeometryOptions,
     MatchOptions,

@@ -18,8 +18,8 @@ from roireg.evaluate import (
     overlap_mask,
     similarity,
 )
+from roireg.fit.level import level_spacings
 from roireg.fit.start import Start
-from roireg.fit.velocity import level_spacings
 from roireg.pipeline.registration import Registration
 
 __all__ = ["judge"]

@@ -184,33 +184,46 @@ def build_tree(parts: Partition, cost: MergeCost) -> MergeTree:
 def _merge(
     parts: Partition, cost: MergeCost
 ) -> tuple[list[tuple[int, int]], list[float], list[float], list[tuple[float, ...]]]:
+    """Children, altitude, size and mean of every node.
+
+    What an edge costs is settled when the younger of its two nodes is made. That node keeps its edges sorted and only
+    the cheapest of them waits in the heap: most edges die with their node and are never looked at.
+    """
     size: list[float] = parts.size.tolist()
     mean: list[tuple[float, ...]] = [tuple(m) for m in parts.mean.tolist()]
     n = len(size)
     near: list[dict[int, tuple[float, float]]] = [{} for _ in range(n)]
-
-    def price(i: int, j: int, length: float, strength: float) -> float:
-        return cost(size[i], size[j], math.dist(mean[i], mean[j]), length, strength / length)
-
-    heap = []
+    owned: list[list[tuple[float, int]]] = [[] for _ in range(n)]
     for (i, j), length, strength in zip(
         parts.edges.tolist(), parts.length.tolist(), parts.strength.tolist(), strict=True
     ):
         near[i][j] = near[j][i] = (length, strength)
-        heap.append((price(i, j, length, strength), i, j))
+        owned[j].append((cost(size[i], size[j], math.dist(mean[i], mean[j]), length, strength / length), i))
+    heap = []
+    for j, edges in enumerate(owned):
+        if edges:
+            waiting = iter(sorted(edges))
+            heap.append((*next(waiting), j, waiting))
     heapq.heapify(heap)
     alive = [True] * n
     children: list[tuple[int, int]] = []
     altitude = [0.0] * n
     while heap:
-        value, i, j = heapq.heappop(heap)
-        if not (alive[i] and alive[j]):
+        value, i, j, waiting = heapq.heappop(heap)
+        if not alive[j]:
+            continue
+        if not alive[i]:
+            for value, i in waiting:
+                if alive[i]:
+                    heapq.heappush(heap, (value, i, j, waiting))
+                    break
             continue
         alive[i] = alive[j] = False
         k = len(size)
         a, b = size[i], size[j]
-        size.append(a + b)
-        mean.append(tuple((a * p + b * q) / (a + b) for p, q in zip(mean[i], mean[j], strict=True)))
+        whole, centre = a + b, tuple([(a * p + b * q) / (a + b) for p, q in zip(mean[i], mean[j], strict=True)])
+        size.append(whole)
+        mean.append(centre)
         more, fewer = (near[i], near[j]) if len(near[i]) >= len(near[j]) else (near[j], near[i])
         for q, (length, strength) in fewer.items():
             if q in more:
@@ -221,12 +234,18 @@ def _merge(
         more.pop(j, None)
         near[i], near[j] = {}, {}
         near.append(more)
-        for q, (length, strength) in more.items():
+        edges = []
+        for q, shared in more.items():
             other = near[q]
             other.pop(i, None)
             other.pop(j, None)
-            other[k] = (length, strength)
-            heapq.heappush(heap, (price(q, k, length, strength), q, k))
+            other[k] = shared
+            length, strength = shared
+            edges.append((cost(size[q], whole, math.dist(mean[q], centre), length, strength / length), q))
+        if edges:
+            edges.sort()
+            waiting = iter(edges)
+            heapq.heappush(heap, (*next(waiting), k, waiting))
         alive.append(True)
         altitude.append(value)
         children.append((i, j))
