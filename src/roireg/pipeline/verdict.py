@@ -8,7 +8,6 @@ import numpy as np
 
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from roireg.core.transforms import Transform
 from roireg.core.warp import resample, warp
 from roireg.evaluate import (
     centroid_errors,
@@ -43,7 +42,7 @@ def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None
     consistency = inverse_consistency(result.transform, result.inverse, result.fixed.grid, result.moving.grid)
     for name in ("inverse_consistency_mean", "inverse_consistency_p99"):
         metrics[name] = metric(name, consistency[name], unit=result.fixed.unit)
-    before, after = (_similarity(result, t, grid, fixed_mask) for t in (None, result.transform))
+    before, after = _similarity(result, grid, fixed_mask)
     for name, value in (after or {}).items():
         metrics[name] = metric(name, value, before[name] if before else None)
     agreement = _agreement(result)
@@ -83,18 +82,19 @@ def _judged_grid(grid: Grid) -> Grid:
 
 
 def _similarity(
-    result: Registration, transform: Transform | None, grid: Grid, fixed_mask: Image | None
-) -> dict[str, float] | None:
-    """Similarity where both images have data; None where they share no part of space."""
+    result: Registration, grid: Grid, fixed_mask: Image | None
+) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    """Similarity before and after, where both images have data; None where they share no part of space."""
     fixed = resample(result.fixed.gray(), grid)
     moving = result.moving.gray()
     moving = resample(moving, _judged_grid(moving.grid))
-    mask = overlap_mask(transform, grid, moving.grid)
-    if fixed_mask is not None:
-        mask = mask & (warp(fixed_mask, None, grid, mode="nearest").data[0] != 0)
-    if not bool(mask.any()):
-        return None
-    return similarity(fixed, warp(moving, transform, grid), mask)
+    found: list[dict[str, float] | None] = []
+    for transform in (None, result.transform):
+        mask = overlap_mask(transform, grid, moving.grid)
+        if fixed_mask is not None:
+            mask = mask & (warp(fixed_mask, None, grid, mode="nearest").data[0] != 0)
+        found.append(similarity(fixed, warp(moving, transform, grid), mask) if bool(mask.any()) else None)
+    return found[0], found[1]
 
 
 def _agreement(result: Registration) -> float | None:
