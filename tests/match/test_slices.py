@@ -103,7 +103,10 @@ def test_unmatched_regions_are_kept_or_dropped_as_asked():
 def test_little_memory_keeps_the_regions_coarser_in_the_slices():
     moving, fixed = named(volume(0), "moving"), named(volume(2), "fixed")
     full = run(moving, fixed)[0]
-    little = run(moving, fixed, memory=len(full.fixed) * full.fixed.grid.size // 3)[0]
+    told: list[str] = []
+    memory = len(full.fixed) * full.fixed.grid.size // 3
+    little = run(moving, fixed, memory=memory, progress=lambda event: told.append(event.detail))[0]
+    assert told[-1] == "to save memory, regions are kept 2 times as coarse within the slices"
     assert little.fixed.grid.shape[0] == full.fixed.grid.shape[0]
     assert little.fixed.grid.size < full.fixed.grid.size / 3
     assert np.allclose(little.fixed.grid.center, full.fixed.grid.center)

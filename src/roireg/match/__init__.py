@@ -13,12 +13,13 @@ from roireg.match.similarity import (
     describe,
     descriptor_similarity,
 )
-from roireg.match.slices import match_slices
+from roireg.match.slices import SLICES, match_slices
 from roireg.match.transfer import PROMPTREG, Transfer, TransferOptions, transfer_prompt
 
 __all__ = [
     "PROMPTREG",
     "PUBLISHED",
+    "SLICES",
     "DescriptorWeights",
     "Evidence",
     "GeometryOptions",

@@ -19,7 +19,10 @@ from roireg.match.prototypes import resize_masks
 from roireg.match.similarity import RegionDescriptors
 from roireg.models.rasters import slice_grid, slice_image
 
-__all__ = ["match_slices"]
+__all__ = ["SLICES", "match_slices"]
+
+SLICES = "matching slices"
+"""The stage of its progress events."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +65,7 @@ def match_slices(
     memory : largest size in bytes of the masks of either side; more of them are kept at a coarser resolution within
         the slices.
     rng : random numbers of the geometric search, where the options ask for it.
-    progress : told after every moving slice.
+    progress : told after every moving slice, and when regions had to be made coarser.
 
     Returns
     -------
@@ -98,7 +101,7 @@ def match_slices(
             groups = [[part] for part in there] if options.assignment == "many" else [there] if there else []
             for group in groups:
                 found += _match_range(s, here, group, options, rng)
-        progress(ProgressEvent("matching slices", (s + 1) / len(moving_slices)))
+        progress(ProgressEvent(SLICES, (s + 1) / len(moving_slices)))
 
     placed_moving, moving_rois = _place(
         [f[0] for f in found], moving_slices if keep_unmatched else [], moving.grid, axis, memory
@@ -106,6 +109,12 @@ def match_slices(
     placed_fixed, fixed_rois = _place(
         [f[1] for f in found], fixed_slices if keep_unmatched else [], fixed.grid, axis, memory
     )
+    coarser = max(
+        (kept.grid.spacing / image.grid.spacing).max() for kept, image in ((moving_rois, moving), (fixed_rois, fixed))
+    )
+    if coarser > 1.5:
+        detail = f"to save memory, regions are kept {coarser:.0f} times as coarse within the slices"
+        progress(ProgressEvent(SLICES, 1.0, detail))
     result = [
         ROIPair(m, f, p.similarity, p.confidence, source="slices", name=p.name)
         for m, f, (_, _, p) in zip(placed_moving, placed_fixed, found, strict=True)

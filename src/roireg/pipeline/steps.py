@@ -30,6 +30,7 @@ from roireg.fit.region_affine import affine_from_regions
 from roireg.fit.start import Start, find_start, single_pair_maps
 from roireg.fit.velocity import fit_velocity
 from roireg.match import (
+    SLICES,
     GeometryOptions,
     MatchOptions,
     affine_hypotheses,
@@ -129,7 +130,7 @@ def solve(
         found, start = _match_and_start(job, sets, watch)
     else:
         if pairs is None:
-            with watch("matching slices"):
+            with watch(SLICES):
                 found = _match_slices(job, progress)
             pairs = found if known is None else combined(known, found)
         found, start = pairs, _given_start(f, m, init, pairs, settings)
