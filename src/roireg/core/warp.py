@@ -81,7 +81,7 @@ def sample(data: Tensor, coords: Tensor, *, mode: str = "linear", padding: str =
 
 def _parts(data: Tensor, points: int) -> int:
     """Into how many batch items to cut the points of one image: torch samples every item on one thread."""
-    worthwhile = 10_000 if data.ndim == 5 else 50_000
+    worthwhile = 5_000 if data.ndim == 5 else 50_000
     if data.device.type != "cpu" or data.shape[0] != 1 or points < worthwhile:
         return 1
     return torch.get_num_threads()

@@ -37,7 +37,7 @@ class AffineOptions(BaseModel):
 
     model: str = Field("affine", pattern="^(translation|rigid|similarity|affine)$", description="freedom of the map")
     screen_voxels: int = Field(12_000, ge=100, description="voxels of the lattice on which candidates are judged")
-    refine_voxels: int = Field(150_000, ge=100, description="voxels of the finest lattice of the refinement")
+    refine_voxels: int = Field(40_000, ge=100, description="voxels of the finest lattice of the refinement")
     keep: int = Field(4, ge=1, description="candidates that are refined before the best is chosen")
     iterations: int = Field(50, ge=0, description="steps per level of the refinement")
     window: int = Field(2, ge=1, description="radius of the correlation window in voxels of the lattice")

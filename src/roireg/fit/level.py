@@ -61,7 +61,7 @@ class VelocityOptions(BaseModel):
     region_weight: float = Field(0.05, ge=0, description="weight of the region term (0 turns it off)")
     region_count: int = Field(24, ge=1, description="most pairs in the region term, the most confident first")
     region_samples: int = Field(
-        200_000, ge=0, description="most pairs times control points in the region term of a level, at least 4 pairs"
+        50_000, ge=0, description="most pairs times control points in the region term of a level, at least 4 pairs"
     )
     region_truncation: float = Field(0.06, gt=0, description="reach of the region term, fraction of the longest side")
     smoothness: float = Field(0.1, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")

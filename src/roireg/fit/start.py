@@ -116,7 +116,7 @@ def find_start(
     # Which start is right shows on wide windows and in features: a narrow window finds something to match anywhere.
     trial = velocity.model_copy(update={"window": 2, "feature_weight": 2 * velocity.feature_weight})
     few = max(1000, probe_voxels // 2**fixed.ndim)
-    rough = trial.model_copy(update={"levels": 1, "iterations": (30,), "max_voxels": few})
+    rough = trial.model_copy(update={"levels": 1, "iterations": (20,), "max_voxels": few})
     fine = trial.model_copy(update={"levels": 2, "iterations": (30, 20), "max_voxels": probe_voxels})
     once = list(build_levels(fixed, moving, options=rough, features=features, **masks))
     twice = list(build_levels(fixed, moving, options=fine, features=features, **masks))

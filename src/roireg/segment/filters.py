@@ -52,7 +52,7 @@ def filter_regions(rois: ROISet, limits: RegionFilter) -> ROISet:
         return rois
     assert rois.scores is not None
     flat = rois.masks.flatten(1)
-    sizes = flat.sum(1).cpu().numpy()
+    sizes = np.array([np.count_nonzero(mask) for mask in flat.cpu().numpy()])
     fraction = sizes / rois.grid.size
     index = np.flatnonzero((fraction >= limits.min_fraction) & (fraction <= limits.max_fraction))
     if limits.max_overlap is not None:
