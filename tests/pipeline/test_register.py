@@ -47,6 +47,23 @@ def test_a_raster_pair_is_registered(flat, flat_result):
     assert flat_result.warped.grid == flat.fixed.grid and flat_result.warped.data.shape == flat.fixed.data.shape
 
 
+def test_a_picture_on_its_side_is_found_by_its_key_points(flat):
+    fixed = flat.fixed
+    angle, centre = np.radians(100), fixed.grid.center
+    turn = np.eye(3)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    turn[:2, 2] = centre - turn[:2, :2] @ centre
+    truth = Affine(turn)
+    wide = fixed.grid.padded((60, 60), (60, 60))
+    moving = replace(warp(fixed, truth.inverse(), wide, fill=0.0), name="turned")
+    found = roireg.register(fixed, moving, config=quick())
+    assert found.provenance["start"] == "key points" and found.verdict != "failed"
+    points = 0.7 * fixed.grid.corners() + 0.3 * centre
+    assert np.linalg.norm(found.map_points(points) - truth.map_points(points), axis=1).max() < 1.0
+    blind = quick(start={"key_points": False})
+    assert roireg.register(fixed, moving, config=blind).provenance["start"] != "key points"
+
+
 def test_an_oblique_anisotropic_volume_is_registered_to_another_grid(deep, deep_result):
     assert deep.fixed.grid.shape != deep.moving.grid.shape
     assert not np.allclose(np.abs(deep.fixed.grid.direction).max(0), 1)

@@ -4,6 +4,7 @@ from roireg.match.assign import assign_greedy, assign_many, assign_mutual, assig
 from roireg.match.carry import Guide, Side
 from roireg.match.evidence import Evidence
 from roireg.match.geometry import GeometryOptions, Hypothesis, affine_hypotheses, pair_agreement
+from roireg.match.keypoints import KeypointMap, keypoint_maps
 from roireg.match.matcher import PUBLISHED, MatchOptions, match, match_labels, region_similarity
 from roireg.match.prototypes import prototypes, resize_masks
 from roireg.match.similarity import (
@@ -25,6 +26,7 @@ __all__ = [
     "GeometryOptions",
     "Guide",
     "Hypothesis",
+    "KeypointMap",
     "MatchOptions",
     "RegionDescriptors",
     "Side",
@@ -39,6 +41,7 @@ __all__ = [
     "cosine_similarity",
     "describe",
     "descriptor_similarity",
+    "keypoint_maps",
     "match",
     "match_labels",
     "match_slices",

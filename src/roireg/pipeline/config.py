@@ -86,6 +86,7 @@ class StartConfig(_Section):
 
     search: bool = Field(True, description="judge hypotheses from regions; False starts where the images lie")
     single_pairs: int = Field(200, ge=0, description="most similar region pairs that each propose a map")
+    key_points: bool = Field(True, description="2D: matched key points propose maps too")
     affine: AffineOptions = AffineOptions()
     probes: int = Field(4, ge=1, description="starts from which a coarse deformation is tried")
     probe_voxels: int = Field(16_000, ge=1000, description="voxels of the finest level of that trial")

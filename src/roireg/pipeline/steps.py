@@ -32,8 +32,10 @@ from roireg.fit.velocity import fit_velocity
 from roireg.match import (
     SLICES,
     GeometryOptions,
+    KeypointMap,
     MatchOptions,
     affine_hypotheses,
+    keypoint_maps,
     match,
     match_labels,
     match_slices,
@@ -272,6 +274,7 @@ def _match_and_start(job: _Job, sets: tuple[ROISet, ROISet], watch: _Stopwatch) 
     search = settings.start.search and job.init == "auto"
     labelled = any(rois_m.names) or any(rois_f.names)
     maps: list[Candidate] = []
+    landmarks: list[KeypointMap] = []
     with watch("matching regions"):
         if labelled:
             found = match_labels(rois_m, rois_f)
@@ -288,6 +291,14 @@ def _match_and_start(job: _Job, sets: tuple[ROISet, ROISet], watch: _Stopwatch) 
                     for h in affine_hypotheses(rois_m, rois_f, similarity, rng=rng, options=options.geometry)
                 ]
                 maps += single_pair_maps(rois_m, rois_f, similarity, count=settings.start.single_pairs)
+            if search and settings.start.key_points:
+                landmarks = keypoint_maps(
+                    job.m,
+                    job.f,
+                    rng=generator(job.seed, stream="key points"),
+                    moving_mask=job.inside_m,
+                    fixed_mask=job.inside_f,
+                )
 
     def pair_regions(**more: Any) -> ROIPairs:
         out = () if known is None else _ruled_out(rois_m, rois_f, known)
@@ -303,11 +314,16 @@ def _match_and_start(job: _Job, sets: tuple[ROISet, ROISet], watch: _Stopwatch) 
         return found, _given_start(job.f, job.m, job.init, found, settings)
     if known is not None and any(p.status == "accepted" for p in known.pairs):
         maps.append(Candidate(affine_from_regions(known, model=model), "accepted pairs"))
+    given = _given(job.f, job.m, job.init)
+    from_landmarks = [Candidate(k.affine, "key points") for k in landmarks]
+    if any(k.decisive for k in landmarks):
+        given, maps = from_landmarks, []
+    maps += from_landmarks
     with watch("finding the start"):
         start = find_start(
             job.f,
             job.m,
-            _given(job.f, job.m, job.init),
+            given,
             maps,
             options=settings.start.affine,
             velocity=settings.dense.velocity,

@@ -1,0 +1,96 @@
+"""Key points of textured images: known maps of any angle, no maps from nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from match.scenes import about, rotation
+from roireg.core.filters import gaussian_smooth
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.seeds import generator
+from roireg.core.transforms import Affine
+from roireg.core.warp import warp
+from roireg.match import keypoint_maps
+
+GRID = Grid(
+    (200, 220), np.array([[0.0, 0.7, -60.0], [0.9, 0.0, 12.0], [0.0, 0.0, 1.0]])
+)  # world x along rows, spacing 0.9 and 0.7 mm
+
+
+def texture(seed=0, grid=GRID):
+    """Blobs of many sizes."""
+    noise = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, *grid.shape)).astype(np.float32))
+    parts = [gaussian_smooth(n[None], s) * s for n, s in zip(noise, (2.0, 4.0, 8.0), strict=True)]
+    return Image(sum(parts), grid, name=f"texture {seed}")
+
+
+def find(moving, fixed, **masks):
+    return keypoint_maps(moving, fixed, rng=generator(0, stream="test"), **masks)
+
+
+def error(found, truth):
+    points = 0.5 * (GRID.corners() + GRID.center)
+    return np.linalg.norm(found.map_points(points) - truth.map_points(points), axis=1).max()
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(0, 1.0), (70, 1.0), (180, 0.8), (-120, 1.25)])
+def test_similarities_of_any_angle_are_found_decisively(degrees, scale):
+    fixed = texture()
+    truth = about(GRID, scale * rotation(degrees), (9.0, -14.0))
+    moving = warp(fixed, truth.inverse(), GRID.padded((40, 40), (40, 40)))
+    similarity, affine = find(moving, fixed)
+    assert error(similarity.affine, truth) < 0.7
+    assert error(affine.affine, truth) < 0.7
+    assert similarity.decisive and affine.decisive
+    assert similarity.agreeing <= similarity.matched
+
+
+def test_an_affine_is_found_better_by_the_affine_map():
+    fixed = texture(1)
+    truth = about(GRID, rotation(20) @ np.array([[1.1, 0.1], [0.0, 0.95]]), (5.0, 5.0))
+    moving = warp(fixed, truth.inverse(), GRID.padded((30, 30), (30, 30)))
+    similarity, affine = find(moving, fixed)
+    assert error(affine.affine, truth) < 0.7 < error(similarity.affine, truth)
+
+
+def test_images_that_share_nothing_or_show_nothing_propose_nothing_decisive():
+    assert not any(k.decisive for k in find(texture(2), texture(3)))
+    blank = texture().with_data(torch.zeros(1, *GRID.shape))
+    assert find(blank, texture()) == find(texture(), blank) == []
+
+
+def test_what_lies_still_is_never_decisive():
+    # A frame and marks of the scanner would be matched like this, whatever the anatomy between them does.
+    maps = find(texture(), texture())
+    assert len(maps) == 2 and not any(k.decisive for k in maps)
+    assert error(maps[1].affine, Affine.identity(2)) < 0.1
+
+
+def test_only_key_points_inside_both_masks_count():
+    fixed = texture()
+    truth = about(GRID, np.eye(2), (20.0, 0.0))
+    # The left half moves, the right half stays: the masks decide which of the two is found.
+    left = torch.zeros(1, *GRID.shape)
+    left[..., : GRID.shape[1] // 2] = 1
+    moved = warp(fixed, truth.inverse(), GRID)
+    moving = fixed.with_data(torch.where(left > 0, moved.data, fixed.data))
+    mask = fixed.with_data(left)
+    found = find(moving, fixed, moving_mask=mask, fixed_mask=mask)
+    assert error(found[0].affine, truth) < 0.7
+    other = fixed.with_data(1 - left)
+    still = find(moving, fixed, moving_mask=other, fixed_mask=other)
+    assert error(still[0].affine, Affine.identity(2)) < 0.7
+    assert find(moving, fixed, fixed_mask=fixed.with_data(torch.zeros_like(left))) == []
+
+
+def test_volumes_have_none():
+    volume = Image(torch.rand(1, 8, 30, 30), Grid((8, 30, 30), np.eye(4)))
+    assert find(volume, volume) == []
+
+
+def test_equal_seeds_give_equal_maps():
+    a, b = (find(texture(1), texture(1)) for _ in range(2))
+    np.testing.assert_array_equal(a[0].affine.matrix, b[0].affine.matrix)
