@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from models.tiny import sam_folder
+from roireg.bench import models_speed
 from roireg.bench.models_speed import Cost, main, measure, profile_table
 from roireg.core.errors import InputError
+from roireg.models.profiles import Profile
 from roireg.models.registry import load_model
 
 
@@ -30,6 +32,18 @@ def test_the_table_compares_with_the_published_setting():
     assert lines[4].endswith("160.0 s | 1.0 x |")
     with pytest.raises(InputError, match="1024 pixels in float32"):
         profile_table({(512, "auto"): less})
+
+
+def test_a_pair_end_to_end_is_two_images_each(tmp_path, monkeypatch):
+    model = load_model(sam_folder(tmp_path))
+    asked = []
+    monkeypatch.setattr(models_speed, "random_sam", lambda size, **how: asked.append((size, how["device"])) or model)
+    ticks = itertools.count()
+    profile = Profile(points=2, crop_layers=0, input_size=64, dtype="float32")
+    found = models_speed.end_to_end(size=128, points=2, profile=profile, clock=lambda: float(next(ticks)))
+    assert found == (1.0, 1.0)
+    assert asked == [(128, "cpu"), (64, "cpu")]
+    assert model.encoded == 2
 
 
 def test_an_unsuitable_size_is_one_sentence(capsys):
