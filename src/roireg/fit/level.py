@@ -57,7 +57,9 @@ class VelocityOptions(BaseModel):
     correlation_weight: float = Field(1.0, ge=0, description="weight of the local correlation of intensities")
     feature_weight: float = Field(0.25, ge=0, description="weight of the distance of dense features")
     feature_voxels: int = Field(150_000, ge=0, description="levels with more voxels than this leave features out")
-    window: int = Field(1, ge=1, description="radius of the correlation window in control steps")
+    window: int | None = Field(
+        None, ge=1, description="radius of the correlation window in control steps; None: 1 in 3D, 3 in 2D"
+    )
     region_weight: float = Field(0.05, ge=0, description="weight of the region term (0 turns it off)")
     region_count: int = Field(24, ge=1, description="most pairs in the region term, the most confident first")
     region_samples: int = Field(
@@ -164,7 +166,9 @@ class Level:
         weight = None if fixed_mask is None else resample(fixed_mask, self.grid).data
         self.moving_weight = None if moving_mask is None else resample(moving_mask, self.moving_grid).data
         if options.correlation_weight > 0:
-            radius = [options.window if n > 1 else 0 for n in self.control.shape]
+            # About 200 voxels either way: fewer correlate by chance.
+            window = options.window or (1 if self.grid.ndim == 3 else 3)
+            radius = [window if n > 1 else 0 for n in self.control.shape]
             self.correlation = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight)
             self.moving = m.data
         if features is not None and options.feature_weight > 0 and self.grid.size <= options.feature_voxels:
