@@ -58,7 +58,7 @@ class VelocityOptions(BaseModel):
     feature_weight: float = Field(0.25, ge=0, description="weight of the distance of dense features")
     feature_voxels: int = Field(150_000, ge=0, description="levels with more voxels than this leave features out")
     window: int | None = Field(
-        None, ge=1, description="radius of the correlation window in control steps; None: 1 in 3D, 3 in 2D"
+        None, ge=1, description="radius of the correlation window in control steps; None: 1 in 3D, 2 in 2D"
     )
     region_weight: float = Field(0.05, ge=0, description="weight of the region term (0 turns it off)")
     region_count: int = Field(24, ge=1, description="most pairs in the region term, the most confident first")
@@ -166,8 +166,8 @@ class Level:
         weight = None if fixed_mask is None else resample(fixed_mask, self.grid).data
         self.moving_weight = None if moving_mask is None else resample(moving_mask, self.moving_grid).data
         if options.correlation_weight > 0:
-            # About 200 voxels either way: fewer correlate by chance.
-            window = options.window or (1 if self.grid.ndim == 3 else 3)
+            # At least a hundred voxels either way: fewer correlate by chance.
+            window = options.window or (1 if self.grid.ndim == 3 else 2)
             radius = [window if n > 1 else 0 for n in self.control.shape]
             self.correlation = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight)
             self.moving = m.data

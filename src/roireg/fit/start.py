@@ -113,7 +113,7 @@ def find_start(
     """
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     refined = choose_affine(fixed, moving, [*given, *proposals], options=options, **masks)[:probes]
-    # Which start is right shows in features and, in 3D, on wide windows: a narrow one finds something to match anywhere.
+    # Which start is right shows in features and, in 3D, on wide windows: narrow ones find a match anywhere.
     trial = velocity.model_copy(update={"window": 2, "feature_weight": 2 * velocity.feature_weight})
     few = max(1000, probe_voxels // 2**fixed.ndim)
     rough = trial.model_copy(update={"levels": 1, "iterations": (20,), "max_voxels": few})
