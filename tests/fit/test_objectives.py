@@ -38,10 +38,13 @@ def noise(shape, *, seed=0) -> torch.Tensor:
 
 
 def naive_loss(fixed, warped, step, radius, weight=None, moving_weight=None):
-    """The definition, window by window: block means, then means over the blocks inside the window."""
+    """The definition, window by window: weighted block means, then their mean over the blocks of the window."""
     shape = fixed.shape[1:]
     blocks = [range(-(-n // s)) for n, s in zip(shape, step, strict=True)]
     total, norm = fixed.new_zeros(()), fixed.new_zeros(())
+    inside = torch.ones_like(fixed)
+    for part in (weight, moving_weight):
+        inside = inside if part is None else inside * part
 
     def block(data, at):
         box = tuple(slice(i * s, min((i + 1) * s, n)) for i, s, n in zip(at, step, shape, strict=True))
@@ -57,7 +60,8 @@ def naive_loss(fixed, warped, step, radius, weight=None, moving_weight=None):
         near = list(near)
 
         def mean(data, near=near):
-            return torch.stack([block(data, b) for b in near]).mean()
+            share = torch.stack([block(inside, b) for b in near]).mean().clamp(min=1e-6)
+            return torch.stack([block(data * inside, b) for b in near]).mean() / share
 
         f, w = mean(fixed), mean(warped)
         variance_f, variance_w = mean(fixed**2) - f**2 + FLOOR, mean(warped**2) - w**2 + FLOOR
@@ -122,13 +126,18 @@ def test_a_lost_overlap_costs_and_does_not_pay():
     assert float(term(fixed, seen)) == pytest.approx(0.5, abs=1e-9)
 
 
-def test_places_of_weight_zero_do_not_count():
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_places_of_weight_zero_do_not_count(side):
     fixed, other = noise((12, 12), seed=1), noise((12, 12), seed=1)
     weight = torch.zeros_like(fixed)
     weight[..., :6] = 1
-    other[..., 8:] = noise((12, 4), seed=5)  # beyond the reach of the windows that count
-    term = LocalCorrelation(fixed, step=(1, 1), radius=(1, 1), weight=weight)
-    assert float(term(other)) == pytest.approx(0, abs=1e-9)
+    other[..., 6:] = noise((12, 6), seed=5)  # windows that reach over there do not see it
+    other.requires_grad_()
+    term = LocalCorrelation(fixed, step=(1, 1), radius=(1, 1), weight=weight if side == "fixed" else None)
+    loss = term(other, None if side == "fixed" else weight)
+    assert loss.item() == pytest.approx(0 if side == "fixed" else 0.5, abs=1e-9)
+    (gradient,) = torch.autograd.grad(loss, other)
+    assert float(gradient.abs().max()) < 1e-9
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4))

@@ -7,6 +7,7 @@ Losses are means, so their weights do not depend on image size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +68,15 @@ def _window_sizes(shape: Sequence[int], radius: Sequence[int]) -> Tensor:
     return _outer(lines)
 
 
+class _FixedSide(NamedTuple):
+    """What the fixed image adds to every window: mean and variance, and the weights they were taken with."""
+
+    mean: Tensor
+    variance: Tensor
+    inside: Tensor | None  # (1, *spatial)
+    share: Tensor | None  # of a window that is inside
+
+
 class LocalCorrelation:
     """1 - weighted mean of the squared local correlation coefficient (LNCC², Cachier et al. 2003; Avants 2008).
 
@@ -74,6 +84,9 @@ class LocalCorrelation:
     sums 2^d times cheaper than windows at every voxel at the same accuracy. The gradient with respect to the
     warped image is written out instead of traced. Squared correlation does not see the sign or the scale of
     the intensities, so maps between contrasts are matched as long as they are locally linear.
+
+    Voxels of weight 0 take no part: windows count for as much as the weight at their centre, and means inside them
+    are weighted means.
 
     Parameters
     ----------
@@ -87,30 +100,37 @@ class LocalCorrelation:
         self, fixed: Tensor, *, step: Sequence[int], radius: Sequence[int], weight: Tensor | None = None
     ) -> None:
         self.fixed, self.step, self.radius = fixed, tuple(step), tuple(radius)
-        self.mean = self.window(fixed)
-        self.variance = (self.window(fixed * fixed) - self.mean**2).clamp(min=0) + FLOOR
-        inside = torch.ones_like(fixed) if weight is None else weight
-        self.weight = block_mean(inside, self.step)
+        self.alone = self.side(weight)
+        self.weight = block_mean(torch.ones_like(fixed) if weight is None else weight, self.step)
         self.total = float(self.weight.sum().clamp(min=1e-6))
         # How many voxels a block and how many blocks a window has; fewer at ragged ends and at the border.
         self.block_size = _block_sizes(fixed.shape[1:], self.step).to(fixed)
         lattice = self.block_size.shape[1:]
         self.window_size = _window_sizes(lattice, self.radius).to(fixed)
 
-    def window(self, data: Tensor) -> Tensor:
-        """Window means on the lattice."""
-        return box_mean(block_mean(data, self.step), self.radius)
+    def window(self, data: Tensor, inside: Tensor | None = None, share: Tensor | None = None) -> Tensor:
+        """Window means on the lattice, of what is inside."""
+        mean = box_mean(block_mean(data if inside is None else data * inside, self.step), self.radius)
+        return mean if share is None else mean / share
 
-    def coefficients(self, warped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def side(self, inside: Tensor | None) -> _FixedSide:
+        """Take the windows of the fixed image with (1, *spatial) weights."""
+        share = None if inside is None else self.window(inside).clamp(min=1e-6)
+        mean = self.window(self.fixed, inside, share)
+        variance = (self.window(self.fixed * self.fixed, inside, share) - mean**2).clamp(min=0) + FLOOR
+        return _FixedSide(mean, variance, inside, share)
+
+    def coefficients(self, warped: Tensor, side: _FixedSide) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Per window: (cc, cov / (var_f var_w), cc / var_w, mean_w), the floor added to variances and covariance.
 
         Adding it to all three keeps cc <= 1 with equality where both windows are equal, flat ones included, so
         equal images are exactly at the optimum.
         """
-        mean, square, product = self.window(torch.cat([warped, warped * warped, self.fixed * warped])).split(1)
+        data = torch.cat([warped, warped * warped, self.fixed * warped])
+        mean, square, product = self.window(data, side.inside, side.share).split(1)
         variance = (square - mean**2).clamp(min=0) + FLOOR
-        covariance = product - self.mean * mean + FLOOR
-        slope = covariance / (self.variance * variance)
+        covariance = product - side.mean * mean + FLOOR
+        slope = covariance / (side.variance * variance)
         cc = slope * covariance
         return cc, slope, cc / variance, mean
 
@@ -123,27 +143,33 @@ class LocalCorrelation:
 class _LocalCorrelationLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, warped, term, moving_weight):  # type: ignore[no-untyped-def]
-        cc, slope, ratio, mean = term.coefficients(warped)
-        weight = term.weight if moving_weight is None else term.weight * block_mean(moving_weight, term.step)
+        side, weight = term.alone, term.weight
+        if moving_weight is not None:
+            side = term.side(moving_weight if side.inside is None else side.inside * moving_weight)
+            weight = weight * block_mean(moving_weight, term.step)
+        cc, slope, ratio, mean = term.coefficients(warped, side)
         weight = weight / term.total
+        loss = 1 - (cc * weight).sum()
+        if side.share is not None:
+            weight = weight / side.share
         ctx.save_for_backward(warped, slope * weight, ratio * weight, mean)
-        ctx.term = term
-        return 1 - (cc * weight).sum()
+        ctx.term, ctx.side = term, side
+        return loss
 
     @staticmethod
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
         warped, slope, ratio, mean = ctx.saved_tensors
-        term = ctx.term
+        term, side = ctx.term, ctx.side
         # d cc / d w_i = (2 / window size) * (slope (f_i - mean_f) - ratio (w_i - mean_w)), summed over windows:
         # The adjoint of a box mean is a box sum of what is divided by the window size first; the adjoint of a block
         # mean spreads evenly over the block.
-        spread = box_mean(torch.cat([slope, ratio * mean - slope * term.mean, ratio]) / term.window_size, term.radius)
+        spread = box_mean(torch.cat([slope, ratio * mean - slope * side.mean, ratio]) / term.window_size, term.radius)
         spread = spread * (term.window_size / term.block_size)
         for axis, step in enumerate(term.step):
             spread = spread.repeat_interleave(step, axis + 1).narrow(axis + 1, 0, warped.shape[axis + 1])
         a, b, c = spread.split(1)
         gradient = (a * term.fixed + b - c * warped) * (-2 * upstream)
-        return gradient, None, None
+        return gradient if side.inside is None else gradient * side.inside, None, None
 
 
 class FeatureDistance:
