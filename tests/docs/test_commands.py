@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from roireg.app.bench import bench_app
 from roireg.app.cli import app
+from roireg.bench import prompts
 from roireg.bench.methods import METHODS
 from roireg.core.image import Image
 from roireg.evaluate import ReportInput, render_report
@@ -156,6 +157,10 @@ def check_python(arguments: list[str], output: Path | None) -> None:
         return
     if arguments[:2] == ["-m", "roireg.bench"]:
         check_bench(arguments[2:])
+        return
+    if arguments[:2] == ["-m", "roireg.bench.prompts"]:
+        # Options that are wrong end the program; data that is not there is told.
+        assert prompts.main(arguments[2:]) == 2
         return
     (script,) = arguments
     assert (ROOT / script).is_file()
