@@ -16,6 +16,10 @@ from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROIPair, ROIPairs, ROISet
+from roireg.core.transforms import Affine
+from roireg.fit.start import find_start
+from roireg.match import KeypointMap
+from roireg.pipeline import steps
 from roireg.pipeline.config import PromptConfig
 from roireg.pipeline.steering import accepted, blocked, combined, onto, overlaps, weighted
 from roireg.segment import HierarchySegmenter
@@ -178,6 +182,22 @@ def test_accepted_pairs_propose_a_start(flat):
     result = roireg.register(flat.fixed, moving, config=config, init="centers", pairs=mine)
     shift = np.linalg.norm(result.affine.map_points(flat.fixed.grid.center[None])[0] - away.center)
     assert shift < 20
+
+
+def test_accepted_pairs_propose_a_start_also_where_key_points_have_decided(flat, monkeypatch):
+    decided = [KeypointMap(Affine.translation((9.0, 9.0)), agreeing=30, matched=31, decisive=True)]
+    monkeypatch.setattr(steps, "keypoint_maps", lambda *images, **how: decided)
+    asked: list[list[str]] = []
+
+    def listening(fixed, moving, given, proposals, **how):
+        asked.append([c.source for c in given])
+        asked.append([c.source for c in proposals])
+        return find_start(fixed, moving, given, proposals, **how)
+
+    monkeypatch.setattr(steps, "find_start", listening)
+    config = quick(dense={"method": "none"})
+    roireg.register(flat.fixed, flat.moving, config=config, pairs=by_label(flat, (1, 2, 3)))
+    assert asked == [["key points"], ["accepted pairs"]]
 
 
 # -- random prompts ---------------------------------------------------------------------------------

@@ -312,13 +312,15 @@ def _match_and_start(job: _Job, sets: tuple[ROISet, ROISet], watch: _Stopwatch) 
             found = pair_regions(rng=generator(job.seed, stream="match"))
         found = found if known is None else combined(known, found)
         return found, _given_start(job.f, job.m, job.init, found, settings)
-    if known is not None and any(p.status == "accepted" for p in known.pairs):
-        maps.append(Candidate(affine_from_regions(known, model=model), "accepted pairs"))
     given = _given(job.f, job.m, job.init)
     from_landmarks = [Candidate(k.affine, "key points") for k in landmarks]
     if any(k.decisive for k in landmarks):
         given, maps = from_landmarks, []
-    maps += from_landmarks
+    else:
+        maps += from_landmarks
+    # What a person accepted is considered whatever the images say.
+    if known is not None and any(p.status == "accepted" for p in known.pairs):
+        maps.append(Candidate(affine_from_regions(known, model=model), "accepted pairs"))
     with watch("finding the start"):
         start = find_start(
             job.f,

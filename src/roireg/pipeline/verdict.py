@@ -88,11 +88,11 @@ def _similarity(
     fixed = resample(result.fixed.gray(), grid)
     moving = result.moving.gray()
     moving = resample(moving, _judged_grid(moving.grid))
+    judged = None if fixed_mask is None else warp(fixed_mask, None, grid, mode="nearest").data[0] != 0
     found: list[dict[str, float] | None] = []
     for transform in (None, result.transform):
         mask = overlap_mask(transform, grid, moving.grid)
-        if fixed_mask is not None:
-            mask = mask & (warp(fixed_mask, None, grid, mode="nearest").data[0] != 0)
+        mask = mask if judged is None else mask & judged
         found.append(similarity(fixed, warp(moving, transform, grid), mask) if bool(mask.any()) else None)
     return found[0], found[1]
 

@@ -8,14 +8,7 @@ from roireg.core.image import Image
 from roireg.core.registry import Registry
 from roireg.core.rois import Prompt, ROISet
 
-__all__ = [
-    "_SEGMENTERS",
-    "PromptableSegmenter",
-    "Segmenter",
-    "available_segmenters",
-    "make_segmenter",
-    "register_segmenter",
-]
+__all__ = ["PromptableSegmenter", "Segmenter", "available_segmenters", "make_segmenter", "register_segmenter"]
 
 
 @runtime_checkable
