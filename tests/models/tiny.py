@@ -319,3 +319,12 @@ def sam_med3d(folder: Path) -> Path:
     path = folder / "sam_med3d_turbo.pth"
     torch.save({"model_state_dict": network.state_dict()}, path)
     return path
+
+
+def vista3d(folder: Path) -> Path:
+    """Save a narrow VISTA3D with random weights as its bundle has them; needs MONAI."""
+    from monai.networks.nets import vista3d132
+
+    path = folder / "model.pt"
+    torch.save(randomise(vista3d132(encoder_embed_dim=8)).state_dict(), path)
+    return path

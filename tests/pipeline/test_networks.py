@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import roireg
-from models.tiny import KINDS, sam_med3d, saved
+from models.tiny import KINDS, sam_med3d, saved, vista3d
 from pipeline.cases import quick
 from roireg.core.errors import GeometryError, InputError
+from roireg.core.image import Image
 from roireg.core.progress import silent
 from roireg.core.rois import Prompt
 from roireg.models.cache import EmbeddingCache
+from roireg.models.profiles import load_for_profile
 from roireg.pipeline import stages
 from roireg.pipeline.config import NetworkConfig
 from roireg.pipeline.stages import Stages, expected_time
@@ -54,7 +56,7 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EverythingOptions, "of", loose)
 
 
-def settings(path: Path, folder: Path, points: int = 3, **more) -> roireg.Config:
+def settings(path: Path | str, folder: Path, points: int = 3, **more) -> roireg.Config:
     # Random masks are of any size.
     config = quick(
         segment={"min_fraction": 0.0, "max_fraction": 1.0},
@@ -103,16 +105,59 @@ def test_slices_are_matched_with_a_network_too(tmp_path, encoded):
     assert len(encoded) == 6
 
 
-def test_a_3d_network_takes_volumes_and_no_images(tmp_path, flat, encoded):
-    pair = make_pair(3, shape=(12, 24, 28), spacing=(3.0, 3.0, 3.0), seed=1)
-    config = settings(sam_med3d(tmp_path), tmp_path)
+@pytest.fixture
+def cube(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VISTA3D sees 32 voxels per side instead of 128, which take a minute."""
+
+    def smaller(model, **more):
+        return load_for_profile(model, **more, input_size=32 if str(model).endswith("model.pt") else None)
+
+    monkeypatch.setattr(stages, "load_for_profile", smaller)
+
+
+@pytest.fixture(params=["sam-med3d", "vista3d", "nninteractive"])
+def volume_network(request, tmp_path, cube) -> Iterator[tuple[str, str]]:
+    """What names a network for volumes, and the features that regions are compared by."""
+    if request.param == "sam-med3d":
+        yield str(sam_med3d(tmp_path)), "model"
+    elif request.param == "vista3d":
+        pytest.importorskip("monai.networks.nets", reason="needs monai")
+        yield str(vista3d(tmp_path)), "model"
+    else:
+        server = pytest.importorskip("models.nninteractive_server")
+        with server.serving() as running:
+            yield f"nninteractive={running.address}", "intensity"
+
+
+def test_every_3d_network_segments_prompts_matches_and_registers(volume_network, tmp_path, encoded):
+    name, features = volume_network
+    # Intensities of a CT, which VISTA3D insists on.
+    made = make_pair(3, shape=(12, 24, 28), spacing=(3.0, 3.0, 3.0), seed=1)
+    fixed, moving = (Image(image.data * 8 - 1100, image.grid) for image in (made.fixed, made.moving))
+    loose = {"threshold": -1.0, "geometric": False}
+    config = settings(name, tmp_path, match=loose)
+    config = config.model_copy(update={"match": config.match.model_copy(update={"features": features})})
     parts = Stages.of(config, CPU, silent)
     assert isinstance(parts.segmenter, Model3DSegmenter) and parts.segmenter.points == 9
-    assert expected_time(parts.segmenter, pair.fixed) == ""
-    result = roireg.register(pair.fixed, pair.moving, config=config, prompts=Prompt.at(pair.fixed.grid.center))
-    assert result.provenance["model"]["name"]
+    assert expected_time(parts.segmenter, fixed) == ""
+
+    prompt = Prompt.at(fixed.grid.center)
+    result = roireg.register(fixed, moving, config=config, prompts=prompt)
+    assert len(result.pairs.moving) and len(result.pairs.fixed) and len(result.pairs)
+    assert result.provenance["model"]["name"] == parts.network.model.card.name
+    before = len(encoded)
+    session = roireg.PromptSession(
+        fixed, moving, segmenter=parts.segmenter, features=parts.extractor, guide=made.transform
+    )
+    (answer,) = session.answer(prompt).answers
+    assert len(answer.regions) == 1 and answer.found is not None
+    # The second network reads from the folder what the first one wrote.
+    assert len(encoded) == before
+
+
+def test_a_3d_network_takes_no_2d_images(tmp_path, flat):
     with pytest.raises(GeometryError, match="takes 3D images, found 2D"):
-        roireg.register(flat.fixed, flat.moving, config=config)
+        roireg.register(flat.fixed, flat.moving, config=settings(sam_med3d(tmp_path), tmp_path))
 
 
 def test_the_time_a_network_needs_is_told_before_it_begins(flat, tmp_path, encoded):
