@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import warnings
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from roireg.app import cli
 from roireg.app.console import Outcome, Session, command, plain
 from roireg.core.errors import GeometryError, InputError, OptionalDependencyError
 from roireg.core.progress import ProgressEvent
@@ -86,6 +88,25 @@ def test_a_full_disk_names_the_file():
 
 def test_interruption_exits_with_130():
     assert invoke(raising(KeyboardInterrupt())).exit_code == 130
+
+
+def test_a_program_that_is_told_to_end_cleans_up(monkeypatch):
+    cleaned = []
+
+    def working():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "app", working)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143 and cleaned
 
 
 def test_a_bug_is_not_hidden():

@@ -112,6 +112,18 @@ class Instant(Shift):
 
 
 @dataclass(frozen=True)
+class LookingAround(Shift):
+    """Says what lies where its images lie."""
+
+    name: str = "looking around"
+
+    def run(self, inputs: Inputs, folder: Path) -> Output:
+        root = inputs.fixed.parents[1]
+        found = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+        raise ValueError(" ".join(found))
+
+
+@dataclass(frozen=True)
 class Broken:
     """Fails in the way it is told to."""
 

@@ -2,15 +2,15 @@
 
 import math
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from bench.scenes import Broken, Shift, flat_pair, write_both, write_set
+from bench.scenes import Broken, LookingAround, Shift, flat_pair, write_both, write_set
 from roireg.bench import (
     Row,
-    Stopwatch,
     load_folder,
     make_method,
     markdown,
@@ -67,7 +67,8 @@ def test_two_sets_two_methods(tmp_path):
 
     html = render_page(rows, folders, thumbnails=tmp_path / "out" / THUMBNAILS, heading="Title")
     assert html.count("data:image/jpeg") == 3  # every run that worked is among the worst five of its method
-    assert "the transform is 2D" in html and "http://" not in html and "https://" not in html
+    assert "no result" in html and html.count("the transform is 2D") == 2  # in its set and among the worst
+    assert "http://" not in html and "https://" not in html
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path, flat):
@@ -101,6 +102,28 @@ def test_failures_are_kept_unless_tried_again(tmp_path, flat):
     write_rows(results, [replace(row, reason="before")])
     assert run_benchmark([flat], [method], results)[0].reason == "before"
     assert run_benchmark([flat], [method], results, retry_failed=True)[0].reason == row.reason
+
+
+def test_what_was_stopped_too_early_gets_the_time_it_is_given_now(tmp_path, flat):
+    results = tmp_path / "results.csv"
+    run = partial(run_benchmark, [flat], [Broken("sleeps")], results)
+    first = run(timeout=0.2)[0]
+    assert (first.status, first.reason) == ("failed", "stopped after 0.2 s")
+    assert run(timeout=0.2)[0].session == first.session
+    assert run(timeout=0.4)[0].reason == "stopped after 0.4 s"
+    assert run(timeout=0.3)[0].reason == "stopped after 0.4 s"
+
+
+def test_measured_anew_are_the_rows_asked_for_alone(tmp_path, flat):
+    results = tmp_path / "results.csv"
+    write_rows(results, [replace(r, seconds=9.0) for r in run_benchmark([flat], [Shift(), Shift(name="b")], results)])
+    assert run_benchmark([flat], [Shift()], results, anew=True)[0].seconds == 1.5
+    assert {row.method: row.seconds for row in read_rows(results)} == {"shift": 1.5, "b": 9.0}
+
+
+def test_a_method_sees_two_images_and_nothing_else(tmp_path, flat):
+    (row,) = run_benchmark([flat], [LookingAround()], tmp_path / "results.csv")
+    assert row.reason == "ValueError: fixed/fixed.png moving/moving.png"
 
 
 def read_example():
@@ -143,13 +166,22 @@ def test_several_pairs_at_once_give_the_same_rows(tmp_path):
     assert len(read_rows(tmp_path / "b" / "results.csv")) == 4
 
 
-def test_a_broken_case_stops_all_jobs(tmp_path):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_broken_case_is_told_once_the_others_are_measured(tmp_path, jobs):
     deep, flat = write_both(tmp_path / "data")
     (flat.path / "fixed_labels.png").write_text("no image", encoding="utf-8")
-    watch = Stopwatch()
-    with watch.running(), pytest.raises(InputError, match="fixed_labels"):
-        run_benchmark([flat, deep], [Broken("sleeps")], tmp_path / "results.csv", jobs=2)
-    assert watch.seconds < 30
+    results, events = tmp_path / "results.csv", []
+    with pytest.raises(InputError, match=r"flat one: .*fixed_labels.*all others were measured"):
+        run_benchmark([flat, deep], [Shift(ndim=3), Broken("raises")], results, jobs=jobs, progress=events.append)
+    assert {row.place[0] for row in read_rows(results)} == {"deep"}
+    assert events[-1].fraction == 1 and any(e.detail.startswith("left out: ") for e in events)
+
+
+def test_a_label_map_on_another_grid_is_no_truth(tmp_path, flat):
+    labels = PIL.Image.open(flat.path / "fixed_labels.png")
+    labels.resize((40, 30), PIL.Image.Resampling.NEAREST).save(flat.path / "fixed_labels.png")
+    with pytest.raises(InputError, match="lies on another grid than its image"):
+        run_benchmark([flat], [Shift()], tmp_path / "results.csv")
 
 
 def test_pictures_are_kept_for_good_runs_alone(tmp_path, flat):

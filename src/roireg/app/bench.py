@@ -68,8 +68,8 @@ def run(
 
     Methods see two images, never labels or landmarks. Writes into OUT: results.csv (one row per pair and method),
     table.md, index.html (tables, figures and the worst pairs) and thumbnails/. A run that was cut off goes on where
-    it stopped; rows are measured again when files, settings or code have changed. A method that is not installed is
-    one line.
+    it stopped; rows are measured again when files, settings or code have changed. Table and page show all that
+    results.csv holds. A method that is not installed is one line.
     """
     from roireg.app.benching import BenchJob
     from roireg.app.benching import run as work

@@ -89,21 +89,26 @@ def run(session: Session, job: BenchJob) -> Outcome:
     # The processes of the methods inherit this; numpy's libraries look at it when they are loaded there.
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     results = job.out / RESULTS
-    if not job.resume:
-        results.unlink(missing_ok=True)
-    with _listener(session) as listen:
-        rows = run_benchmark(
-            folders,
-            methods,
-            results,
-            threads=threads,
-            jobs=job.jobs,
-            limit=job.limit,
-            timeout=job.timeout,
-            retry_failed=job.retry_failed,
-            progress=listen,
-        )
-    return _written(session, rows, folders, job.out, _notes(job, threads))
+    try:
+        with _listener(session) as listen:
+            run_benchmark(
+                folders,
+                methods,
+                results,
+                threads=threads,
+                jobs=job.jobs,
+                limit=job.limit,
+                timeout=job.timeout,
+                retry_failed=job.retry_failed,
+                anew=not job.resume,
+                progress=listen,
+            )
+    except InputError:
+        # Pairs that cannot be read do not take the table of the others with them.
+        if results.is_file() and (rows := read_rows(results)):
+            _written(session, rows, folders, job.out, _notes(job, threads))
+        raise
+    return _written(session, read_rows(results), folders, job.out, _notes(job, threads))
 
 
 def page(session: Session, out: Path, data: Path | None) -> Outcome:

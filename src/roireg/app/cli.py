@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -411,6 +412,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows ASCII alone shows "?" for "²" instead of ending the program.
             stream.reconfigure(errors="replace")
+    # A batch system that takes a job back lets it end its child processes and remove what it has half written.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except KeyboardInterrupt:

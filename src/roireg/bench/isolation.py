@@ -20,7 +20,7 @@ import torch
 from roireg.bench.protocol import Inputs, Method, Output, Unavailable
 from roireg.core.errors import InputError, RoiregError
 
-__all__ = ["Outcome", "run_isolated", "warm_up"]
+__all__ = ["Outcome", "run_isolated", "warm_up", "was_cut_short"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def run_isolated(
         ready, sampled = _watched(receiver, process, timeout, stop)
         wall = time.perf_counter() - began
         if not ready:
-            return Outcome(None, f"stopped after {wall if timeout is None else timeout:g} s", sampled, wall)
+            return Outcome(None, f"{CUT_SHORT} {wall if timeout is None else timeout:g} s", sampled, wall)
         try:
             outcome = receiver.recv() if receiver.poll() else None
         except EOFError:
@@ -96,6 +96,15 @@ def run_isolated(
         _stop(process)
         receiver.close()
 
+
+def was_cut_short(reason: str, timeout: float | None) -> bool:
+    """Tell whether a run ended because it was stopped after less time than it would have now."""
+    if not reason.startswith(CUT_SHORT):
+        return False
+    return timeout is None or float(reason.removeprefix(CUT_SHORT).removesuffix(" s")) < timeout
+
+
+CUT_SHORT = "stopped after"
 
 END_SECONDS = 10.0
 

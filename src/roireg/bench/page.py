@@ -118,13 +118,13 @@ def _section(
 
 
 def _worst(rows: Sequence[Row], thumbnails: Path | None) -> list[dict[str, object]]:
-    """Return for every method its pairs with the largest share of the initial error left."""
+    """Return for every method its failed runs, then its pairs with the largest share of the initial error left."""
     found = []
     methods = sorted(dict.fromkeys(row.method for row in rows), key=lambda m: not is_ours(m))
     for method in methods:
-        done = [row for row in rows if row.method == method and row.status == "ok"]
-        scored = [row for row in done if np.isfinite(remaining_error(row))]
-        scored.sort(key=remaining_error, reverse=True)
+        ran = [row for row in rows if row.method == method and row.status != "unavailable"]
+        scored = [row for row in ran if np.isfinite(remaining_error(row))]
+        scored.sort(key=lambda row: (row.status == "failed", remaining_error(row)), reverse=True)
         strips = [_strip(row, thumbnails) for row in scored[:WORST]]
         if strips:
             found.append({"method": method, "ours": is_ours(method), "strips": strips})
@@ -134,6 +134,8 @@ def _worst(rows: Sequence[Row], thumbnails: Path | None) -> list[dict[str, objec
 def _strip(row: Row, thumbnails: Path | None) -> _Strip:
     path = None if thumbnails is None else thumbnail_path(thumbnails, row.place)
     uri = _uri(path.read_bytes(), "jpeg") if path is not None and path.is_file() else ""
+    if row.status == "failed":
+        return _Strip(row.set, row.pair, row.reason, "no result", uri)
     parts = []
     for metric, label in SCORE_LABELS.items():
         if row.change(metric) is not None:

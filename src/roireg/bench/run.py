@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -12,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from roireg.bench.cases import Case, CaseFolder
-from roireg.bench.isolation import Outcome, run_isolated, warm_up
+from roireg.bench.isolation import Outcome, run_isolated, warm_up, was_cut_short
 from roireg.bench.protocol import Inputs, Method
 from roireg.bench.results import Row, planned, read_rows, write_rows
 from roireg.bench.scoring import Scores, Truth, load_transforms, measure, read_truth
 from roireg.bench.thumbnails import Scene, read_scene, thumbnail_path, write_thumbnail
-from roireg.core.errors import InputError, OutputError, RoiregError
+from roireg.core.errors import GeometryError, InputError, OutputError, RoiregError
 from roireg.core.progress import Progress, ProgressEvent, silent
 
 __all__ = ["THUMBNAILS", "run_benchmark"]
@@ -36,6 +37,7 @@ def run_benchmark(
     limit: int | None = None,
     timeout: float | None = None,
     retry_failed: bool = False,
+    anew: bool = False,
     progress: Progress = silent,
 ) -> list[Row]:
     """Run methods on case sets and score them.
@@ -53,7 +55,9 @@ def run_benchmark(
     jobs : how many pairs are worked on at once; with several the times say less.
     limit : only the first pairs of every set; None takes all.
     timeout : seconds after which a run is stopped and counts as failed.
-    retry_failed : measure rows that failed once more; those that were unavailable are always tried again.
+    retry_failed : measure rows that failed once more; those that were unavailable, or were stopped after less than
+        `timeout`, are always tried again.
+    anew : measure all rows asked for, whatever `results` holds.
     progress : is told about every row, from any thread but one at a time; the fraction is that of all rows.
 
     Returns
@@ -63,7 +67,8 @@ def run_benchmark(
     Raises
     ------
     InputError
-        When names are not unique, a case cannot be read, or `results` is another file.
+        When names are not unique, or `results` is another file; and when a case cannot be read, once all others
+        have been measured.
     OutputError
         When `results` cannot be written.
     """
@@ -83,11 +88,17 @@ def run_benchmark(
         jobs=min(jobs, len(todo)),
         timeout=timeout,
         retry_failed=retry_failed,
+        anew=anew,
     )
     warm_up()
     if order.jobs == 1:
-        return [row for folder, case in todo for row in _pair(book, order, folder, case)]
-    return _side_by_side(book, order, todo)
+        rows = [row for folder, case in todo for row in _pair(book, order, folder, case)]
+    else:
+        rows = _side_by_side(book, order, todo)
+    if book.unreadable:
+        more = f" ({len(book.unreadable)} such pairs; see `roireg bench check`)" if len(book.unreadable) > 1 else ""
+        raise InputError(f"{book.unreadable[0]}{more}; all others were measured")
+    return rows
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,7 @@ class _Order:
     jobs: int
     timeout: float | None
     retry_failed: bool
+    anew: bool
     stop: threading.Event = field(default_factory=threading.Event)
 
 
@@ -112,6 +124,7 @@ class _Book:
     progress: Progress
     total: int = 0
     done: int = 0
+    unreadable: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enter(self, row: Row, detail: str, *, new: bool) -> None:
@@ -121,6 +134,14 @@ class _Book:
                 write_rows(self.path, list(self.rows.values()))
             self.done += 1
             self.progress(ProgressEvent(" ".join(row.place), self.done / self.total, detail))
+
+    def leave_out(self, folder: CaseFolder, case: Case, error: RoiregError, count: int) -> None:
+        with self.lock:
+            self.unreadable.append(f"{folder.content.name} {case.id}: {error}")
+            self.done += count
+            self.progress(
+                ProgressEvent(f"{folder.content.name} {case.id}", self.done / self.total, f"left out: {error}")
+            )
 
     @property
     def thumbnails(self) -> Path:
@@ -145,39 +166,47 @@ def _side_by_side(book: _Book, order: _Order, todo: Sequence[tuple[CaseFolder, C
 def _pair(book: _Book, order: _Order, folder: CaseFolder, case: Case) -> list[Row]:
     """Run all methods on one pair, one after the other."""
     rows: list[Row] = []
-    known: _Known | None = None
-    digest = folder.digest(case)
-    for method in order.methods:
-        if order.stop.is_set():
-            break
-        row = planned(
-            method,
-            set=folder.content.name,
-            pair=case.id,
-            case=digest,
-            ndim=folder.content.ndim,
-            threads=order.threads,
-            session=order.session,
-            jobs=order.jobs,
-        )
-        old = book.rows.get(row.place)
-        if old is not None and old.same_work(row) and _stands(old, order):
-            rows.append(old)
-            book.enter(old, "done before", new=False)
-            continue
-        if known is None:
-            known = _read(folder, case)
-        row = _measure(row, method, known, order, thumbnail_path(book.thumbnails, row.place))
-        if order.stop.is_set():
-            break
-        rows.append(row)
-        book.enter(row, _detail(row), new=True)
+    try:
+        digest = folder.digest(case)
+        known: _Known | None = None
+        with tempfile.TemporaryDirectory(prefix="roireg-bench-") as shown:
+            for method in order.methods:
+                if order.stop.is_set():
+                    break
+                row = planned(
+                    method,
+                    set=folder.content.name,
+                    pair=case.id,
+                    case=digest,
+                    ndim=folder.content.ndim,
+                    threads=order.threads,
+                    session=order.session,
+                    jobs=order.jobs,
+                )
+                old = book.rows.get(row.place)
+                if old is not None and old.same_work(row) and _stands(old, order):
+                    rows.append(old)
+                    book.enter(old, "done before", new=False)
+                    continue
+                known = known or _read(folder, case, Path(shown))
+                row = _measure(row, method, known, order, thumbnail_path(book.thumbnails, row.place))
+                if order.stop.is_set():
+                    break
+                rows.append(row)
+                book.enter(row, _detail(row), new=True)
+    except (InputError, GeometryError) as error:
+        # Runs turn what goes wrong in them into rows: this is about the case itself.
+        book.leave_out(folder, case, error, len(order.methods) - len(rows))
     return rows
 
 
 def _stands(row: Row, order: _Order) -> bool:
     """Tell whether an earlier row of the same work need not be measured again."""
-    return row.status == "ok" or (row.status == "failed" and not order.retry_failed)
+    if order.anew or row.status == "unavailable":
+        return False
+    if row.status == "ok":
+        return True
+    return not order.retry_failed and not was_cut_short(row.reason, order.timeout)
 
 
 @dataclass(frozen=True)
@@ -190,11 +219,33 @@ class _Known:
     scene: Scene
 
 
-def _read(folder: CaseFolder, case: Case) -> _Known:
-    fixed, moving = ((folder.path / name).resolve() for name in (case.fixed, case.moving))
+DETACHED = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz"), ".hdr": (".img", ".img.gz")}
+"""Headers whose voxels lie in a file of the same stem."""
+
+
+def _read(folder: CaseFolder, case: Case, shown: Path) -> _Known:
+    fixed, moving = (
+        _copied((folder.path / name).resolve(), shown / side)
+        for side, name in (("fixed", case.fixed), ("moving", case.moving))
+    )
     inputs = Inputs(fixed, moving, folder.modality)
     truth = read_truth(folder, case)
     return _Known(inputs, truth, measure(None, truth), read_scene(folder, case))
+
+
+def _copied(image: Path, folder: Path) -> Path:
+    """Copy an image into a folder that holds nothing else: what lies beside it is not for methods to see."""
+    if not image.exists():
+        raise InputError(f"{image}: there is no such file")
+    if image.is_dir():
+        shutil.copytree(image, folder)
+        return folder
+    folder.mkdir()
+    for suffix in ("", *DETACHED.get(image.suffix, ())):
+        file = image.with_suffix(suffix) if suffix else image
+        if file.exists():
+            shutil.copy(file, folder)
+    return folder / image.name
 
 
 def _measure(row: Row, method: Method, known: _Known, order: _Order, picture: Path) -> Row:
@@ -227,12 +278,16 @@ def _scored(row: Row, outcome: Outcome, known: _Known, place: Path, picture: Pat
     try:
         transform = load_transforms(output.files)
         scores = measure(transform, known.truth)
-        write_thumbnail(picture, known.scene.strip(transform))
-    except OutputError:
-        raise
     except RoiregError as error:
         # Files of a method that cannot be read or used are the method's failure, not ours.
         return replace(row, status="failed", reason=str(error).replace(f"{place}{os.sep}", ""))
+    try:
+        write_thumbnail(picture, known.scene.strip(transform))
+    except OutputError:
+        raise
+    except RoiregError:
+        # A transform can be scored and still lead too far for a picture.
+        picture.unlink(missing_ok=True)
     return replace(row, after=dict(scores.values), dice_labels=dict(scores.dice))
 
 

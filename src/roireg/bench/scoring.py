@@ -23,6 +23,7 @@ from roireg.evaluate import (
     summarise_errors,
 )
 from roireg.io import read_image, read_labels, read_points, read_transform
+from roireg.pipeline.checks import check_labels
 
 __all__ = ["SCORES", "SCORING", "Scores", "Truth", "load_transforms", "measure", "read_truth", "score"]
 
@@ -85,14 +86,17 @@ def read_truth(folder: CaseFolder, case: Case) -> Truth:
     Raises
     ------
     InputError
-        When a file is unreadable, or the label maps share no label.
+        When a file is unreadable, a label map is empty, or the label maps share no label.
     GeometryError
-        When a file has unusable geometry or the true affine is singular.
+        When a file has unusable geometry, a label map lies on another grid than its image, or the true affine is
+        singular.
     """
-    fixed = read_image(folder.path / case.fixed)
+    fixed, moving = (read_image(folder.path / name) for name in (case.fixed, case.moving))
     labels: list[Image | None] = [None, None]
     if case.fixed_labels is not None and case.moving_labels is not None:
         maps = [read_labels(folder.path / name) for name in (case.fixed_labels, case.moving_labels)]
+        for labelled, image in zip(maps, (fixed, moving), strict=True):
+            check_labels(labelled, image)
         ids = [set(torch.unique(m.data).tolist()) - {0} for m in maps]
         if not ids[0] & ids[1]:
             raise InputError(

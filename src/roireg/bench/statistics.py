@@ -159,9 +159,14 @@ class Board:
         return [pair for pair in self.values[a] if pair in self.values[b]]
 
     def best_peer(self, ours: str) -> str | None:
-        """Return the best method that is no preset of ours, by its mean on the pairs that both were run on."""
-        peers = [m for m in self.values if m != ours and not is_ours(m) and self.shared(ours, m)]
-        return max(peers, key=lambda m: self.sign * self.mean(m, self.shared(ours, m)), default=None)
+        """Return the best method that is no preset of ours, by its mean on the pairs that both were run on.
+
+        Only among those that share the most pairs with ours: one that was run on an easy few is no peer.
+        """
+        shared = {m: self.shared(ours, m) for m in self.values if m != ours and not is_ours(m)}
+        most = max(map(len, shared.values()), default=0)
+        peers = [m for m, pairs in shared.items() if pairs and len(pairs) == most]
+        return max(peers, key=lambda m: self.sign * self.mean(m, shared[m]), default=None)
 
 
 def boards(rows: Sequence[Row]) -> list[Board]:
@@ -200,8 +205,8 @@ class Comparison:
     difference : mean of ours - theirs, in the unit of the board.
     low, high : 95 % interval of the mean difference (see `bootstrap_interval`), NaN with fewer than `LEAST_PAIRS`.
     p : of the two-sided Wilcoxon signed-rank test, NaN likewise.
-    judgement : "better" or "worse" when the interval leaves out 0, "no clear difference" when it does not, "too few
-        pairs" when there is none.
+    judgement : "better" or "worse" when the interval leaves out 0 and p is below 5 %: with few pairs a bootstrap
+        interval alone is too narrow. Else "no clear difference", or "too few pairs" when there is no interval.
     """
 
     ours: str
@@ -222,12 +227,12 @@ def compare(board: Board, ours: str, theirs: str) -> Comparison:
     if len(pairs) < LEAST_PAIRS:
         return Comparison(ours, theirs, len(pairs), mean, math.nan, math.nan, math.nan, "too few pairs")
     low, high = bootstrap_interval(differences)
-    judgement = _judged(low, high, board.sign)
-    return Comparison(ours, theirs, len(pairs), mean, low, high, _wilcoxon(differences), judgement)
+    p = _wilcoxon(differences)
+    return Comparison(ours, theirs, len(pairs), mean, low, high, p, _judged(low, high, p, board.sign))
 
 
-def _judged(low: float, high: float, sign: int) -> str:
-    if low <= 0 <= high:
+def _judged(low: float, high: float, p: float, sign: int) -> str:
+    if low <= 0 <= high or p >= 0.05:
         return "no clear difference"
     return "better" if (low > 0) == (sign > 0) else "worse"
 
