@@ -115,11 +115,30 @@ def test_little_memory_keeps_the_regions_coarser_in_the_slices():
     assert np.abs(little.fixed.centroids - full.fixed.centroids).max() < step
 
 
+@pytest.mark.parametrize("turned", [0, 1, 2])
+def test_slices_lie_along_the_coarsest_axis_of_the_fixed_volume_whatever_the_order_of_storage(turned):
+    fixed = named(volume(2, axis=0), "fixed")
+    # The same world, stored with its slices along another axis and counted from the other end.
+    order = np.roll([0, 1, 2], turned)
+    data = volume(0, axis=0).data[0].permute(*order.tolist()).flip(int(np.argwhere(order == 0)[0, 0]))
+    corners = [fixed.grid.shape[0] - 1, 0, 0]
+    spacing, direction = fixed.grid.spacing[order], fixed.grid.direction[:, order].copy()
+    direction[:, int(np.argwhere(order == 0)[0, 0])] *= -1
+    origin = fixed.grid.world_from_index([corners])[0]
+    grid = Grid.from_itk(tuple(data.shape)[::-1], spacing[::-1], origin, direction[:, ::-1])
+    moving = Image(data[None].contiguous(), grid, name="moving")
+    result, m, f = run(moving, fixed, reach=3)
+    assert len(m.segmented) == len(f.segmented) == 8 and len(result) == 18
+    lag = result.fixed.centroids[[p.fixed for p in result.pairs]][:, 2]
+    lag = lag - result.moving.centroids[[p.moving for p in result.pairs]][:, 2]
+    assert np.allclose(lag, 2 * 3.0)
+
+
 def test_bad_input():
     image = named(volume(), "moving")
     with pytest.raises(GeometryError, match="two 3D images"):
         run(Image(torch.ones(1, 4, 4), Grid.pixels((4, 4))), image)
-    with pytest.raises(GeometryError, match="slice axis"):
+    with pytest.raises(GeometryError, match="storage axis 0, 1 or 2"):
         run(image, image, axis=3)
     with pytest.raises(InputError, match="reach"):
         run(image, image, reach=-1)

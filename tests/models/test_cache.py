@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import threading
 
@@ -54,6 +55,32 @@ def test_equal_rasters_are_encoded_once(raster):
     assert model.encoded == 1
 
 
+def test_what_leaves_the_memory_is_not_encoded_again(raster):
+    model, cache = Model(), EmbeddingCache(memory=1)
+    rasters = [raster + k for k in range(4)]
+    first = [cache.encode_dense(model, r) for r in rasters]
+    again = [cache.encode_dense(model, r) for r in rasters]
+    assert model.encoded == 4 and all(same(a, b) for a, b in zip(first, again, strict=True))
+    place = cache._overflow
+    assert place.exists()
+    del cache
+    gc.collect()
+    assert not place.exists()
+
+
+def test_a_full_temporary_folder_is_told_and_costs_time_alone(raster, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    events = []
+    model, cache = Model(), EmbeddingCache(memory=1, progress=events.append)
+    for _ in range(2):
+        for k in range(2):
+            cache.encode_dense(model, raster + k)
+    assert model.encoded == 4 and "No space left" in events[0].detail
+
+
 def test_the_key_knows_network_layer_values_and_shape(raster):
     keys = {
         embedding_key(Model(), raster),
@@ -104,8 +131,7 @@ def test_memory_is_bounded_and_the_last_stays(raster):
     cache.encode_dense(model, raster)
     assert model.encoded == 1
     cache.encode_dense(model, raster + 1)
-    cache.encode_dense(model, raster)
-    assert model.encoded == 3
+    assert list(cache._held) == [embedding_key(model, raster + 1)]
 
 
 def test_the_folder_is_bounded_and_the_oldest_leave(raster, tmp_path):

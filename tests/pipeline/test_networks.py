@@ -20,7 +20,6 @@ from roireg.models.profiles import load_for_profile
 from roireg.pipeline import stages
 from roireg.pipeline.config import NetworkConfig
 from roireg.pipeline.stages import Stages, expected_time
-from roireg.segment import EverythingOptions
 from roireg.segment.model3d import Model3DSegmenter
 from roireg.synth import as_raster, make_pair
 
@@ -49,16 +48,10 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     assert sum(model.encoded for model in loaded) == len(keys)
 
 
-@pytest.fixture
-def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random network is sure of nothing; its masks are kept all the same."""
-    loose = classmethod(lambda cls, profile: cls(min_quality=0.0, min_stability=0.0))
-    monkeypatch.setattr(EverythingOptions, "of", loose)
-
-
 def settings(path: Path | str, folder: Path, points: int = 3, **more) -> roireg.Config:
-    # Random masks are of any size.
+    # Random masks are of any size, and a random network is sure of none.
     config = quick(
+        network={"min_quality": 0.0, "min_stability": 0.0},
         segment={"min_fraction": 0.0, "max_fraction": 1.0},
         start={"search": False},
         dense={"velocity": {"levels": 1, "iterations": (3,)}},
@@ -67,7 +60,6 @@ def settings(path: Path | str, folder: Path, points: int = 3, **more) -> roireg.
     return config.with_network(path, profile="full", points=points, cache=folder / "cache")
 
 
-@pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_architecture_segments_prompts_matches_and_registers(kind, flat, tmp_path, encoded):
     config = settings(saved(kind, tmp_path), tmp_path, match={"threshold": -1.0, "geometric": False})
@@ -86,7 +78,6 @@ def test_every_architecture_segments_prompts_matches_and_registers(kind, flat, t
     assert len(encoded) == 2
 
 
-@pytest.mark.usefixtures("lenient")
 def test_a_2d_network_takes_volumes_slice_by_slice(tmp_path, encoded):
     pair = make_pair(3, shape=(4, 24, 28), seed=1)
     config = settings(saved("sam", tmp_path), tmp_path, points=2)
@@ -95,7 +86,6 @@ def test_a_2d_network_takes_volumes_slice_by_slice(tmp_path, encoded):
     assert len(encoded) == pair.fixed.grid.shape[0] + pair.moving.grid.shape[0]
 
 
-@pytest.mark.usefixtures("lenient")
 def test_slices_are_matched_with_a_network_too(tmp_path, encoded):
     pair = make_pair(3, shape=(3, 24, 28), seed=1)
     slices = {"slices": True, "similarity": "cosine", "geometric": False, "threshold": -1.0}
@@ -176,6 +166,25 @@ def test_what_a_network_is_shown_is_what_its_window_says(tmp_path):
     assert parts.extractor.params["window"] == "lung"
     assert parts.segmenter.segmenter.window == "lung"
     assert parts.segmenter.prepare(pair.fixed).raster.shape[1:] == pair.fixed.grid.shape
+
+
+def test_settings_say_which_masks_of_a_network_are_kept_and_how_volumes_are_cut(tmp_path):
+    path = saved("sam", tmp_path)
+
+    def made(config):
+        return Stages.of(config.with_network(path, profile="full"), CPU, silent).segmenter
+
+    options = made(roireg.Config()).segmenter.options
+    assert (options.min_quality, options.min_stability, options.max_box_overlap) == (0.88, 0.95, 0.7)
+    # Published for SAMReg.
+    options = made(roireg.preset("samreg")).segmenter.options
+    assert (options.min_quality, options.min_stability, options.max_box_overlap) == (0.9, 0.9, 0.7)
+    chosen = {"min_quality": 0.5, "min_stability": 0.6, "max_box_overlap": 0.8, "crop_layers": 1, "slice_axis": 2}
+    found = made(roireg.Config.model_validate({"network": chosen}))
+    assert found.axis == 2
+    assert {name: getattr(found.segmenter.options, name) for name in list(chosen)[:-1]} == {
+        name: value for name, value in chosen.items() if name != "slice_axis"
+    }
 
 
 def test_mistakes_suggest_the_nearest_names(flat, tmp_path):

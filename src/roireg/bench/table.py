@@ -25,7 +25,7 @@ from roireg.bench.statistics import (
     tre30,
 )
 
-__all__ = ["NOTES", "Table", "markdown", "set_tables", "summary_tables", "title_of"]
+__all__ = ["NOTES", "Table", "as_markdown", "best_peers", "markdown", "set_tables", "summary_tables", "title_of"]
 
 SHOWN = 6
 
@@ -33,8 +33,9 @@ NOTES = (
     "Means ± standard deviation over the pairs of a set. A run that failed leaves the images where they were and "
     "counts with the scores before. Worse: Dice fell by more than 0.02 or the mean landmark error grew. DSC30 and "
     "TRE30: the bound of the worst 30 % of the pairs. Differences are paired, with a 95 % bootstrap interval (BCa) "
-    "and the Wilcoxon signed-rank test; better and worse are said only where the interval leaves out 0, and not with "
-    "fewer than 6 pairs. Pairs of a set that share images are not independent: its intervals are then too narrow. "
+    "and the Wilcoxon signed-rank test; better and worse are said only where the interval leaves out 0 and p is "
+    "below 0.05, and not with fewer than 6 pairs. Pairs of a set that share images are not independent: its "
+    "intervals are then too narrow. "
     "s and CPU s: registration alone, files in memory; start-up: the rest of the process (imports beyond torch and "
     "SimpleITK, reading and writing files); MB: largest peak."
 )
@@ -74,12 +75,12 @@ def markdown(rows: Sequence[Row], folders: Sequence[CaseFolder] = (), *, heading
     """
     parts = [f"# {heading}\n"] if heading else []
     parts += [f"{text}\n" for text in (notes, NOTES) if text]
-    parts += [_markdown(table) for table in summary_tables(rows)]
+    parts += [as_markdown(table) for table in summary_tables(rows)]
     for name in dict.fromkeys(row.set for row in rows):
         parts.append(f"## {name}\n")
         if title := title_of(name, folders):
             parts.append(f"{title}\n")
-        parts += [_markdown(table) for table in set_tables(name, rows)]
+        parts += [as_markdown(table) for table in set_tables(name, rows)]
     return "\n".join(parts)
 
 
@@ -123,6 +124,8 @@ def summary_tables(rows: Sequence[Row]) -> list[Table]:
                 f"{main}."
             )
             tables.append(Table(head, tuple(lines), ours, (remark,), f"{main} against every method"))
+    if (peers := best_peers(rows)).lines:
+        tables.append(peers)
     methods = [m for m in dict.fromkeys(row.method for row in rows) if _ran(rows, m)]
     return [*tables, _score_per_set(found, methods), _time_per_set(rows, methods)]
 
@@ -204,10 +207,52 @@ def _overall_line(found: Sequence[Board], main: str, other: str) -> tuple[str, .
     )
 
 
+def best_peers(rows: Sequence[Row]) -> Table:
+    """Return our main method beside the best method that is none of ours, one line per set and score."""
+    main = main_method(rows)
+    lines = []
+    for board in boards(rows):
+        peer = None if main is None or main not in board.values else board.best_peer(main)
+        if main is None or peer is None:
+            continue
+        style = _style(board)
+        found = compare(board, main, peer)
+        before, ours, theirs = (
+            _spread([values[p] for p in board.shared(main, peer)], style)
+            for values in (board.before, board.values[main], board.values[peer])
+        )
+        difference = _interval(found.difference, found.low, found.high, f"+{style}")
+        p = f"{found.p:.2g}" if math.isfinite(found.p) else "–"
+        score = _score_name(board)
+        lines.append((board.set, score, str(found.pairs), before, ours, peer, theirs, difference, p, found.judgement))
+    head = (
+        "set",
+        "score",
+        "pairs",
+        "before",
+        str(main),
+        "best peer",
+        "its score",
+        "difference [95 %]",
+        "Wilcoxon p",
+        f"{main} is",
+    )
+    remark = "The best peer is chosen by its mean after the fact, among those that ran on the most pairs."
+    return Table(head, tuple(lines), remarks=(remark,), caption=f"{main} beside the best other method on every set")
+
+
+def _style(board: Board) -> str:
+    return ".3f" if board.metric == "dice_mean" else ".2f"
+
+
+def _score_name(board: Board) -> str:
+    return _SCORE_NAMES[board.metric] + (f", {board.unit}" if board.unit else "")
+
+
 def _score_per_set(found: Sequence[Board], methods: Sequence[str]) -> Table:
     lines = []
     for board in found:
-        style = ".3f" if board.metric == "dice_mean" else ".2f"
+        style = _style(board)
 
         def cell(method: str, board: Board = board, style: str = style) -> str:
             own = board.values.get(method)
@@ -215,9 +260,8 @@ def _score_per_set(found: Sequence[Board], methods: Sequence[str]) -> Table:
                 return "–"
             return f"{board.mean(method):{style}}" + (f" ({len(own)})" if len(own) < len(board.before) else "")
 
-        name = _SCORE_NAMES[board.metric] + (f", {board.unit}" if board.unit else "")
         before = f"{np.mean(list(board.before.values())):{style}}"
-        lines.append((board.set, name, str(len(board.before)), before, *map(cell, methods)))
+        lines.append((board.set, _score_name(board), str(len(board.before)), before, *map(cell, methods)))
     head = ("set", "score", "pairs", "before", *methods)
     remark = "Means; in brackets the number of pairs where a method was not run on all of them."
     return Table(head, tuple(lines), remarks=(remark,), caption="Score on every set")
@@ -302,11 +346,9 @@ def _comparison(rows: Sequence[Row]) -> list[Table]:
         if peer is None or main is None:
             continue
         found = compare(board, main, peer)
-        style = "+.3f" if board.metric == "dice_mean" else "+.2f"
-        name = _SCORE_NAMES[board.metric] + (f", {board.unit}" if board.unit else "")
-        difference = _interval(found.difference, found.low, found.high, style)
+        difference = _interval(found.difference, found.low, found.high, f"+{_style(board)}")
         p = f"{found.p:.2g}" if math.isfinite(found.p) else "–"
-        lines.append((peer, name, str(found.pairs), difference, p, found.judgement))
+        lines.append((peer, _score_name(board), str(found.pairs), difference, p, found.judgement))
     head = ("best peer", "score", "pairs", f"{main} minus peer [95 %]", "Wilcoxon p", f"{main} is")
     return [Table(head, tuple(lines))] if lines else []
 
@@ -372,7 +414,8 @@ def _versions(rows: Sequence[Row]) -> str:
     return f"{', '.join(sorted({row.version for row in rows}))}; threads {threads}"
 
 
-def _markdown(table: Table) -> str:
+def as_markdown(table: Table) -> str:
+    """Return a table as Markdown, its remarks below; methods of this package are bold."""
     names = [f"**{line[0]}**" if i in table.ours else line[0] for i, line in enumerate(table.lines)]
     body = [(name, *line[1:]) for name, line in zip(names, table.lines, strict=True)]
     rows = [table.head, ["---"] * len(table.head), *body]

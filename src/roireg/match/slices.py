@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
@@ -17,7 +18,7 @@ from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.match.matcher import MatchOptions, described, match, similarity_of
 from roireg.match.prototypes import resize_masks
 from roireg.match.similarity import RegionDescriptors
-from roireg.models.rasters import slice_grid, slice_image
+from roireg.models.rasters import slice_axis, slice_grid, slice_image
 
 __all__ = ["SLICES", "match_slices"]
 
@@ -40,7 +41,7 @@ def match_slices(
     segment: Callable[[Image], ROISet],
     encode: Callable[[Image], Image],
     *,
-    axis: int = 0,
+    axis: int | None = None,
     reach: int = 11,
     reach_mm: float | None = None,
     options: MatchOptions | None = None,
@@ -56,7 +57,8 @@ def match_slices(
     moving, fixed : volumes.
     segment : 2D image -> regions on any 2D grid over it; called once per slice.
     encode : 2D image -> feature map; called once per slice that has regions.
-    axis : storage axis along which slices are cut, 0 (z), 1 or 2, in both volumes.
+    axis : storage axis of the fixed volume along which slices are cut, 0 (z), 1 or 2; None takes the coarsest, see
+        `roireg.models.rasters.slice_axis`. The moving volume is cut along the axis that is nearest to it in world.
     reach : a moving slice s meets the fixed slices s - reach .. s + reach by index.
     reach_mm : if given, the distance in mm between slice centres, measured along the fixed axis in world,
         instead of `reach`.
@@ -82,15 +84,15 @@ def match_slices(
     """
     if moving.ndim != 3 or fixed.ndim != 3:
         raise GeometryError(f"slice matching needs two 3D images, found {moving.ndim}D and {fixed.ndim}D")
-    if axis not in (0, 1, 2):
-        raise GeometryError(f"the slice axis is 0, 1 or 2 in storage order (z, y, x), found {axis}")
+    axis = slice_axis(fixed.grid, axis)
+    moving_axis = int(np.argmax(np.abs(fixed.grid.direction[:, axis] @ moving.grid.direction)))
     if reach < 0 or (reach_mm is not None and reach_mm < 0):
         raise InputError("the reach of slice matching is a number of slices or mm of at least 0")
     options = options or MatchOptions(geometric=False)
-    near = _near(moving.grid, fixed.grid, axis, reach, reach_mm)
+    near = _near(moving.grid, fixed.grid, (moving_axis, axis), reach, reach_mm)
     moving_slices, fixed_slices = (
-        [_prepare(slice_image(image, axis, s), segment, encode, options) for s in range(image.grid.shape[axis])]
-        for image in (moving, fixed)
+        [_prepare(slice_image(image, a, s), segment, encode, options) for s in range(image.grid.shape[a])]
+        for image, a in ((moving, moving_axis), (fixed, axis))
     )
 
     found: list[tuple[tuple[int, ROISet, int], tuple[int, ROISet, int], ROIPair]] = []
@@ -104,7 +106,7 @@ def match_slices(
         progress(ProgressEvent(SLICES, (s + 1) / len(moving_slices)))
 
     placed_moving, moving_rois = _place(
-        [f[0] for f in found], moving_slices if keep_unmatched else [], moving.grid, axis, memory
+        [f[0] for f in found], moving_slices if keep_unmatched else [], moving.grid, moving_axis, memory
     )
     placed_fixed, fixed_rois = _place(
         [f[1] for f in found], fixed_slices if keep_unmatched else [], fixed.grid, axis, memory
@@ -123,19 +125,22 @@ def match_slices(
     return ROIPairs(moving_rois, fixed_rois, tuple(result))
 
 
-def _near(moving: Grid, fixed: Grid, axis: int, reach: int, reach_mm: float | None) -> np.ndarray:
-    """(S_moving, S_fixed) which slices meet."""
-    s, t = np.arange(moving.shape[axis]), np.arange(fixed.shape[axis])
+def _near(moving: Grid, fixed: Grid, axes: tuple[int, int], reach: int, reach_mm: float | None) -> NDArray[np.bool_]:
+    """(S_moving, S_fixed) which slices meet; `axes` are those of the moving and of the fixed volume."""
+    s, t = np.arange(moving.shape[axes[0]]), np.arange(fixed.shape[axes[1]])
+    normal = fixed.direction[:, axes[1]]
     if reach_mm is None:
-        return np.abs(s[:, None] - t[None]) <= reach
-    normal = fixed.direction[:, axis]
+        # Slices of a volume that is stored the other way round are counted from its other end.
+        order = s if normal @ moving.direction[:, axes[0]] >= 0 else s[::-1]
+        return np.asarray(np.abs(order[:, None] - t[None]) <= reach)
 
-    def heights(grid: Grid, count: int) -> np.ndarray:
-        index = np.tile((np.array(grid.shape) - 1) / 2, (count, 1))
-        index[:, axis] = np.arange(count)
+    def heights(grid: Grid, axis: int) -> NDArray[np.float64]:
+        index = np.tile((np.array(grid.shape) - 1) / 2, (grid.shape[axis], 1))
+        index[:, axis] = np.arange(grid.shape[axis])
         return np.asarray(grid.world_from_index(index) @ normal)
 
-    return np.abs(heights(moving, len(s))[:, None] - heights(fixed, len(t))[None]) <= reach_mm + 1e-9
+    distance = np.abs(heights(moving, axes[0])[:, None] - heights(fixed, axes[1])[None])
+    return np.asarray(distance <= reach_mm + 1e-9)
 
 
 def _match_range(

@@ -1,4 +1,4 @@
-"""Encoded images, kept: in memory for those used last, and in a folder between runs.
+"""Encoded images, kept: in memory for those used last, on disk for the others, and in a folder between runs.
 
 An image is known by the values of its raster, a network by its `key`; names, files and grids play no role. The
 segmenter and the features of one network share a cache, so that an image is encoded once for both.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import shutil
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from tempfile import mkdtemp
 from threading import Lock
 from typing import Any
 
@@ -45,10 +48,11 @@ class EmbeddingCache:
 
     Parameters
     ----------
-    folder : where to keep embeddings between runs, one safetensors file each; None keeps them in memory only.
+    folder : where to keep embeddings between runs, one safetensors file each; None keeps them as long as the cache,
+        those that leave the memory in a temporary folder.
     memory : bytes of embeddings held in memory; the least recently used leave first, the last one stays.
     disk : bytes of files kept in the folder; the least recently used leave first.
-    progress : told when a file of the folder is unreadable and its embedding is computed again.
+    progress : told when a file cannot be read or kept, so that its embedding is computed again.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class EmbeddingCache:
         self.disk = disk
         self.progress = progress
         self._held: OrderedDict[str, Embedding] = OrderedDict()
+        self._overflow: Path | None = None
         self._lock = Lock()
 
     def encode(self, model: PromptableModel, raster: Tensor) -> Embedding:
@@ -107,28 +112,49 @@ class EmbeddingCache:
             self._held[key] = found
             self._held.move_to_end(key)
             while len(self._held) > 1 and sum(_bytes(e) for e in self._held.values()) > self.memory:
-                self._held.popitem(last=False)
+                leaving = self._held.popitem(last=False)
+                if self.folder is None:
+                    self._spill(*leaving)
         return found
+
+    def _spill(self, key: str, embedding: Embedding) -> None:
+        """Keep what leaves the memory: a volume of many slices is encoded once for its regions and its features."""
+        try:
+            if self._overflow is None:
+                self._overflow = Path(mkdtemp(prefix="roireg-embeddings-"))
+                weakref.finalize(self, shutil.rmtree, self._overflow, ignore_errors=True)
+            path = self._overflow / f"{key}.pt"
+            if not path.exists():
+                tensors = {name: t.detach().cpu().clone() for name, t in embedding.tensors.items()}
+                torch.save({"tensors": tensors, "about": _about(embedding)}, path)
+                self._prune(path)
+        except (OSError, RuntimeError) as error:
+            note = f"the temporary folder takes no more embeddings ({error}); what is needed again is encoded again"
+            self.progress(ProgressEvent("keeping embeddings", 1.0, note))
+
+    def _spilled(self, key: str) -> Embedding | None:
+        path = None if self._overflow is None else self._overflow / f"{key}.pt"
+        if path is None or not path.exists():
+            return None
+        path.touch()
+        stored = torch.load(path, weights_only=True)
+        return _embedding(stored["tensors"], stored["about"])
 
     def _path(self, key: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{key}.safetensors"
 
     def _load(self, key: str) -> Embedding | None:
         path = self._path(key)
-        if path is None or not path.exists():
+        if path is None:
+            return self._spilled(key)
+        if not path.exists():
             return None
         try:
             with _safetensors().safe_open(path, framework="pt") as stored:
                 about = json.loads(stored.metadata()["embedding"])
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             path.touch()
-            return Embedding(
-                tensors,
-                tuple(about["shape"]),
-                np.array(about["scale"], dtype=np.float64),
-                np.array(about["offset"], dtype=np.float64),
-                tuple(about["covered"]),
-            )
+            return _embedding(tensors, about)
         except (_safetensors().SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             # Half a file after a crash or a full disk: the image is at hand, so nothing is lost but time.
             note = f"{path.name} in the embedding cache is unreadable ({error}); encoding the image again"
@@ -139,12 +165,7 @@ class EmbeddingCache:
         path = self._path(key)
         if path is None:
             return
-        about = {
-            "shape": [int(n) for n in embedding.shape],
-            "scale": [float(v) for v in embedding.scale],
-            "offset": [float(v) for v in embedding.offset],
-            "covered": [int(n) for n in embedding.covered],
-        }
+        about = _about(embedding)
         # Clones: safetensors refuses tensors that share memory.
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in embedding.tensors.items()}
         with atomic_path(path) as temporary:
@@ -159,7 +180,7 @@ class EmbeddingCache:
         self._prune(path)
 
     def _prune(self, newest: Path) -> None:
-        files = sorted(newest.parent.glob("*.safetensors"), key=_age)
+        files = sorted(newest.parent.glob(f"*{newest.suffix}"), key=_age)
         total = sum(_size(f) for f in files)
         for file in files:
             if total <= self.disk:
@@ -167,6 +188,26 @@ class EmbeddingCache:
             if file != newest and not file.name.startswith("."):
                 total -= _size(file)
                 file.unlink(missing_ok=True)
+
+
+def _about(embedding: Embedding) -> dict[str, list[int] | list[float]]:
+    """What an embedding is besides its tensors, in plain numbers."""
+    return {
+        "shape": [int(n) for n in embedding.shape],
+        "scale": [float(v) for v in embedding.scale],
+        "offset": [float(v) for v in embedding.offset],
+        "covered": [int(n) for n in embedding.covered],
+    }
+
+
+def _embedding(tensors: dict[str, Tensor], about: dict[str, Any]) -> Embedding:
+    return Embedding(
+        tensors,
+        tuple(about["shape"]),
+        np.array(about["scale"], dtype=np.float64),
+        np.array(about["offset"], dtype=np.float64),
+        tuple(about["covered"]),
+    )
 
 
 @lru_cache(maxsize=1)

@@ -56,6 +56,15 @@ class NetworkConfig(_Section):
         None, description="CT window, a name or level and width; None takes the percentiles of the image"
     )
     points: int | None = Field(None, ge=1, description="points per side instead of those of the profile")
+    min_quality: float = Field(0.88, ge=0, le=1, description="least predicted IoU of a mask (2D networks)")
+    min_stability: float = Field(0.95, ge=0, le=1, description="least stability of a mask (2D networks)")
+    max_box_overlap: float = Field(
+        0.7, ge=0, le=1, description="least box IoU of masks that are the same (2D networks)"
+    )
+    crop_layers: int | None = Field(None, ge=0, description="layers of crops instead of those of the profile")
+    slice_axis: Literal[0, 1, 2] | None = Field(
+        None, description="storage axis along which 2D networks cut a volume; None: the coarsest"
+    )
     cache: str | None = Field(None, description="folder that keeps encoded images between runs; None: memory only")
 
 
@@ -77,6 +86,9 @@ class MatchConfig(_Section):
     top: int | None = Field(None, ge=1, description="keep only so many pairs")
     geometric: bool = Field(True, description="pairs must agree with one affine map")
     slices: bool = Field(False, description="match volumes slice by slice (SAMReg, Algorithm 1)")
+    slice_axis: Literal[0, 1, 2] | None = Field(
+        None, description="with slices: storage axis of the fixed volume to cut along; None: the coarsest"
+    )
     reach: int = Field(11, ge=0, description="with slices: partners lie within so many slices")
     reach_mm: float | None = Field(None, gt=0, description="with slices: partners lie within so many mm instead")
 
@@ -191,13 +203,8 @@ class Config(_Section):
             known_or_near(window, (*CT_WINDOWS, "none"), what="window")
         if points is not None and points < 1:
             raise InputError(f"a network is asked at 1 point per side or more, found {points}")
-        network = NetworkConfig(
-            model=str(model),
-            profile=profile,
-            window=window,
-            points=points,
-            cache=None if cache is None else str(cache),
-        )
+        chosen = {"model": str(model), "profile": profile, "window": window, "points": points}
+        network = self.network.model_copy(update=chosen | {"cache": None if cache is None else str(cache)})
         return self.model_copy(
             update={"network": network, "match": self.match.model_copy(update={"features": "model"})}
         )
@@ -249,10 +256,12 @@ def _regions_alone() -> DenseConfig:
 def _samreg() -> Config:
     """Return SAMReg as published, the transform from the regions alone (Huang et al., MICCAI 2024).
 
-    Area fractions 0.5-17.5 %, overlap 0.9, cosine of prototypes, one-to-one, epsilon 0.8, slice range 11. The encoder
-    of Segment Anything knows positions; without a network, position channels stand in for that.
+    Area fractions 0.5-17.5 %, overlap 0.9, cosine of prototypes, one-to-one, epsilon 0.8, slice range 11; masks of a
+    network with a predicted IoU and a stability of at least 0.9. The encoder of Segment Anything knows positions;
+    without a network, position channels stand in for that.
     """
     return Config(
+        network=NetworkConfig(min_quality=0.9, min_stability=0.9),
         segment=SegmentConfig(min_fraction=0.005, max_fraction=0.175, max_overlap=0.9),
         match=MatchConfig(
             position=0.7,

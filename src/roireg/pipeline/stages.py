@@ -14,7 +14,7 @@ from roireg.features import FeatureExtractor, make_extractor
 from roireg.models.base import DenseEncoder, PromptableModel
 from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.profiles import load_for_profile
-from roireg.models.rasters import slice_image
+from roireg.models.rasters import slice_axis, slice_image
 from roireg.models.volumes import VolumeModel
 from roireg.pipeline.config import Config, NetworkConfig
 from roireg.segment import EverythingOptions, PromptableSegmenter, RegionFilter, SliceSegmenter, make_segmenter
@@ -63,14 +63,20 @@ class Network:
             return Model3DSegmenter(
                 self.model, window=s.window, points=points, limits=limits, cache=self.cache, progress=progress
             )
-        options = EverythingOptions.of(s.profile)
-        if s.points is not None:
-            options = replace(options, points=s.points)
+        changes = {"points": s.points, "crop_layers": s.crop_layers}
+        options = replace(
+            EverythingOptions.of(s.profile),
+            min_quality=s.min_quality,
+            min_stability=s.min_stability,
+            max_box_overlap=s.max_box_overlap,
+            **{name: value for name, value in changes.items() if value is not None},
+        )
         made = make_segmenter(
             "model",
             model=self.model,
             options=options,
             limits=limits,
+            axis=s.slice_axis,
             window=s.window,
             cache=self.cache,
             progress=progress,
@@ -157,7 +163,9 @@ class Stages:
         return self.extractor(gray, grid)
 
 
-def expected_time(segmenter: PromptableSegmenter, *images: Image, slices: bool = False) -> str:
+def expected_time(
+    segmenter: PromptableSegmenter, *images: Image, slices: bool = False, axis: int | None = None
+) -> str:
     """Tell in words how long the regions of images take, or nothing where that is not measured.
 
     Only 2D networks are slow enough to be worth it and quick to measure: one encoding, which is kept, and one batch
@@ -165,15 +173,17 @@ def expected_time(segmenter: PromptableSegmenter, *images: Image, slices: bool =
 
     Parameters
     ----------
-    slices : volumes are segmented slice by slice along their first axis, every slice for itself.
+    slices : volumes are segmented slice by slice, every slice for itself.
+    axis : storage axis of these slices; None takes the coarsest.
     """
     if not isinstance(segmenter, SliceSegmenter):
         return ""
     seconds = 0.0
     for image in images:
         if slices and image.ndim == 3:
-            count = image.grid.shape[0]
-            seconds += count * segmenter.estimate_seconds(slice_image(image, 0, count // 2))
+            along = slice_axis(image.grid, axis)
+            count = image.grid.shape[along]
+            seconds += count * segmenter.estimate_seconds(slice_image(image, along, count // 2))
         else:
             seconds += segmenter.estimate_seconds(image)
     return f"about {max(seconds, 1):.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"

@@ -187,10 +187,11 @@ def _regions(
         )
     if pairs is not None:
         return None
-    expected = expected_time(job.stages.segmenter, job.moving, job.fixed, slices=job.settings.match.slices)
+    m = job.settings.match
+    expected = expected_time(job.stages.segmenter, job.moving, job.fixed, slices=m.slices, axis=m.slice_axis)
     if expected:
         progress(ProgressEvent(REGIONS, 0.0, expected))
-    if job.settings.match.slices and job.fixed.ndim == 3:
+    if m.slices and job.fixed.ndim == 3:
         return None
     return job.stages.segmenter(job.moving), job.stages.segmenter(job.fixed)
 
@@ -214,6 +215,7 @@ def _match_slices(job: _Job, progress: Progress) -> ROIPairs:
         job.fixed,
         job.stages.segmenter,
         job.stages.encode,
+        axis=settings.match.slice_axis,
         reach=settings.match.reach,
         reach_mm=settings.match.reach_mm,
         options=_options(settings),
