@@ -90,7 +90,7 @@ def register(
     moving_mask: opt.MovingMask = None,
     prompt: opt.PromptPoints = None,
     unit: opt.PromptUnit = None,
-    prompt_in: opt.PromptSide = "fixed",
+    prompt_in: opt.PromptSide = None,
     roi_weight: opt.RoiWeight = None,
     model: opt.Model = None,
     profile: opt.Profile = None,

@@ -123,7 +123,13 @@ PromptUnit = Annotated[
     ),
 ]
 PromptSide = Annotated[
-    str, typer.Option("--prompt-in", help="The image of --prompt: fixed or moving.", rich_help_panel=STEERED)
+    str | None,
+    typer.Option(
+        "--prompt-in",
+        help="The image of --prompt: fixed or moving.",
+        show_default="fixed",
+        rich_help_panel=STEERED,
+    ),
 ]
 RoiWeight = Annotated[
     float | None,

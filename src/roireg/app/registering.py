@@ -42,7 +42,8 @@ class RegisterJob:
     init : "auto", "identity", "centers", or the path of a transform.
     model, profile, window, cache : a network by name or path, and how it is run; see `Config.with_network`.
     features : registry name; None takes those of the network, or of the settings without one.
-    prompts, unit, prompt_side : points ``x,y[,z]`` in px or mm (None: px for raster images) of one image.
+    prompts, unit, prompt_side : points ``x,y[,z]`` in px or mm (None: px for raster images) of one image (None: of
+        the fixed one).
     roi_weight, pairs_only : see :func:`roireg.pipeline.register`.
     only : names of `OUTPUTS`; None is all.
     """
@@ -69,7 +70,7 @@ class RegisterJob:
     features: str | None = None
     prompts: Sequence[str] = ()
     unit: str | None = None
-    prompt_side: str = "fixed"
+    prompt_side: str | None = None
     roi_weight: float | None = None
     pairs_only: bool = False
     only: Collection[str] | None = None
@@ -111,6 +112,7 @@ def run_job(job: RegisterJob, progress: Progress = silent) -> tuple[Registration
         When an input is unsuitable or the output cannot be written.
     """
     only = _chosen(job.only)
+    _check_partners(job)
     check_folder(job.out)
     config = _settings(job)
     init = job.init if job.init in INIT_WORDS else _initial(job.init)
@@ -127,7 +129,7 @@ def run_job(job: RegisterJob, progress: Progress = silent) -> tuple[Registration
         fixed_mask=load_labels(job.fixed_mask, job.frames.fixed),
         moving_mask=load_labels(job.moving_mask, job.frames.moving),
         prompts=_prompts(job, fixed, moving),
-        prompt_side=job.prompt_side,
+        prompt_side=job.prompt_side or "fixed",
         roi_weight=job.roi_weight,
         pairs_only=job.pairs_only,
         init=init,
@@ -156,6 +158,21 @@ def with_notes(session: Session, progress: Progress) -> Progress:
     return listen
 
 
+def _check_partners(job: RegisterJob) -> None:
+    """Refuse options that mean nothing without another one."""
+    if job.prompt_side is not None:
+        check_side("--prompt-in", job.prompt_side)
+    for option, value, partner, present in (
+        ("--unit", job.unit, "--prompt", job.prompts),
+        ("--prompt-in", job.prompt_side, "--prompt", job.prompts),
+        ("--pairs-only", job.pairs_only or None, "--pairs", job.pairs),
+    ):
+        if value is not None and not present:
+            raise InputError(
+                f"{option} says something about {partner}, which is not given; add it or leave {option} out"
+            )
+
+
 def _settings(job: RegisterJob) -> Config | None:
     """Return the settings of a file or of options; None where the preset alone says everything."""
     config = None if job.config is None else Config.load(job.config)
@@ -171,8 +188,7 @@ def _settings(job: RegisterJob) -> Config | None:
 
 
 def _prompts(job: RegisterJob, fixed: Image, moving: Image) -> list[Prompt]:
-    check_side("--prompt-in", job.prompt_side)
-    image = fixed if job.prompt_side == "fixed" else moving
+    image = moving if job.prompt_side == "moving" else fixed
     return [Prompt.at(point) for point in world_points("--prompt", job.prompts, image, job.unit)]
 
 
@@ -194,7 +210,7 @@ def _origin(job: RegisterJob) -> dict[str, Any]:
         inputs[side] |= {} if frame is None else {"frame": frame}
     arguments: dict[str, Any] = {"init": job.init, "only": list(job.only or OUTPUTS), "preset": job.preset}
     if job.prompts:
-        arguments |= {"prompts": list(job.prompts), "unit": job.unit, "prompt_in": job.prompt_side}
+        arguments |= {"prompts": list(job.prompts), "unit": job.unit, "prompt_in": job.prompt_side or "fixed"}
     asked = {name: getattr(job, name) for name in ("model", "profile", "window", "features", "roi_weight")}
     arguments |= {name: value for name, value in asked.items() if value is not None}
     return {"inputs": inputs, "arguments": arguments | ({"pairs_only": True} if job.pairs_only else {})}
