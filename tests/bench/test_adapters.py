@@ -19,6 +19,11 @@ def volume(folder: Path, image: str, labels: str | None = None, *, side: str = "
             (write_labels if name == labels else write_image)(folder / name, value)
 
 
+def put_labels(path: Path, *, side: str = "fixed") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_labels(path, getattr(deep_pair(), f"{side}_labels"))
+
+
 def photo(path: Path, *, side: str = "fixed") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, getattr(flat_pair(), side))
@@ -142,6 +147,30 @@ def test_folders_of_images_and_labels(tmp_path, places, labels):
         write_set("folder", source / places[0], tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    "images, labels, pair",
+    [
+        # AMOS: the number of a person, which looks like that of a channel
+        (["amos_0001", "amos_0004", "amos_0005"], ["amos_0001", "amos_0004"], ("amos_0001", "amos_0004")),
+        # a person 0, and nobody is somebody else's channel
+        (["amos_0000", "amos_0001"], ["amos_0000", "amos_0001"], ("amos_0000", "amos_0001")),
+        # nnU-Net: channels of persons whose names end in numbers
+        (["p_0001_0000", "p_0001_0001", "p_0002_0000"], ["p_0001", "p_0002"], ("p_0001_0000", "p_0002_0000")),
+    ],
+)
+def test_a_number_is_a_channel_only_where_the_label_map_does_not_have_it(tmp_path, images, labels, pair):
+    source = tmp_path / "data"
+    for name, side in zip(images, ("fixed", "moving", "fixed"), strict=False):
+        volume(source, f"imagesTr/{name}.nii.gz", side=side)
+    if images[1].endswith("_0001_0001"):  # the second person is the third file
+        volume(source, f"imagesTr/{images[2]}.nii.gz", side="moving")
+    for name, side in zip(labels, ("fixed", "moving"), strict=True):
+        put_labels(source / "labelsTr" / f"{name}.nii.gz", side=side)
+    (case,) = adapted("folder", source, tmp_path / "set").content.pairs
+    assert case.id == "_".join(labels)
+    assert (Path(case.fixed).name, Path(case.moving).name) == tuple(f"{name}.nii.gz" for name in pair)
+
+
 def landmark_text(points) -> str:
     return ",X,Y\n" + "\n".join(f"{i},{x},{y}" for i, (x, y) in enumerate(points)) + "\n"
 
@@ -184,6 +213,55 @@ def test_cima_without_a_list(tmp_path, images):
         write_set("anhir", source, tmp_path / "set")
 
 
+def cima(source: Path, images: str, landmarks: str, points, *, names=("he", "ki67")) -> None:
+    """A tissue of two stains; landmarks may be those of somebody, at one scale."""
+    for name, side in zip(names, ("fixed", "moving"), strict=True):
+        photo(source / images / f"{name}.png", side=side)
+        put(source / landmarks / f"{name}.csv", landmark_text(points))
+
+
+def test_the_name_of_the_root_says_nothing_about_the_folders_in_it(tmp_path):
+    source = tmp_path / "dataset-histology-landmarks"
+    cima(source, "dataset/lesion-1/scale-5pc", "landmarks/lesion-1/scale-5pc", flat_pair().fixed_points)
+    (case,) = adapted("anhir", source, tmp_path / "set").content.pairs
+    assert case.fixed.endswith("dataset-histology-landmarks/dataset/lesion-1/scale-5pc/he.png")
+
+
+@pytest.mark.parametrize("images", ["dataset", "images"])
+def test_annotations_of_somebody_at_the_scale_of_the_images(tmp_path, images):
+    source, points = tmp_path / "dataset-histology-landmarks", flat_pair().fixed_points
+    cima(source, f"{images}/lesions_1/scale-50pc", "annotations/lesions_1/user-PS_scale-50pc", points)
+    photo(source / images / "lesions_1" / "scale-100pc" / "he.png")
+    folder = adapted("anhir", source, tmp_path / "set")
+    (case,) = folder.content.pairs
+    assert case.id == "annotations_lesions_1_user-PS_scale-50pc_he_ki67"
+    assert folder.file(case, "moving").resolve() == source / images / "lesions_1" / "scale-50pc" / "ki67.png"
+    np.testing.assert_array_equal(read_points(folder.file(case, "fixed_points")).points, points)
+
+
+def test_annotations_at_another_scale_are_scaled(tmp_path):
+    source, points = tmp_path / "clone", flat_pair().fixed_points
+    # The corner of the first pixel, (-0.5, -0.5), stays the corner; a pixel of the image is ten of those annotated.
+    annotated = np.vstack([(points + 0.5) * 10 - 0.5, [[-0.5, -0.5]]])
+    cima(source, "dataset/lesions_3/scale-5pc", "annotations/lesions_3/user-PS_scale-50pc", annotated)
+    folder = write_set("anhir", source, tmp_path / "set")
+    found = read_points(folder.file(folder.content.pairs[0], "fixed_points")).points
+    np.testing.assert_allclose(found, np.vstack([points, [[-0.5, -0.5]]]), atol=1e-9)
+
+
+def test_images_are_paired_once_however_many_people_annotated_them(tmp_path):
+    source, points = tmp_path / "clone", flat_pair().fixed_points
+    for person in ("JB", "PS"):
+        cima(source, "dataset/t/scale-5pc", f"annotations/t/user-{person}_scale-5pc", points)
+    photo(source / "dataset" / "t" / "scale-5pc" / "cc10.png")
+    put(source / "annotations" / "t" / "user-PS_scale-5pc" / "cc10.csv", landmark_text(points))
+    ids = [case.id for case in write_set("anhir", source, tmp_path / "set").content.pairs]
+    assert len(ids) == 3 and all("user-PS" in name for name in ids)
+    cima(source, "dataset/t/scale-5pc", "dataset/t/scale-5pc", points)
+    ids = [case.id for case in write_set("anhir", source, tmp_path / "set").content.pairs]
+    assert [name for name in ids if "user-PS" not in name] == ["dataset_t_scale-5pc_he_ki67"] and len(ids) == 3
+
+
 def bids_subject(source: Path, subject: str, session: str = "", *, side: str = "fixed") -> None:
     stem = "_".join(part for part in (f"sub-{subject}", session and f"ses-{session}") if part)
     folder = source / f"sub-{subject}" / (f"ses-{session}" if session else "") / "anat"
@@ -224,6 +302,210 @@ def test_bids_within_subjects(tmp_path):
         write_set("bids", source, tmp_path / "set")
 
 
+def segmented_elsewhere(raw: Path, derivative: Path, ending: str = "dseg") -> None:
+    for subject, side in (("01", "fixed"), ("02", "moving")):
+        volume(raw / f"sub-{subject}" / "anat", f"sub-{subject}_T1w.nii.gz", side=side)
+        put_labels(derivative / f"sub-{subject}" / "anat" / f"sub-{subject}_{ending}.nii.gz", side=side)
+
+
+@pytest.mark.parametrize("ending", ["dseg", "space-orig_desc-manual_dseg"])
+@pytest.mark.parametrize("given", ["derivatives/seg", "derivatives", "."])
+def test_bids_images_may_lie_in_the_raw_data_set_above(tmp_path, given, ending):
+    raw = tmp_path / "raw"
+    segmented_elsewhere(raw, raw / "derivatives" / "seg", ending)
+    folder = adapted("bids", raw / given, tmp_path / "set")
+    (case,) = folder.content.pairs
+    assert folder.file(case, "fixed").resolve() == raw / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    assert folder.file(case, "moving_labels").name == f"sub-02_{ending}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"DatasetLinks": {"raw": "../my%20raw", "templateflow": "https://templateflow.org"}},
+        {"SourceDatasets": [{"DOI": "doi:10.1/x"}, {"URL": "file://{raw}"}]},
+    ],
+)
+def test_bids_images_may_lie_where_the_derivative_says(tmp_path, described):
+    raw, derivative = tmp_path / "my raw", tmp_path / "seg"
+    segmented_elsewhere(raw, derivative)
+    put(derivative / "dataset_description.json", json.dumps(described).replace("{raw}", str(raw)))
+    (case,) = adapted("bids", derivative, tmp_path / "set").content.pairs
+    assert case.fixed == "../my raw/sub-01/anat/sub-01_T1w.nii.gz"
+    put(derivative / "dataset_description.json", {"SourceDatasets": "none", "DatasetLinks": ["odd"]})
+    with pytest.raises(InputError, match="found 2 segmentations and none with an image"):
+        write_set("bids", derivative, tmp_path / "set")
+
+
+def small_learn2reg(source: Path, **changes: object) -> Path:
+    for case, side in (("1", "fixed"), ("2", "moving")):
+        volume(source, f"imagesTr/{case}.nii.gz", f"labelsTr/{case}.nii.gz", side=side)
+    pair = {"fixed": "./imagesTr/1.nii.gz", "moving": "./imagesTr/2.nii.gz"}
+    put(source / "dataset.json", {"name": "T", "registration_val": [pair]} | changes)
+    return source
+
+
+def small_folder(source: Path, **changes: object) -> Path:
+    for number, side in ((1, "fixed"), (2, "moving")):
+        volume(source, f"images/{number}.nii.gz", f"labels/{number}.nii.gz", side=side)
+    put(source / "dataset.json", changes)
+    return source
+
+
+def small_bids(source: Path, **changes: object) -> Path:
+    for subject in ("01", "02"):
+        bids_subject(source, subject)
+    put(source / "dataset_description.json", changes)
+    return source
+
+
+@pytest.mark.parametrize("title", ["", "  ", None])
+def test_a_data_set_without_a_name_has_that_of_its_folder(tmp_path, title, monkeypatch):
+    sources = {"learn2reg": small_learn2reg, "folder": small_folder, "bids": small_bids}
+    for layout, make in sources.items():
+        source = make(tmp_path / f"my {layout}", name=title, Name=title)
+        assert write_set(layout, source, tmp_path / "set").content.name == f"my {layout}"
+    monkeypatch.chdir(tmp_path / "my learn2reg")
+    assert write_set("learn2reg", Path(), tmp_path / "set").content.name == "my learn2reg"
+    source = small_folder(tmp_path / "odd", name="two\nlines a/b")
+    assert write_set("folder", source, tmp_path / "set").content.name == "two lines a-b"
+
+
+@pytest.mark.parametrize(
+    "modality, shown",
+    [
+        (["MR", "CT"], ("MR", "CT")),
+        ("CT", ("CT", "CT")),
+        ({}, ("unknown", "unknown")),
+        (None, ("unknown", "unknown")),
+    ],
+)
+def test_modalities_come_as_a_table_a_list_or_a_word(tmp_path, modality, shown):
+    content = write_set("learn2reg", small_learn2reg(tmp_path / "l", modality=modality), tmp_path / "set").content
+    assert (content.modality.fixed, content.modality.moving) == shown
+    assert (content.task == "multimodal") == (shown[0] != shown[1])
+    content = write_set("folder", small_folder(tmp_path / "f", modality=modality), tmp_path / "set").content
+    assert content.modality.fixed == " / ".join(dict.fromkeys(shown))
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    source = small_learn2reg(tmp_path / "l")
+    file = source / "dataset.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert write_set("learn2reg", source, tmp_path / "set").content.name == "T"
+
+
+def learn2reg_pairs(*names: tuple[str, str]) -> dict[str, object]:
+    return {
+        "registration_val": [{"fixed": f"imagesTr/{a}.nii.gz", "moving": f"imagesTr/{b}.nii.gz"} for a, b in names]
+    }
+
+
+def acdc_patient(folder: Path, text: str = "ED: 1\nES: 2\n") -> None:
+    for frame, side in ((1, "fixed"), (2, "moving")):
+        stem = f"{folder.name}_frame{frame:02d}"
+        volume(folder, f"{stem}.nii.gz", f"{stem}_gt.nii.gz", side=side)
+    put(folder / "Info.cfg", text)
+
+
+def broken_learn2reg(source: Path, what: str) -> None:
+    if what == "missing":
+        small_learn2reg(source, **learn2reg_pairs(("1", "2"), ("1", "3")))
+        put_labels(source / "labelsTr" / "3.nii.gz")
+    elif what == "keypoints":
+        small_learn2reg(source)
+        for case in ("1", "2"):
+            put(source / "keypointsTr" / f"{case}.csv", "1,2,3\nnan,2,3\n")
+    else:
+        pairs = {"twice": [("1", "2"), ("1", "2")], "same": [("1", "1")]}
+        changes = learn2reg_pairs(*pairs[what]) if what in pairs else {"registration_val": 5}
+        small_learn2reg(source, **changes)
+
+
+def broken_acdc(source: Path, what: str) -> None:
+    acdc_patient(source / "training" / "patient001", "ED: one\nES: 2\n" if what == "word" else "ED: 1\nES: 2\n")
+    if what == "twice":
+        acdc_patient(source / "copy" / "patient001")
+
+
+def broken_fire(source: Path, what: str) -> None:
+    for number in (1, 2):
+        photo(source / "Images" / f"P07_{number}.png")
+    text = {"empty": "", "blank": " \n\n", "nan": "1 2 3 4\n1 2 nan 4\n", "ragged": "1 2 3 4\n1 2\n"}[what]
+    put(source / "Ground Truth" / "control_points_P07_1_2.txt", text)
+
+
+def broken_bids(source: Path, what: str) -> None:
+    small_bids(source)
+    put(source / "dseg.tsv", f"index\tname\n{what}\tliver\n")
+
+
+def broken_anhir(source: Path, what: str) -> None:
+    cima(source, "images", "landmarks", [(1.0, 2.0), (float(what), 2.0)])
+
+
+BROKEN = {
+    "learn2reg": broken_learn2reg,
+    "acdc": broken_acdc,
+    "fire": broken_fire,
+    "bids": broken_bids,
+    "anhir": broken_anhir,
+}
+
+
+@pytest.mark.parametrize(
+    "layout, what, words",
+    [
+        ("learn2reg", "missing", r"pair '1_3' names \S*3\.nii\.gz as moving, which is missing; add it"),
+        ("learn2reg", "twice", "the id '1_2' occurs twice"),
+        ("learn2reg", "same", r"names \S*1\.nii\.gz as fixed and as moving"),
+        ("learn2reg", "number", r"dataset\.json: expected lists of pairs, found 5"),
+        ("learn2reg", "keypoints", r"1\.csv: point 2 has coordinates not finite"),
+        ("acdc", "word", r"Info\.cfg: expected a frame number for ED, found 'one'"),
+        ("acdc", "twice", "the id 'patient001_ED_ES' occurs twice"),
+        ("fire", "empty", r"control_points_P07_1_2\.txt: the file holds no points"),
+        ("fire", "blank", r"control_points_P07_1_2\.txt: the file holds no points"),
+        ("fire", "nan", r"control_points_P07_1_2\.txt: point 2 has coordinates not finite"),
+        ("fire", "ragged", r"control_points_P07_1_2\.txt: expected four numbers per line"),
+        ("bids", "n/a", r"dseg\.tsv: line 2: expected a whole number as index, found 'n/a'"),
+        ("bids", "", r"dseg\.tsv: line 2: expected a whole number as index, found ''"),
+        ("anhir", "nan", r"he\.csv: point 2 has coordinates not finite"),
+    ],
+)
+def test_odd_input_is_one_sentence_and_leaves_nothing(tmp_path, layout, what, words):
+    BROKEN[layout](tmp_path / "src", what)
+    with pytest.raises(InputError, match=words) as caught:
+        write_set(layout, tmp_path / "src", tmp_path / "set")
+    assert "\n" not in str(caught.value)
+    assert {p.name for p in tmp_path.iterdir()} == {"src"}
+
+
+def test_a_set_that_is_there_stays_when_the_new_one_is_faulty(tmp_path):
+    source = small_learn2reg(tmp_path / "l")
+    write_set("learn2reg", source, tmp_path / "set")
+    before = (tmp_path / "set" / "pairs.json").read_bytes()
+    small_learn2reg(source, **learn2reg_pairs(("1", "1")))
+    with pytest.raises(InputError):
+        write_set("learn2reg", source, tmp_path / "set")
+    assert (tmp_path / "set" / "pairs.json").read_bytes() == before
+
+
+def test_a_set_may_be_written_through_a_link(tmp_path):
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away", target_is_directory=True)
+    folder = adapted("folder", small_folder(tmp_path / "f"), tmp_path / "link" / "set")
+    assert folder.content.pairs[0].fixed == "../../../f/images/1.nii.gz"
+
+
+def test_landmarks_of_pairs_with_like_ids_do_not_meet(tmp_path):
+    source, points = tmp_path / "clone", flat_pair().fixed_points
+    for i, tissue in enumerate(("a b", "a_b", "a-b")):
+        cima(source / tissue, "", "", points + i)
+    folder = write_set("anhir", source, tmp_path / "set")
+    found = [read_points(folder.file(case, "fixed_points")).points[0, 0] for case in folder.content.pairs]
+    assert sorted(found) == [points[0, 0] + i for i in range(3)]
+
+
 def test_paths_are_relative_or_absolute(tmp_path):
     source = tmp_path / "data"
     for number, side in ((1, "fixed"), (2, "moving")):
@@ -233,7 +515,7 @@ def test_paths_are_relative_or_absolute(tmp_path):
     assert near.content.pairs[0].moving == "../../data/images/2.nii.gz"
     assert far.content.pairs[0].moving == (source / "images" / "2.nii.gz").resolve().as_posix()
     (tmp_path / "data").rename(tmp_path / "moved")
-    with pytest.raises(InputError, match="which is missing"):
+    with pytest.raises(InputError, match=r"1\.nii\.gz as fixed, .* which are missing"):
         load_folder(tmp_path / "sets" / "near")
 
 

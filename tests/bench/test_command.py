@@ -52,14 +52,18 @@ def test_a_run_goes_on_and_its_page_can_be_made_again(tmp_path):
     assert "synthetic, 2D, phantom" in page and page.count("data:image/jpeg") == 2
 
 
-def test_a_fresh_run_forgets_the_old_one(tmp_path):
+def test_a_fresh_run_measures_what_it_is_asked_for(tmp_path):
     data, out = write_set(tmp_path / "flat", ndim=2), tmp_path / "out"
     options = ("--methods", "demons", "--threads", "1", "-o", out)
     bench(data, *options)
     text = (out / "results.csv").read_text(encoding="utf-8")
-    (out / "results.csv").write_text(text.replace("flat,one", "old,one"), encoding="utf-8")
+    _, row = text.splitlines()
+    was = read_rows(out / "results.csv")[0].session
+    (out / "results.csv").write_text(f"{text}{row.replace('flat,one', 'old,one')}\n", encoding="utf-8")
     bench(data, *options, "--anew")
-    assert [row.set for row in read_rows(out / "results.csv")] == ["flat"]
+    rows = {row.set: row for row in read_rows(out / "results.csv")}
+    assert rows["old"].session == was and rows["flat"].seconds != pytest.approx(rows["old"].seconds, rel=1e-9)
+    assert "## old" in (out / "table.md").read_text(encoding="utf-8")
 
 
 def test_check_names_every_problem(tmp_path):
@@ -74,6 +78,36 @@ def test_check_names_every_problem(tmp_path):
     assert len(errors) == 2 and "'one'" in errors[0] and "'two'" in errors[1] and "does not name the ids" in errors[0]
     document = json.loads(bench("check", tmp_path / "data", "--json").stdout)
     assert [len(entry["problems"]) for entry in document["sets"]] == [2, 0]
+
+
+def test_check_looks_at_every_pair_of_every_set(tmp_path):
+    first, second = (write_set(tmp_path / "data" / name, ndim=2) for name in ("a", "b"))
+    pair = load_folder(first).content.model_dump()["pairs"][0]
+    change_json(
+        first, pairs=[pair | {"id": "sound"}, *(pair | {"id": i, "fixed": f"{i}.png"} for i in ("gone", "lost"))]
+    )
+    change_json(second, moving="fixed.png")
+    change_json(write_set(tmp_path / "data" / "c", ndim=2), labels={"99": "x"})
+    result = bench("check", tmp_path / "data")
+    assert result.exit_code == 2
+    expected = ("'gone' names gone.png", "'lost' names lost.png", "names fixed.png as fixed and", "not name the ids")
+    lines = result.stderr.splitlines()
+    assert all(words in line for words, line in zip(expected, lines, strict=True))
+
+
+@pytest.mark.parametrize("moving, words", [("2", "2.nii.gz as moving, which is missing"), ("1", "name two images")])
+def test_adapt_writes_no_set_that_cannot_be_used(tmp_path, moving, words):
+    flat, source = write_set(tmp_path / "flat", ndim=3), tmp_path / "src"
+    for kind, name in (("imagesTr", "fixed"), ("labelsTr", "fixed_labels"), ("labelsTr", "moving_labels")):
+        (source / kind).mkdir(parents=True, exist_ok=True)
+        number = "2" if name == "moving_labels" else "1"
+        (flat / f"{name}.nii.gz").rename(source / kind / f"{number}.nii.gz")
+    pair = {"fixed": "imagesTr/1.nii.gz", "moving": f"imagesTr/{moving}.nii.gz"}
+    (source / "dataset.json").write_text(json.dumps({"registration_val": [pair]}), encoding="utf-8")
+    result = bench("adapt", "learn2reg", source, "-o", tmp_path / "set")
+    (line,) = result.stderr.splitlines()
+    assert result.exit_code == 2 and line.startswith("error: ") and words in line
+    assert {p.name for p in tmp_path.iterdir()} == {"flat", "src"}
 
 
 def test_the_schema_is_printed_as_it_is_kept():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import stat
 import sys
 import time
@@ -19,9 +21,11 @@ from bench.scenes import write_set
 from roireg.bench import load_folder, make_method, run_benchmark
 from roireg.bench.isolation import run_isolated
 from roireg.bench.methods import METHODS, Unavailable
-from roireg.bench.peers import PEERS, Peer
+from roireg.bench.peers import PEERS, Peer, building
 from roireg.bench.peers.base import field_from_points, field_from_voxels, package_version
+from roireg.bench.peers.building import TOOLS
 from roireg.bench.peers.convexadam import isotropic_grid
+from roireg.bench.peers.deeds import common_grid
 from roireg.bench.peers.keypoints import KeypointPeer
 from roireg.bench.scoring import load_transforms
 from roireg.core.errors import InputError
@@ -130,7 +134,8 @@ def test_missing_programs_are_one_line(tmp_path, out, monkeypatch, name):
     monkeypatch.setenv(make_method(name).variable, str(empty))
     peer = make_method(name)
     assert peer.version == f"{peer.package}, not installed"
-    with pytest.raises(Unavailable, match=f"^not installed: found no {peer.programs[0]}, .* in .*empty; build"):
+    missing = f"^not installed: found no {peer.programs[0]}, .* in .*empty, nor a {peer.recipe} to build them; let"
+    with pytest.raises(Unavailable, match=missing):
         peer.run(write_scene(tmp_path / "in", 3), out)
     monkeypatch.delenv(peer.variable)
     monkeypatch.setenv("PATH", str(empty))
@@ -154,7 +159,7 @@ def test_images_of_a_dimension_that_a_peer_is_not_made_for(tmp_path, out, name, 
 def test_niftyreg_positions_are_read_as_ras(tmp_path, out, programs, ndim):
     programs(make_method("niftyreg"), NIFTYREG)
     peer = make_method("niftyreg")
-    assert peer.version == "NiftyReg 9.9"
+    assert re.fullmatch("NiftyReg 9.9 [0-9a-f]{8}", peer.version)
     output = peer.run(write_scene(tmp_path / "in", ndim), out)
     points = scene(ndim).points
     moved = load_transforms(output.files).map_points(points)
@@ -169,7 +174,7 @@ def test_deeds_is_read_off_deformed_indices(tmp_path, out, programs):
     output = peer.run(write_scene(tmp_path / "in", 3), out)
     pair = scene(3)
     moved = load_transforms(output.files).map_points(pair.points)
-    step = 2 * isotropic_grid(pair.fixed.grid, peer.max_voxels).affine[:-1, 0]
+    step = 2 * common_grid(pair.fixed.grid, peer.max_voxels).affine[:-1, 0]
     np.testing.assert_allclose(moved - pair.points, np.tile(step, (len(moved), 1)), atol=1e-3)
 
 
@@ -219,6 +224,161 @@ def test_greedy_has_fewer_levels_on_few_slices(tmp_path, out):
     assert np.linalg.norm(moved - truth, axis=1).mean() < 0.5 * np.linalg.norm(points - truth, axis=1).mean()
 
 
+# -- programs from sources --------------------------------------------------------------------------
+
+MAKEFILE = """
+all: linear deeds apply
+linear deeds:
+\tcp program $@BCV && chmod +x $@BCV
+apply:
+\tcp program applyBCVfloat && chmod +x applyBCVfloat
+"""
+
+CMAKELISTS = """
+cmake_minimum_required(VERSION 3.2.2)
+project(NiftyReg NONE)
+file(WRITE ${CMAKE_SOURCE_DIR}/.git/hooks/left "behind")
+foreach(name reg_aladin reg_f3d reg_transform)
+  add_custom_target(${name} ${CMAKE_COMMAND} -E copy ${CMAKE_SOURCE_DIR}/program ${CMAKE_BINARY_DIR}/apps/${name})
+endforeach()
+if(NOT CMAKE_BUILD_TYPE STREQUAL "Release")
+  message(FATAL_ERROR "not a release")
+endif()
+"""
+
+SOURCES = {"niftyreg": ("CMakeLists.txt", CMAKELISTS, NIFTYREG), "deeds": ("Makefile", MAKEFILE, DEEDS)}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The folder where built programs are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "roireg" / "programs"
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """Return a function that makes a small source folder of a peer and lets its variable name it."""
+
+    def make(name: str, recipe: str | None = None) -> Path:
+        file, text, script = SOURCES[name]
+        if shutil.which(TOOLS[file]) is None:
+            pytest.skip(f"{TOOLS[file]} is not on the PATH")
+        folder = tmp_path / "checkout" / name
+        folder.mkdir(parents=True)
+        (folder / file).write_text(text if recipe is None else recipe, encoding="utf-8")
+        program = folder / "program"
+        program.write_text(f"#!{sys.executable}\n{script}", encoding="utf-8")
+        program.chmod(0o755)
+        monkeypatch.setenv(make_method(name).variable, str(folder))
+        return folder
+
+    return make
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """What is in a folder, with the times of change."""
+    found = [folder, *folder.rglob("*")]
+    return {str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) for p in found}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_programs_are_built_from_sources_once(tmp_path, out, cache, sources, monkeypatch, name):
+    folder = sources(name)
+    before = contents(folder)
+    peer = make_method(name)
+    assert peer.version.startswith(peer.package) and "not installed" not in peer.version
+    assert peer.run(write_scene(tmp_path / "in", 3), out).files[0].is_file()
+    assert contents(folder) == before
+    (built,) = cache.iterdir()
+    assert sorted(p.name for p in built.iterdir()) == sorted(peer.programs)
+    monkeypatch.setattr(building, "_build", None)
+    assert make_method(name).version == peer.version
+
+
+def test_changed_sources_are_built_again(cache, sources):
+    folder = sources("deeds")
+    first = make_method("deeds").version
+    with (folder / "program").open("a", encoding="utf-8") as file:
+        file.write("# another version\n")
+    assert make_method("deeds").version != first
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_programs_in_the_folder_win_over_its_sources(cache, sources):
+    folder = sources("deeds")
+    for name in make_method("deeds").programs:
+        shutil.copy2(folder / "program", folder / name)
+    assert make_method("deeds").found()["deedsBCV"] == str(folder / "deedsBCV")
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "name, recipe, reason",
+    [
+        (
+            "deeds",
+            "all:\n\t@echo 'linear.cpp:3:10: fatal error: zlib.h: no such file'; echo '  3 | #'; false",
+            "zlib.h",
+        ),
+        ("deeds", "all:\n\techo nothing", "the build made no linearBCV"),
+        ("deeds", "all:\n  spaces", "missing separator"),
+        ("deeds", "all:\n\t@false", r"\[Makefile:2: all\] Error 1"),
+        ("niftyreg", 'message(FATAL_ERROR "no luck")', r"CMake Error at CMakeLists.txt:1 \(message\): no luck"),
+        ("niftyreg", "project(NiftyReg NONE)\ncmake_minimum_required(VERSION 3.10)", "reg_aladin"),
+    ],
+)
+def test_a_failing_build_is_one_line_and_leaves_nothing(
+    tmp_path, out, cache, sources, monkeypatch, name, recipe, reason
+):
+    folder = sources(name, recipe)
+    peer = make_method(name)
+    assert peer.version == f"{peer.package}, not installed"
+    assert not list(cache.iterdir())
+    # What was found out goes along to other processes and is not tried again there.
+    monkeypatch.setattr(building, "_build", None)
+    outcome = run_isolated(peer, write_scene(tmp_path / "in", 3), out)
+    assert outcome.unavailable and re.match(f"not built: {peer.package} from {folder}: .*{reason}", outcome.reason)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_missing_build_tool_is_one_line(tmp_path, cache, sources, monkeypatch, name):
+    sources(name)
+    tool = TOOLS[SOURCES[name][0]]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match=f"^not built: .* needs {tool}, which is not on the PATH; install it$"):
+        make_method(name).require()
+
+
+def test_a_build_that_was_cut_off_is_not_taken_for_a_finished_one(cache, sources, monkeypatch):
+    sources("deeds")
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(building, "_move", killed)
+        make_method("deeds").require()
+    (cache / "building-left").mkdir()
+    assert Path(make_method("deeds").found()["deedsBCV"]).is_file()
+
+
+def test_of_two_builds_at_once_one_stays(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "program").write_text(name, encoding="utf-8")
+    building._move(tmp_path / "one", tmp_path / "target")
+    building._move(tmp_path / "other", tmp_path / "target")
+    assert (tmp_path / "target" / "program").read_text(encoding="utf-8") == "one"
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, cache, sources):
+    sources("deeds")
+    (tmp_path / "cache").write_text("a file", encoding="utf-8")
+    with pytest.raises(Unavailable, match=r"^not built: deedsBCV from .*"):
+        make_method("deeds").require()
+
+
 # -- parts ------------------------------------------------------------------------------------------
 
 
@@ -245,6 +405,15 @@ def test_an_isotropic_grid_is_cubic_and_covers_the_box(grid):
     assert found.spacing[0] >= grid.spacing.min() * (1 - 1e-9)
     assert (found.extent >= grid.extent * (1 - 1e-5)).all()
     assert (found.extent < grid.extent + 1.001 * found.spacing).all()
+
+
+@given(grids(ndim=3))
+@settings(max_examples=30, deadline=None)
+def test_the_grid_of_deeds_has_control_points_at_every_level(grid):
+    small, found = isotropic_grid(grid, 5_000), common_grid(grid, 5_000)
+    np.testing.assert_array_equal(found.affine, small.affine)
+    for n, least in zip(found.shape, small.shape, strict=True):
+        assert n >= max(8, least) and n % 4 == 0 and (n < least + 4 or n == 8)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

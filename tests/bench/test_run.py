@@ -7,8 +7,9 @@ from functools import partial
 import numpy as np
 import PIL.Image
 import pytest
+import SimpleITK as sitk
 
-from bench.scenes import Broken, LookingAround, Shift, flat_pair, write_both, write_set
+from bench.scenes import Broken, LookingAround, Shift, change_json, flat_pair, write_both, write_set
 from roireg.bench import (
     Row,
     load_folder,
@@ -124,6 +125,20 @@ def test_measured_anew_are_the_rows_asked_for_alone(tmp_path, flat):
 def test_a_method_sees_two_images_and_nothing_else(tmp_path, flat):
     (row,) = run_benchmark([flat], [LookingAround()], tmp_path / "results.csv")
     assert row.reason == "ValueError: fixed/fixed.png moving/moving.png"
+
+
+def test_an_image_in_two_files_is_seen_whole(tmp_path):
+    folder = write_set(tmp_path / "deep", ndim=3)
+    sitk.WriteImage(sitk.ReadImage(str(folder / "moving.nii.gz")), str(folder / "moving.mhd"))
+    (folder / "voxels").mkdir()
+    (folder / "moving.raw").rename(folder / "voxels" / "other.raw")
+    header = (folder / "moving.mhd").read_text(encoding="utf-8")
+    (folder / "moving.mhd").write_text(header.replace("moving.raw", "voxels/other.raw"), encoding="utf-8")
+    change_json(folder, moving="moving.mhd")
+    methods = [LookingAround(), make_method("demons")]
+    looked, moved = run_benchmark([load_folder(folder)], methods, tmp_path / "results.csv")
+    assert looked.reason == "ValueError: fixed/fixed.nii.gz moving/moving.mhd moving/voxels/other.raw"
+    assert moved.change("dice_mean") > 0.05
 
 
 def read_example():

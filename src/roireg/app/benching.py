@@ -28,7 +28,6 @@ from roireg.bench import (
     Row,
     choose_cases,
     find_folders,
-    find_problems,
     make_method,
     markdown,
     quick_cases,
@@ -39,6 +38,7 @@ from roireg.bench import (
     write_set,
 )
 from roireg.bench import schema as case_schema
+from roireg.bench.cases import check_folders
 from roireg.bench.quick import QUICK_METHODS
 from roireg.bench.run import THUMBNAILS
 from roireg.bench.table import Table, summary_tables
@@ -132,14 +132,12 @@ def check(session: Session, data: Path | None, *, schema: bool) -> Outcome:
     if data is None:
         raise InputError("name a case set or a folder of case sets, or ask for --schema")
     document = []
-    for folder in find_folders(data):
-        problems = find_problems(folder)
-        for problem in problems:
+    for found in check_folders(data):
+        for problem in found.problems:
             session.note("error", problem, "red")
-        name, count = folder.content.name, len(folder.content.pairs)
-        if not problems:
-            session.say(f"{escape(name)}: {count} pairs, all files fit")
-        document.append({"set": name, "pairs": count, "problems": problems})
+        if not found.problems:
+            session.say(f"{escape(found.name)}: {found.pairs} pairs, all files fit")
+        document.append({"set": found.name, "pairs": found.pairs, "problems": found.problems})
     return Outcome({"sets": document}, 2 if any(entry["problems"] for entry in document) else 0)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from roireg.bench.cases import Case, CaseFolder
+from roireg.bench.cases import Case, CaseFolder, data_files
 from roireg.bench.isolation import Outcome, run_isolated, warm_up, was_cut_short
 from roireg.bench.protocol import Inputs, Method
 from roireg.bench.results import Row, planned, read_rows, write_rows
@@ -219,10 +219,6 @@ class _Known:
     scene: Scene
 
 
-DETACHED = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz"), ".hdr": (".img", ".img.gz")}
-"""Headers whose voxels lie in a file of the same stem."""
-
-
 def _read(folder: CaseFolder, case: Case, shown: Path) -> _Known:
     fixed, moving = (
         _copied((folder.path / name).resolve(), shown / side)
@@ -240,11 +236,12 @@ def _copied(image: Path, folder: Path) -> Path:
     if image.is_dir():
         shutil.copytree(image, folder)
         return folder
-    folder.mkdir()
-    for suffix in ("", *DETACHED.get(image.suffix, ())):
-        file = image.with_suffix(suffix) if suffix else image
-        if file.exists():
-            shutil.copy(file, folder)
+    for file in (image, *data_files(image)):
+        # What a header names by an absolute path is found from anywhere.
+        if file.is_relative_to(image.parent):
+            copy = folder / file.relative_to(image.parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
     return folder / image.name
 
 

@@ -23,6 +23,9 @@ def acdc(source: Path) -> Found:
         values = dict(re.findall(r"^\s*(\w+)\s*:\s*(\S+)", read_text(info), re.MULTILINE))
         if not {"ED", "ES"} <= set(values):
             raise InputError(f"{info}: expected the lines ED and ES, found {', '.join(values) or 'nothing'}")
+        for phase in ("ED", "ES"):
+            if not values[phase].isdecimal():
+                raise InputError(f"{info}: expected a frame number for {phase}, found {values[phase]!r}; correct it")
         images = [_frame(info.parent, values[phase], "") for phase in ("ED", "ES")]
         labels = [_frame(info.parent, values[phase], "_gt") for phase in ("ED", "ES")]
         if all(file is not None for file in (*images, *labels)):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from roireg.bench.adapters.base import Found, FoundPair, read_text, unique
+from roireg.bench.adapters.base import Found, FoundPair, as_points, read_text, unique
 from roireg.core.errors import InputError
-from roireg.io import PointSet
 
 __all__ = ["anhir"]
 
 COLUMNS = ("Source image", "Source landmarks", "Target image", "Target landmarks")
 RASTER = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
-SWAPS = (("landmarks", "dataset"), ("landmarks", "images"))
+SWAPS = tuple((points, images) for points in ("landmarks", "annotations") for images in ("dataset", "images"))
 """How the folder of landmarks differs from that of the images, where they are not the same."""
 
 
@@ -27,7 +28,8 @@ def anhir(source: Path) -> Found:
 
     With a list the target image is fixed and the source image moving; pairs without landmarks on both sides are left
     out. Without one, all images of a folder that have landmarks are paired with each other, the first by name being
-    fixed. Of lists of unequal length the first rows are taken, as the challenge does.
+    fixed; landmarks of another scale than the images are scaled. Of lists of unequal length the first rows are taken,
+    as the challenge does.
 
     Parameters
     ----------
@@ -62,8 +64,8 @@ def _listed(table: Path) -> Iterator[FoundPair]:
         files = {column: _located(row[column].strip(), roots, table) for column in COLUMNS}
         yield _pair(
             f"{number:03d}_{files['Target image'].stem}_{files['Source image'].stem}",
-            (files["Target image"], files["Target landmarks"]),
-            (files["Source image"], files["Source landmarks"]),
+            _Section(files["Target image"], files["Target landmarks"]),
+            _Section(files["Source image"], files["Source landmarks"]),
         )
 
 
@@ -74,36 +76,79 @@ def _located(name: str, roots: list[Path], table: Path) -> Path:
     raise InputError(f"{table}: there is no file {name} beside it or one folder below; add it or remove its line")
 
 
+@dataclass(frozen=True)
+class _Section:
+    """An image, its landmark file, and the size of the image relative to that which the landmarks were put on."""
+
+    image: Path
+    landmarks: Path
+    scale: float = 1.0
+
+
 def _side_by_side(source: Path) -> Iterator[FoundPair]:
-    groups: dict[Path, list[tuple[Path, Path]]] = {}
+    groups: dict[Path, list[_Section]] = {}
     for points in sorted(source.rglob("*.csv")):
-        folders = [points.parent, *(Path(str(points.parent).replace(*swap)) for swap in SWAPS)]
-        images = [file for f in folders for e in RASTER if (file := f / f"{points.stem}{e}").is_file()]
-        if images:
-            groups.setdefault(points.parent, []).append((images[0], points))
-    for folder, members in groups.items():
+        section = _section(points, source)
+        if section is not None:
+            groups.setdefault(points.parent, []).append(section)
+    paired: set[tuple[Path, Path]] = set()
+    # Of the landmarks of several people those count that lie beside the images, then those of who placed most.
+    for folder, members in sorted(groups.items(), key=lambda g: (g[0] != g[1][0].image.parent, -len(g[1]), g[0])):
         tissue = "_".join(folder.relative_to(source).parts)
         for fixed, moving in combinations(members, 2):
-            names = [part for part in (tissue, fixed[0].stem, moving[0].stem) if part]
-            yield _pair("_".join(names), fixed, moving)
+            if (fixed.image, moving.image) not in paired:
+                paired.add((fixed.image, moving.image))
+                names = [part for part in (tissue, fixed.landmarks.stem, moving.landmarks.stem) if part]
+                yield _pair("_".join(names), fixed, moving)
 
 
-def _pair(name: str, fixed: tuple[Path, Path], moving: tuple[Path, Path]) -> FoundPair:
-    points = [_landmarks(file) for _, file in (fixed, moving)]
+def _section(points: Path, source: Path) -> _Section | None:
+    for place, scale in _places_of_images(points.parent, source):
+        for ending in RASTER:
+            if (image := place / f"{points.stem}{ending}").is_file():
+                return _Section(image, points, scale)
+    return None
+
+
+def _places_of_images(folder: Path, source: Path) -> Iterator[tuple[Path, float]]:
+    """Yield where the images of a folder of landmarks may lie, and their scale relative to the landmarks.
+
+    CIMA has images in ``TISSUE/scale-5pc``, ``TISSUE/scale-50pc`` ..., and what somebody annotated, at one of the
+    scales, in ``TISSUE/user-NAME_scale-50pc``.
+    """
+    within = folder.relative_to(source).as_posix()
+    near = [folder, *(source / within.replace(*swap) for swap in SWAPS)]
+    yield from ((place, 1.0) for place in near)
+    if (own := _percent(folder)) is None:
+        return
+    for place in near:
+        scales = {percent: p for p in place.parent.glob("scale-*pc") if (percent := _percent(p)) is not None}
+        for percent in sorted(scales, key=lambda percent: (percent != own, -percent)):
+            yield scales[percent], percent / own
+
+
+def _percent(folder: Path) -> int | None:
+    match = re.fullmatch(r"(?:.+_)?scale-([1-9]\d*)pc", folder.name)
+    return None if match is None else int(match[1])
+
+
+def _pair(name: str, fixed: _Section, moving: _Section) -> FoundPair:
+    points = [_landmarks(section) for section in (fixed, moving)]
     count = min(len(p) for p in points)
     longer = max(len(p) for p in points)
     return FoundPair(
         id=name,
-        fixed=fixed[0],
-        moving=moving[0],
-        fixed_points=PointSet(points[0][:count]),
-        moving_points=PointSet(points[1][:count]),
+        fixed=fixed.image,
+        moving=moving.image,
+        fixed_points=as_points(points[0][:count], fixed.landmarks),
+        moving_points=as_points(points[1][:count], moving.landmarks),
         notes="" if longer == count else f"the first {count} of {longer} landmarks",
     )
 
 
-def _landmarks(path: Path) -> np.ndarray:
+def _landmarks(section: _Section) -> np.ndarray:
     """Read a CSV with the columns X and Y, pixels; others, such as a running number, are left out."""
+    path = section.landmarks
     reader = csv.DictReader(io.StringIO(read_text(path)))
     columns = {name.strip().lower(): name for name in reader.fieldnames or () if name}
     if not {"x", "y"} <= set(columns):
@@ -114,4 +159,5 @@ def _landmarks(path: Path) -> np.ndarray:
         raise InputError(f"{path}: line {reader.line_num}: a coordinate is no number; correct the file") from error
     if not len(found):
         raise InputError(f"{path}: the file holds no landmarks")
-    return found
+    # Pixel centres are whole numbers, so the corner of an image is at -0.5 at every scale.
+    return found * section.scale + (section.scale - 1) / 2

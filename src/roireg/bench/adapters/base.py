@@ -10,14 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roireg.bench.cases import FILE, CaseFolder, CaseSet, load_folder
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from roireg.bench.cases import FILE, CaseFolder, CaseSet, explained, find_faults, load_folder
 from roireg.core.errors import InputError
 from roireg.io import PointSet, new_folder, write_points
 
 __all__ = [
     "Found",
     "FoundPair",
+    "as_modalities",
     "as_names",
+    "as_points",
+    "name_of",
     "nifti_stem",
     "read_json",
     "read_text",
@@ -71,7 +78,7 @@ def store(found: Found, source: Path, target: Path, *, absolute: bool) -> CaseFo
     Raises
     ------
     InputError
-        When nothing was found or an image is missing.
+        When nothing was found, a file is missing, or a name or an id is unusable.
     OutputError
         When the folder cannot be written.
     """
@@ -85,32 +92,37 @@ def store(found: Found, source: Path, target: Path, *, absolute: bool) -> CaseFo
         whole = file.resolve()
         return whole.as_posix() if absolute else Path(os.path.relpath(whole, place)).as_posix()
 
-    with new_folder(target) as folder:
+    # The folder is made beside its place, so that relative paths hold before it is moved there.
+    with new_folder(place) as folder:
         pairs = []
-        for pair in found.pairs:
+        for number, pair in enumerate(found.pairs):
             record: dict[str, Any] = {"id": pair.id}
             for what in ("fixed", "moving", "fixed_labels", "moving_labels"):
                 record[what] = written(getattr(pair, what))
             for side in ("fixed", "moving"):
                 points: PointSet | None = getattr(pair, f"{side}_points")
-                name = f"{POINTS}/{re.sub(r'[^A-Za-z0-9.-]+', '-', pair.id)}_{side}.csv"
+                name = f"{POINTS}/{number:03d}-{re.sub(r'[^A-Za-z0-9.-]+', '-', pair.id)}_{side}.csv"
                 record[f"{side}_points"] = None if points is None else name
                 if points is not None:
                     write_points(folder / name, points)
             pairs.append(record | {"true_affine": None, "notes": pair.notes})
-        cases = CaseSet.model_validate(
-            {
-                "name": found.name,
-                "ndim": found.ndim,
-                "task": found.task,
-                "modality": {"fixed": found.fixed, "moving": found.moving},
-                "terms": found.terms,
-                "source": str(source),
-                "labels": found.labels,
-                "spacing_known": found.spacing_known,
-                "pairs": pairs,
-            }
-        )
+        content = {
+            "name": found.name,
+            "ndim": found.ndim,
+            "task": found.task,
+            "modality": {"fixed": found.fixed, "moving": found.moving},
+            "terms": found.terms,
+            "source": str(source),
+            "labels": found.labels,
+            "spacing_known": found.spacing_known,
+            "pairs": pairs,
+        }
+        try:
+            cases = CaseSet.model_validate(content)
+        except ValidationError as error:
+            raise InputError(f"{source}: {explained(error.errors()[0])}; correct the data set") from error
+        if faults := find_faults(CaseFolder(folder, cases)):
+            raise InputError(f"{source}: {next(iter(faults.values()))}")
         text = json.dumps(cases.model_dump(mode="json"), indent=1, ensure_ascii=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
     return load_folder(target)
@@ -137,6 +149,32 @@ def nifti_stem(path: Path) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
+def name_of(title: object, source: Path) -> str:
+    """Return the name of a set: the title that a data set has, else the name of its folder."""
+    plain = " ".join(str(title or "").split()) or source.resolve().name
+    return re.sub(r"[/\\]+", "-", plain)
+
+
+def as_modalities(value: object) -> list[str]:
+    """Return what a dataset.json has under "modality": names by channel, a list of names, or one name."""
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return [str(v) for v in values if v] or ["unknown"]
+
+
+def as_points(values: NDArray[np.float64], file: Path) -> PointSet:
+    """Return landmarks (N, d) of a file.
+
+    Raises
+    ------
+    InputError
+        When a coordinate is not finite.
+    """
+    try:
+        return PointSet(values)
+    except InputError as error:
+        raise InputError(f"{file}: {error}; correct the file") from error
+
+
 def as_names(table: object) -> dict[int, str] | None:
     """Return label id -> name out of what a dataset.json has under "labels"; None where it names none.
 
@@ -147,8 +185,8 @@ def as_names(table: object) -> dict[int, str] | None:
     nested = [value for value in table.values() if isinstance(value, dict)]
     names: dict[int, str] = {}
     for key, value in (nested[0] if nested else table).items():
-        pair = (key, value) if str(key).isdigit() else (value, key)
-        if not str(pair[0]).isdigit():
+        pair = (key, value) if str(key).isdecimal() else (value, key)
+        if not str(pair[0]).isdecimal():
             return None
         if int(pair[0]) > 0:
             names[int(pair[0])] = str(pair[1])
@@ -164,8 +202,8 @@ def read_json(path: Path) -> dict[str, Any]:
         When the file is no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(path))
+    except ValueError as error:
         raise InputError(f"{path}: not readable as JSON ({error}); correct the file") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, found a {type(content).__name__}")

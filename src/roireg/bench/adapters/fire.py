@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from roireg.bench.adapters.base import Found, FoundPair, read_text
+from roireg.bench.adapters.base import Found, FoundPair, as_points, read_text
 from roireg.core.errors import InputError
-from roireg.io import PointSet
 
 __all__ = ["fire"]
 
@@ -36,8 +35,11 @@ def fire(source: Path) -> Found:
         names = [f"{kind}{number}_{side}" for side in sides]
         if missing := [name for name in names if name not in images]:
             raise InputError(f"{file}: there is no image {', '.join(missing)}; add it or remove the file")
+        lines = [line.split() for line in read_text(file).splitlines() if line.strip()]
+        if not lines:
+            raise InputError(f"{file}: the file holds no points; copy it again or remove it")
         try:
-            values = np.loadtxt(read_text(file).splitlines(), ndmin=2)
+            values = np.array(lines, dtype=np.float64)
         except ValueError as error:
             raise InputError(
                 f"{file}: expected four numbers per line, found something else; check the file"
@@ -49,8 +51,8 @@ def fire(source: Path) -> Found:
                 id=f"{names[0]}_{names[1]}",
                 fixed=images[names[0]],
                 moving=images[names[1]],
-                fixed_points=PointSet(values[:, :2]),
-                moving_points=PointSet(values[:, 2:]),
+                fixed_points=as_points(values[:, :2], file),
+                moving_points=as_points(values[:, 2:], file),
                 notes=KINDS.get(kind, ""),
             )
         )

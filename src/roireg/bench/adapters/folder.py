@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from roireg.bench.adapters.base import Found, FoundPair, as_names, read_json, ring, voxel_files
+from roireg.bench.adapters.base import (
+    Found,
+    FoundPair,
+    as_modalities,
+    as_names,
+    name_of,
+    read_json,
+    ring,
+    voxel_files,
+)
 from roireg.core.errors import InputError
 
 __all__ = ["folder"]
@@ -24,8 +32,8 @@ PLACES = (
 def folder(source: Path) -> Found:
     """Read images with label maps and register one person onto the next, the last onto the first.
 
-    Of files with a channel number as nnU-Net writes it (``_0000``) the first channel is taken. A ``dataset.json``
-    gives the names of the labels.
+    An image has the name of its label map, or that and ``_0000``, as nnU-Net numbers the first of several channels.
+    A ``dataset.json`` gives the names of the labels.
     """
     images, labels = _both(source)
     pairs = [
@@ -34,11 +42,9 @@ def folder(source: Path) -> Found:
     ]
     description = source / "dataset.json"
     content = read_json(description) if description.is_file() else {}
-    modality = content.get("modality", content.get("channel_names", {}))
-    names = [str(v) for v in modality.values()] if isinstance(modality, dict) else [str(modality)]
-    shown = " / ".join(names) or "unknown"
+    shown = " / ".join(as_modalities(content.get("modality", content.get("channel_names"))))
     return Found(
-        name=str(content.get("name", source.resolve().name)),
+        name=name_of(content.get("name"), source),
         ndim=3,
         task="inter-subject",
         fixed=shown,
@@ -53,11 +59,7 @@ def _both(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     for images, labels in PLACES:
         if (source / images).is_dir() and (source / labels).is_dir():
             found = voxel_files(source / images)
-            first = {re.sub(r"_0000$", "", name): path for name, path in found.items() if not _later_channel(name)}
-            return first, voxel_files(source / labels)
+            first = {name.removesuffix("_0000"): path for name, path in found.items()}
+            return first | found, voxel_files(source / labels)
     listed = ", ".join(f"{a} and {b}" for a, b in PLACES)
     raise InputError(f"{source}: expected two folders such as {listed}, found neither; rename yours")
-
-
-def _later_channel(name: str) -> bool:
-    return bool(re.search(r"_0\d{3}$", name)) and not name.endswith("_0000")

@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from roireg.bench.adapters.base import Found, FoundPair, as_names, nifti_stem, read_json, read_text, unique
+from roireg.bench.adapters.base import (
+    Found,
+    FoundPair,
+    as_modalities,
+    as_names,
+    as_points,
+    name_of,
+    nifti_stem,
+    read_json,
+    read_text,
+    unique,
+)
 from roireg.core.errors import InputError
 from roireg.io import PointSet, read_image
 
@@ -29,12 +40,14 @@ def learn2reg(source: Path) -> Found:
         raise InputError(f"{file}: expected pairs under one of {', '.join(LISTS)}, found none of these lists")
     pairs: list[FoundPair] = []
     for entries in listed:
+        if not isinstance(entries, list):
+            raise InputError(f"{file}: expected lists of pairs, found {entries!r}; correct the file")
         pairs = [pair for entry in entries if (pair := _pair(source, file, entry)) is not None]
         if pairs:
             break
-    modality = [str(v) for v in content.get("modality", {}).values()] or ["unknown"]
+    modality = as_modalities(content.get("modality"))
     return Found(
-        name=str(content.get("name", source.name)),
+        name=name_of(content.get("name"), source),
         ndim=3,
         task="multimodal" if len(set(modality)) > 1 else "unknown",
         fixed=modality[0],
@@ -80,5 +93,8 @@ def _keypoints(path: Path, image: Path) -> PointSet:
         raise InputError(f"{path}: expected three numbers per line without a header, found something else") from error
     if indices.ndim != 2 or indices.shape[1] != 3:
         raise InputError(f"{path}: expected three numbers per line, found an array of shape {indices.shape}")
+    grid = read_image(image).grid
+    if grid.ndim != 3:
+        raise InputError(f"{image}: expected a 3D image for the keypoints of {path.name}, found {grid.ndim}D")
     # NIfTI counts (x, y, z), storage order is (z, y, x).
-    return PointSet(read_image(image).grid.world_from_index(indices[:, ::-1]))
+    return as_points(grid.world_from_index(indices[:, ::-1]), path)
