@@ -12,7 +12,15 @@ import pytest
 from huggingface_hub import errors
 
 from roireg.core.errors import InputError, OptionalDependencyError
-from roireg.io.weights import fetch_weights, find_weights, hub_cache, models_folder, weight_files, weights_digest
+from roireg.io.weights import (
+    fetch_weights,
+    find_weights,
+    hub_cache,
+    hub_folder,
+    models_folder,
+    weight_files,
+    weights_digest,
+)
 
 HUB_ID = "someone/some-model"
 
@@ -30,7 +38,7 @@ def _alone(tmp_path, monkeypatch):
 
 
 def snapshot(revision: str = "abc", *files: str, main: bool = False) -> Path:
-    repository = hub_cache() / "models--someone--some-model"
+    repository = hub_folder(HUB_ID)
     folder = repository / "snapshots" / revision
     folder.mkdir(parents=True)
     for file in files:
@@ -92,6 +100,20 @@ def test_the_folder_of_models(tmp_path, monkeypatch):
     assert find_weights("n") == root / "n"
 
 
+def test_the_folder_of_models_may_have_copies_of_repositories(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROIREG_MODELS", str(tmp_path))
+    for name in ("config.json", "pytorch_model.bin"):
+        (tmp_path / "some-model").mkdir(exist_ok=True)
+        (tmp_path / "some-model" / name).write_text(name)
+    assert find_weights("m") is None
+    assert find_weights("m", hub_id=HUB_ID) == tmp_path / "some-model"
+    (tmp_path / "bundle" / "models").mkdir(parents=True)
+    (tmp_path / "bundle" / "models" / "b.pt").write_text("b")
+    assert find_weights("bundle", files=("models/b.pt",)) == tmp_path / "bundle" / "models" / "b.pt"
+    (tmp_path / "c.pt").write_text("c")
+    assert find_weights("c", files=("models/c.pt",)) == tmp_path / "c.pt"
+
+
 def test_the_folder_of_models_comes_before_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ROIREG_MODELS", str(tmp_path))
     found = snapshot("abc", "config.json", "model.safetensors")
@@ -125,25 +147,80 @@ def test_digests(tmp_path):
 # -- fetching -------------------------------------------------------------------------------------
 
 
-def fetch() -> Path:
-    return fetch_weights("m", hub_id=HUB_ID, source="https://example.org", files=("m.pt",))
+def fetch(files: tuple[str, ...] = ("m.pt",)) -> Path:
+    return fetch_weights("m", hub_id=HUB_ID, source="https://example.org", files=files)
 
 
-def test_fetch_asks_for_configuration_and_weights_alone(monkeypatch):
-    asked = []
+@pytest.fixture
+def hub(monkeypatch):
+    """`hub(*files)`: a repository with these files; what is downloaded of it is listed."""
 
-    def download(repository, *, allow_patterns):
-        asked.append((repository, allow_patterns))
-        return str(snapshot("abc", "config.json", "model.safetensors", main=True))
+    def publish(*files: str) -> list[str]:
+        downloaded: list[str] = []
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert fetch() == find_weights("m", hub_id=HUB_ID)
-    assert asked == [(HUB_ID, ["config.json", "*.safetensors", "*.safetensors.index.json", "m.pt"])]
+        def download(repository, *, allow_patterns):
+            assert repository == HUB_ID and set(allow_patterns) <= set(files)
+            downloaded.extend(allow_patterns)
+            folder = snapshot("abc", main=True)
+            for name in allow_patterns:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(name)
+
+        listing = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
+        monkeypatch.setattr(huggingface_hub, "model_info", lambda repository: listing)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        return downloaded
+
+    return publish
+
+
+# As the pages of these repositories list them.
+SAM = [".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+SAM += ["pytorch_model.bin", "tf_model.h5"]
+MEDSAM = [".gitattributes", "README.md", "config.json", "preprocessor_config.json", "pytorch_model.bin"]
+SAM2 = [".gitattributes", "config.json", "model.safetensors", "sam2.1_hiera_tiny.pt", "sam2.1_hiera_t.yaml"]
+MEDSAM2 = [".gitattributes", "MedSAM2_2411.pt", "MedSAM2_CTLesion.pt", "MedSAM2_latest.pt", "README.md"]
+VISTA3D = ["LICENSE", "configs/inference.json", "models/model.pt", "scripts/inferer.py"]
+SHARDS = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+SHARDS += ["model.safetensors.index.json", "onnx/model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("published", "files", "wanted", "place"),
+    [
+        (SAM, ("sam_vit_b_01ec64.pth",), ["config.json", "model.safetensors"], ""),
+        (MEDSAM, ("medsam_vit_b.pth",), ["config.json", "pytorch_model.bin"], ""),
+        (SAM2, ("sam2.1_hiera_tiny.pt",), ["config.json", "model.safetensors"], ""),
+        (MEDSAM2, ("MedSAM2_latest.pt",), ["MedSAM2_latest.pt"], "MedSAM2_latest.pt"),
+        (VISTA3D, ("models/model.pt",), ["models/model.pt"], "models/model.pt"),
+        (SHARDS, (), SHARDS[:4], ""),
+    ],
+)
+def test_fetch_takes_what_is_needed_and_once(published, files, wanted, place, hub):
+    downloaded = hub(*published)
+    folder = hub_folder(HUB_ID) / "snapshots" / "abc"
+    assert fetch(files) == folder / place
+    assert downloaded == wanted
+    assert find_weights("m", hub_id=HUB_ID, files=files) == folder / place
 
 
 def test_what_is_not_on_the_hub_says_where_it_is():
-    with pytest.raises(InputError, match=r"download m.pt from https://example.org .* ROIREG_MODELS"):
+    with pytest.raises(InputError, match=r"m.pt is published by way of https://example.org; .* ROIREG_MODELS"):
         fetch_weights("m", hub_id=None, source="https://example.org", files=("m.pt",))
+
+
+def test_offline_is_one_clear_sentence(monkeypatch):
+    """Asked for real, of huggingface_hub itself."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError) as caught:
+        fetch()
+    assert str(caught.value) == "m: huggingface_hub is told to stay offline; unset HF_HUB_OFFLINE and fetch again"
+
+
+class Timeout(Exception):
+    """As the HTTP library raises it."""
+
+    __module__ = "httpx._exceptions"
 
 
 ANSWER = SimpleNamespace(headers={}, request=None, status_code=403)
@@ -158,26 +235,37 @@ ANSWER = SimpleNamespace(headers={}, request=None, status_code=403)
             errors.HfHubHTTPError("500 Server Error\nmore", response=ANSWER),
             r"\(500 Server Error\); check the connection",
         ),
-        (errors.LocalEntryNotFoundError("no connection"), r"could not be downloaded \(no connection\)"),
-        (errors.OfflineModeIsEnabled("offline"), "could not be downloaded"),
+        (errors.LocalEntryNotFoundError("Two sentences. Of the library."), r"^m: huggingface.co cannot be reached; "),
+        (errors.OfflineModeIsEnabled("offline"), "unset HF_HUB_OFFLINE"),
+        (Timeout("timed out"), r"could not be downloaded \(timed out\)"),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
 def test_fetching_fails_in_one_sentence(failure, words, monkeypatch):
-    def download(repository, *, allow_patterns):
+    def ask(repository):
         raise failure
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "model_info", ask)
     with pytest.raises(InputError, match=words) as caught:
         fetch()
     assert "\n" not in str(caught.value)
     assert find_weights("m", hub_id=HUB_ID) is None
 
 
-def test_a_repository_without_weights(monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **b: str(snapshot("abc", "config.json")))
-    with pytest.raises(InputError, match=r"holds none of \*.safetensors, m.pt"):
+def test_mistakes_of_this_program_are_not_taken_for_the_network(monkeypatch):
+    def ask(repository):
+        raise KeyError("siblings")
+
+    monkeypatch.setattr(huggingface_hub, "model_info", ask)
+    with pytest.raises(KeyError):
         fetch()
+
+
+def test_a_repository_without_weights(hub):
+    downloaded = hub("config.json", "README.md", "other.pt")
+    with pytest.raises(InputError, match=r"none of config.json with \*.safetensors or pytorch_model.bin, m.pt;"):
+        fetch()
+    assert downloaded == []
 
 
 def test_without_huggingface_hub(monkeypatch):

@@ -55,6 +55,27 @@ def test_a_block_adds_perceptron_and_adapter():
 
 
 @torch.no_grad()
+def test_sam_med2d_is_prepared_as_its_authors_prepare(place):
+    """Plainly resized to the square; clicks and masks of an oblong image go there and back by half-pixel centres."""
+    model = load_model(place("sam-med2d"))
+    raster = torch.rand((3, 40, 90), generator=torch.Generator().manual_seed(1)) * 255
+    pixels, frame = model.preprocessing(raster)
+    assert frame.resized == frame.size == (128, 128)
+    rows, columns = (((torch.arange(128) + 0.5) * n / 128).floor().long() for n in (40, 90))
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+    torch.testing.assert_close(pixels[0], (raster[:, rows][:, :, columns] - mean) / std)
+    corner = frame.to_input(torch.tensor([39.5, 0.0]))
+    torch.testing.assert_close(corner, torch.tensor([0.5 * 128 / 90 - 0.5, 127.5]))
+    embedding = model.encode(raster)
+    # A mask of the right half is the right half of the image, whatever its shape.
+    half = torch.full((1, 1, 32, 32), -1.0)
+    half[..., 16:] = 1
+    inside = model.upscale(half, embedding)[0, 0] > 0
+    assert inside.shape == (40, 90)
+    assert not inside[:, :45].any() and inside[:, 45:].all()
+
+
+@torch.no_grad()
 def test_silent_adapters_leave_sam(place, tmp_path):
     network = tiny.sam_med2d()
     for block in network.vision_encoder.layers:
@@ -65,7 +86,7 @@ def test_silent_adapters_leave_sam(place, tmp_path):
     plain_names = {n: v for n, v in tiny.original(network).items() if ".Adapter." not in n}
     plain = load_model(tiny.save_file(plain_names, tmp_path / "b.pth"))
     assert plain.card.family == "sam"
-    pixels, _ = adapted.preprocessing(RASTER)
+    pixels, _ = plain.preprocessing(RASTER)
     torch.testing.assert_close(adapted._encode(pixels)["image"], plain._encode(pixels)["image"], atol=1e-5, rtol=0)
 
 

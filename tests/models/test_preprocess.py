@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roireg.core.errors import InputError
-from roireg.models.preprocess import CT_WINDOWS, Preprocessing, to_raster
+from roireg.models.preprocess import CT_WINDOWS, Preprocessing, VolumeInput, to_raster
 
 LAYOUTS = {
     "pad": Preprocessing(128),
     "stretch": Preprocessing(128, layout="stretch"),
+    "nearest": Preprocessing(128, layout="stretch", resampling="nearest"),
     "patches": Preprocessing(98, layout="patches", patch=14),
 }
 SHAPES = [(37, 61), (61, 37), (128, 128), (301, 200), (5, 3), (1, 17), (255, 1)]
@@ -124,18 +127,44 @@ def test_stretching_is_what_pil_does():
 
     # Without the extremes, at which PIL clips between its two passes.
     picture = np.random.default_rng(0).integers(70, 186, (90, 70, 3), dtype=np.uint8)
-    for cubic, method in ((False, PIL.Image.Resampling.BILINEAR), (True, PIL.Image.Resampling.BICUBIC)):
-        how = Preprocessing(64, layout="stretch", mean=(0, 0, 0), std=(1, 1, 1), cubic=cubic)
+    for resampling in ("bilinear", "bicubic"):
+        method = PIL.Image.Resampling[resampling.upper()]
+        how = Preprocessing(64, layout="stretch", mean=(0, 0, 0), std=(1, 1, 1), resampling=resampling)
         pixels, _ = how(torch.from_numpy(picture).permute(2, 0, 1))
         resized = np.asarray(PIL.Image.fromarray(picture).resize((64, 64), method)).transpose(2, 0, 1)
         assert np.abs(pixels[0].numpy() - resized).max() < 1.6
 
 
 def test_medsam_scales_every_image_to_its_own_extremes():
-    how = Preprocessing(32, layout="stretch", mean=None, cubic=True)
+    how = Preprocessing(32, layout="stretch", mean=None, resampling="bicubic")
     pixels, _ = how(torch.rand(3, 40, 50) * 90 + 60)
     assert (pixels.min(), pixels.max()) == (0, 1)
     assert how(torch.full((1, 5, 5), 3.3))[0].max() < 0.01
+
+
+@pytest.mark.parametrize("shape", [(90, 70), (20, 33)])
+def test_nearest_takes_the_pixel_below_every_centre(shape):
+    how = Preprocessing(32, layout="stretch", mean=(0, 0, 0), std=(1, 1, 1), resampling="nearest")
+    picture = torch.rand(1, *shape) * 255
+    pixels, frame = how(picture)
+    rows, columns = (((torch.arange(32) + 0.5) * n / 32).floor().long() for n in shape)
+    assert torch.equal(pixels[0, 0], picture[0][rows][:, columns])
+    # A point of the raster lies where its pixel went, to half a pixel of the raster.
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2).float()
+    there = frame.to_input(places).flip(-1)
+    expected = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"), -1).reshape(-1, 2)
+    assert ((there - expected).abs() <= torch.from_numpy(0.5 * frame.scale) + 1e-5).all()
+
+
+def test_every_preprocessing_has_words():
+    assert LAYOUTS["pad"].words == "longest side 128 px, padded to a square (bilinear), ImageNet mean and deviation"
+    assert "multiples of 14 px" in LAYOUTS["patches"].words
+    plain = Preprocessing(64, layout="stretch", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    assert plain.words == "stretched to 64 x 64 px (bilinear), mean (0.0, 0.0, 0.0), deviation (1.0, 1.0, 1.0)"
+    assert (
+        VolumeInput(1.5, 128, (-50.0, 350.0)).words == "1.5 mm voxels, cubes of 128 voxels, CT window -50 to 350 HU"
+    )
+    assert VolumeInput(None, None).words == "the image's own voxels, all at once"
 
 
 def test_padding_is_zero_after_normalisation_and_lies_below_and_right():
@@ -206,7 +235,7 @@ def test_a_checker_returns_where_it_was(layout, shape):
     rows, columns = (torch.arange(n) // field for n in shape)
     board = ((rows[:, None] + columns[None]) % 2).float() * 255
     how = LAYOUTS[layout]
-    how = Preprocessing(4 * how.size, layout=how.layout, mean=(127.5,) * 3, std=(127.5,) * 3, patch=how.patch)
+    how = replace(how, size=4 * how.size, mean=(127.5,) * 3, std=(127.5,) * 3)
     pixels, frame = how(board[None])
     back = frame.upscale(torch.nn.functional.avg_pool2d(pixels[:, :1], 2))[0, 0] > 0
     shift = [_crossings(back, axis) - _crossings(board > 0, axis) for axis in (0, 1)]

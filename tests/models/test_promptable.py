@@ -16,7 +16,7 @@ from roireg.core.errors import InputError
 from roireg.models import DenseEncoder, PromptableModel, load_model, precision
 from roireg.models.precision import choose_precision
 
-FILES = ["sam", "sam-hq", "sam2", "sam-med2d", "mobile-sam"]
+FILES = ["sam", "slimsam", "sam-hq", "sam2", "sam-med2d", "mobile-sam"]
 CPU = torch.device("cpu")
 
 

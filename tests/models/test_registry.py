@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from models import tiny
 from roireg.core.errors import InputError
 from roireg.models import available_models, find_card, load_model, registry, resolve
 from roireg.models.detect import TITLES
+from roireg.models.preprocess import Preprocessing
 
 CARDS = available_models()
 
@@ -26,7 +30,11 @@ def test_cards_are_complete():
         assert card.code_licence and card.weights_licence
         assert card.hub_id or card.files or card.family in registry.SERVED
         assert set(card.prompts) <= {"point", "box", "mask"}
-    assert set(registry.SIZES) <= set(names)
+        assert card.preprocessing is not None and card.preprocessing.words
+        if isinstance(card.preprocessing, Preprocessing):
+            assert card.preprocessing.size == card.input_size
+        assert re.fullmatch(r"([0-9a-f]{8,64})?", card.sha256) and (card.files or not card.sha256)
+    assert set(registry.SIZES) == {card.name for card in CARDS if card.family not in registry.SERVED}
 
 
 PROMISED = """
@@ -45,6 +53,23 @@ def test_licences_that_bind():
     assert find_card("nninteractive").weights_licence == "CC-BY-NC-SA-4.0"
     assert find_card("dinov3-base").weights_licence == "DINOv3 License"
     assert find_card("sam-vit-huge").weights_licence == "Apache-2.0"
+    assert find_card("medsam2").weights_licence == "CC-BY-SA-4.0"
+    assert "non-commercial" in find_card("vista3d").weights_licence
+
+
+def test_who_wants_images_how():
+    """As the authors' own code prepares them."""
+    ways = {card.name: card.preprocessing.tag for card in CARDS if isinstance(card.preprocessing, Preprocessing)}
+    assert {name for name, way in ways.items() if way == "pad-bilinear"} == {
+        name for name in ways if name.startswith(("sam-vit", "slimsam", "sam-hq", "mobile"))
+    }
+    assert {name for name, way in ways.items() if way == "stretch-bilinear"} == {
+        name for name in ways if name.startswith("sam2.1")
+    }
+    assert ways["medsam"] == "stretch-bicubic-extremes"
+    assert ways["medsam2"] == "stretch-bicubic"
+    assert ways["sam-med2d"] == "stretch-nearest"
+    assert {way for name, way in ways.items() if name.startswith("dino")} == {"patches-bilinear"}
 
 
 @pytest.mark.parametrize(
@@ -72,16 +97,25 @@ def test_by_name_from_the_folder_of_models(place, tmp_path, monkeypatch):
     monkeypatch.setenv("ROIREG_MODELS", str(tmp_path))
     shutil.copy(place("sam-file"), tmp_path / "medsam_vit_b.pth")
     model = load_model("medsam")
-    assert (model.card.name, model.card.weights_licence) == ("medsam", "Apache-2.0")
+    assert (model.card.name, model.card.weights_licence) == ("medsam", "unknown")
+    size = "holds Segment Anything (SAM) of no published size, where medsam is ViT-B"
+    assert model.report.remarks == (f"{size}: the licence of these weights is not known",)
     assert model.preprocessing.mean is None and model.preprocessing.layout == "stretch"
     assert model.key.startswith("medsam-")
     shutil.copytree(place("sam2"), tmp_path / "sam2.1-tiny")
     assert load_model("sam2.1-tiny").card.family == "sam2"
     shutil.copytree(place("sam"), tmp_path / "sam2.1-large")
-    with pytest.raises(InputError, match=r"holds Segment Anything \(SAM\), which is not sam2.1-large"):
+    with pytest.raises(InputError, match=r"holds Segment Anything \(SAM\).*, which is not sam2.1-large"):
         load_model("sam2.1-large")
 
 
+@pytest.fixture
+def sized(monkeypatch):
+    """Let the tiny networks pass for published ones."""
+    monkeypatch.setattr(registry, "SIZES", dict.fromkeys(registry.SIZES, ""))
+
+
+@pytest.mark.usefixtures("sized")
 def test_by_name_from_the_cache_of_the_hub(place, tmp_path):
     snapshot = tmp_path / "hf" / "hub" / "models--facebook--sam-vit-base" / "snapshots" / "abc"
     shutil.copytree(place("sam"), snapshot)
@@ -89,21 +123,75 @@ def test_by_name_from_the_cache_of_the_hub(place, tmp_path):
     assert load_model(snapshot).card == find_card("sam-vit-base")
 
 
+@pytest.mark.usefixtures("sized")
 def test_a_file_with_a_published_name_is_that_model(place, tmp_path):
-    shutil.copy(place("sam-file"), tmp_path / "medsam_vit_b.pth")
-    assert load_model(tmp_path / "medsam_vit_b.pth").card == find_card("medsam")
+    file = Path(shutil.copy(place("sam-file"), tmp_path / "medsam_vit_b.pth"))
+    model = load_model(file)
+    assert model.card == find_card("medsam")
+    assert model.report.remarks == (
+        "images are prepared as for medsam, by the name of the file or folder; if it is another, say "
+        f"sam-vit-base={file}",
+    )
+
+
+@pytest.mark.usefixtures("sized")
+@pytest.mark.parametrize("name", ["medsam", "medsam-vit-base"])
+def test_a_folder_with_the_name_of_a_repository_is_that_model(name, place, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(place("sam"), tmp_path / name))
+    model = load_model(folder)
+    assert model.card == find_card("medsam") and model.preprocessing.mean is None
+    assert "by the name of the file or folder" in model.report.remarks[0]
+    monkeypatch.setenv("ROIREG_MODELS", str(tmp_path))
+    assert resolve("medsam") == (find_card("medsam"), folder)
+
+
+def test_of_what_nothing_tells_the_model_the_preprocessing_is_said(place):
+    path = place("sam")
+    assert load_model(path).report.remarks == (
+        f"images are prepared as for sam-vit-base, as nothing tells the model; if it is another, say medsam={path}",
+    )
+    assert f"say medsam2={place('sam2')}" in load_model(place("sam2")).report.remarks[0]
+    for kind in ("sam-hq", "sam-med2d", "mobile-sam"):
+        assert load_model(place(kind), input_size=128).report.remarks == ()
+
+
+def test_another_published_size_than_the_name_says(tmp_path):
+    shapes = {"patch_embed.proj.weight": (768, 3, 16, 16), "blocks.11.norm1.weight": (768,)}
+    tensors = {f"image_encoder.{name}": torch.zeros(shape) for name, shape in shapes.items()}
+    file = tiny.save_file(tensors, tmp_path / "sam_vit_h_4b8939.pth")
+    with pytest.raises(InputError, match="ViT-B, which is not sam-vit-huge"):
+        resolve(file)
+
+
+def test_a_published_size_without_a_card_is_read_all_the_same(tmp_path):
+    shapes = {"cls_token": (1, 1, 1024), "blocks.0.ls1.gamma": (1024,), "blocks.23.ls1.gamma": (1024,)}
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()} | {
+        "storage_tokens": torch.zeros(1, 4, 1024)
+    }
+    card, _ = resolve(tiny.save_file(tensors, tmp_path / "own.pth"))
+    assert (card.name, card.family, card.weights_licence) == ("own", "dinov3", "unknown")
 
 
 def test_a_path_may_say_which_model_it_is(place):
     plain, told = load_model(place("sam-file")), load_model(f"medsam={place('sam-file')}")
     assert (plain.card.name, told.card.name) == ("sam", "medsam")
     assert plain.preprocessing != told.preprocessing
+    assert not [remark for remark in told.report.remarks if "images" in remark]
+
+
+def test_keys_tell_the_preprocessing_apart(place, tmp_path):
+    """The same weights under the same name, prepared otherwise, are other embeddings."""
+    plain = load_model(place("sam"))
+    plain.card = replace(plain.card, preprocessing=find_card("medsam").preprocessing)
+    assert plain.card.key("0" * 64, plain.card.prepared(128), torch.float32) != plain.card.key(
+        "0" * 64, plain.preprocessing, torch.float32
+    )
 
 
 def test_medsam_2_is_resized_as_it_was_trained(place):
     model = load_model(f"medsam2={place('sam2')}")
-    assert model.card.name == "medsam2" and model.preprocessing.cubic
-    assert (model.card.input_size, model.preprocessing.layout) == (512, "stretch")
+    assert model.card.name == "medsam2"
+    assert model.preprocessing == replace(find_card("medsam2").preprocessing, size=128)
 
 
 def test_the_card_of_a_path_tells_what_it_is(place):

@@ -60,6 +60,15 @@ def sam(seed: int = 0) -> Any:
     return randomise(SamModel(config), seed)
 
 
+def slimsam(seed: int = 0) -> Any:
+    """A SAM pruned as SlimSAM is: all blocks and heads, fewer channels, a perceptron not four times as wide."""
+    from transformers import SamConfig, SamModel
+
+    pruned = {**VISION, "hidden_size": 28, "mlp_dim": 58}
+    config = SamConfig(vision_config=pruned, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER)
+    return randomise(SamModel(config), seed)
+
+
 def sam_hq(seed: int = 0) -> Any:
     from transformers import SamHQConfig, SamHQModel
 
@@ -204,7 +213,7 @@ def original_sam2(network: Any) -> dict[str, Tensor]:
     """The same for SAM 2, with some of the tensors of its memory."""
     out = {"maskmem_tpos_enc": torch.zeros(7, 1, 1, 4), "memory_attention.norm.weight": torch.ones(8)}
     for name, value in original(network).items():
-        if name == "prompt_encoder.point_embed.weight":
+        if name == "prompt_encoder.point_embeddings.weight":
             for i, row in enumerate(value):
                 out[f"sam_prompt_encoder.point_embeddings.{i}.weight"] = row[None].clone()
             continue
@@ -263,6 +272,14 @@ def save_folder(network: Any, folder: Path) -> Path:
     return folder
 
 
+def save_bin_folder(network: Any, folder: Path) -> Path:
+    """Save as the hub has MedSAM: config.json, preprocessor_config.json and pytorch_model.bin, no safetensors."""
+    network.config.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"image_processor_type": "SamImageProcessor"}')
+    torch.save(network.state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
 def save_file(tensors: Mapping[str, Tensor], path: Path, *, under: str | None = None) -> Path:
     """Save as the authors do, under "model" where they do."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,6 +302,7 @@ def sam_folder(folder: Path, seed: int = 0) -> Path:
 KINDS: dict[str, Callable[[Path, int], Path]] = {
     "sam": sam_folder,
     "sam-file": lambda folder, seed: save_file(original(sam(seed)), folder / "sam.pth"),
+    "slimsam": lambda folder, seed: save_folder(slimsam(seed), folder),
     "sam-hq": lambda folder, seed: save_folder(sam_hq(seed), folder),
     "sam-hq-file": lambda folder, seed: save_file(original(sam_hq(seed)), folder / "sam_hq.pth"),
     "sam2": lambda folder, seed: save_folder(sam2(seed), folder),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -137,7 +138,9 @@ def check(
 ) -> Outcome:
     """Load a checkpoint and say what it is: architecture, sizes, tensors that do not belong, SHA-256.
 
-    Prints to the terminal. Exit code 2 when it is damaged, incomplete, or another architecture than NAME.
+    Compares the SHA-256 with the published one where there is one. What the tensors do not tell, such as how images
+    are prepared, is said. Prints to the terminal. Exit code 2 when it is damaged, incomplete, another architecture
+    than NAME, or has the name of a published file and another SHA-256.
     """
     from roireg.core.errors import InputError
     from roireg.io.weights import weight_files, weights_digest
@@ -147,6 +150,8 @@ def check(
     if place is None:
         raise InputError(f"{card.name} runs on a server of its own; there is no file to check")
     model: Any = load_model(path) if card.prompts else load_encoder(path)
+    preprocessing = model.preprocessing if card.ndim == 2 else model.volume
+    digest = weights_digest(place)
     parameters = sum(p.numel() for p in model.network.parameters())
     document = {
         "path": place,
@@ -156,17 +161,25 @@ def check(
         "input_size": card.input_size,
         "parameters": parameters,
         "bytes": sum(file.stat().st_size for file in weight_files(place)),
-        "sha256": weights_digest(place),
+        "sha256": digest,
+        "published_sha256": card.sha256 or None,
         "unexpected": model.report.unexpected,
+        "preprocessing": preprocessing.words,
+        "weights_licence": card.weights_licence,
+        "remarks": model.report.remarks,
         "key": model.key,
     }
+    compared = _compared(card, place, digest)
     session.say(f"[green]ok[/]  {_plain(place)}")
     rows = [
         ("architecture", f"{card.family}, {card.ndim}D, input {card.input_size}"),
         ("parameters", f"{parameters:,}"),
         ("size", _size(document["bytes"])),
         ("tensors", _tensors(model.report.unexpected)),
-        ("SHA-256", document["sha256"]),
+        ("images", preprocessing.words),
+        ("licence", f"weights {card.weights_licence}"),
+        ("SHA-256", f"{digest} ({compared})"),
+        *(("note", remark) for remark in model.report.remarks),
     ]
     _say_rows(session, rows)
     return Outcome(document)
@@ -176,7 +189,7 @@ def check(
 
 
 def _describe(card: Any) -> dict[str, Any]:
-    from roireg.io.weights import find_weights, weight_files
+    from roireg.io.weights import find_weights, hub_folder, weight_files
     from roireg.models.registry import SERVED
 
     served = card.family in SERVED
@@ -195,26 +208,63 @@ def _describe(card: Any) -> dict[str, Any]:
         "code_licence": card.code_licence,
         "weights_licence": card.weights_licence,
         "notes": card.notes,
+        "preprocessing": None if card.preprocessing is None else card.preprocessing.words,
         "served": served,
         "path": path,
         "bytes": None if path is None else sum(file.stat().st_size for file in weight_files(path)),
+        "cache": None if card.hub_id is None else hub_folder(card.hub_id),
+        "expected_bytes": None if served else round(4e6 * card.parameters),
     }
 
 
 def _say_card(session: Session, row: dict[str, Any]) -> None:
     session.say(f"[bold]{_plain(row['name'])}[/]  {_plain(row['notes'])}")
-    here = f"{row['path']} ({_size(row['bytes'])})" if row["path"] else "not on this disk"
     rows = [
         ("architecture", f"{row['family']}, {row['ndim']}D, input {row['input_size']}"),
         ("prompts", ", ".join(row["prompts"]) or "none: dense features only"),
+        ("images", row["preprocessing"]),
         ("parameters", f"{row['parameters_million']:g} million{_memory(row)}"),
         ("source", row["source"]),
-        ("hub", row["hub_id"] or "not on the Hugging Face hub"),
+        ("hub", row["hub_id"] or "not fetched from the Hugging Face hub"),
         ("files", ", ".join(row["files"]) or ("none" if row["served"] else "config.json and *.safetensors")),
         ("licence", f"code {row['code_licence']}, weights {row['weights_licence']}"),
-        ("weights", "on its server" if row["served"] else here),
+        ("weights", _place(row)),
     ]
     _say_rows(session, rows + ([("SHA-256", row["sha256"])] if "sha256" in row else []))
+
+
+def _place(row: dict[str, Any]) -> str:
+    """Say where the weights are, or where they would go and how large they are."""
+    if row["served"]:
+        return "on its server"
+    if row["path"]:
+        return f"{row['path']} ({_size(row['bytes'])})"
+    size = f"not on this disk, about {_size(row['expected_bytes'])}"
+    if row["cache"]:
+        return f"{size}; `roireg models fetch {row['name']}` puts them into {row['cache']}"
+    return f"{size}; put {' or '.join(row['files'])} into the folder that ROIREG_MODELS names"
+
+
+def _compared(card: Any, place: Path, digest: str) -> str:
+    """Say how a SHA-256 compares with the published one.
+
+    Raises
+    ------
+    InputError
+        When the file has the published name and is another file.
+    """
+    from roireg.core.errors import InputError
+
+    if not card.sha256 or place.is_dir():
+        return "none is published to compare it with"
+    if digest.startswith(card.sha256):
+        return f"as published, {len(card.sha256)} digits compared"
+    if place.name == card.files[0]:
+        raise InputError(
+            f"{place}: has the SHA-256 {digest[:16]}…, where the published file has {card.sha256[:16]}…; it is "
+            "damaged or another file, so fetch it again or give it a name of its own"
+        )
+    return f"not that of the published {card.files[0]}"
 
 
 def _memory(row: dict[str, Any]) -> str:

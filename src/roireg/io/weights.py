@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "fetch_weights",
     "find_weights",
     "hub_cache",
+    "hub_folder",
     "models_folder",
     "weight_files",
     "weights_digest",
@@ -29,8 +31,8 @@ __all__ = [
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 """Weight files in order of preference."""
 
-WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json")
-"""What `fetch_weights` downloads of a repository."""
+FORMATS = (re.compile(r"[^/]+\.safetensors(\.index\.json)?"), re.compile(r"pytorch_model[^/]*\.bin(\.index\.json)?"))
+"""Weight files beside the config.json of a Hugging Face repository, in order of preference."""
 
 
 def models_folder() -> Path | None:
@@ -59,23 +61,30 @@ def hub_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
 
 
+def hub_folder(hub_id: str) -> Path:
+    """Return the folder of a repository in the cache of huggingface_hub, whether it is there or not."""
+    return hub_cache() / f"models--{hub_id.replace('/', '--')}"
+
+
 def find_weights(name: str, *, hub_id: str | None = None, files: Sequence[str] = ()) -> Path | None:
     """Return the folder or file with the weights of a model, or None when they are not on this disk.
 
     Parameters
     ----------
     name : registry name; a folder of this name below ROIREG_MODELS counts when it holds weights.
-    hub_id : repository whose snapshot in the cache of huggingface_hub counts.
-    files : names of original checkpoints, looked for in ROIREG_MODELS and in its folder `name`.
+    hub_id : repository whose snapshot in the cache of huggingface_hub counts, and below ROIREG_MODELS its name.
+    files : original checkpoints, looked for in ROIREG_MODELS, in its folder `name` and in snapshots.
     """
     root = models_folder()
     if root is not None:
         for place in (root / name, root):
             for file in files:
-                if (place / file).is_file():
-                    return place / file
-        if (root / name / "config.json").is_file() and weight_files(root / name):
-            return root / name
+                for path in (place / file, place / Path(file).name):
+                    if path.is_file():
+                        return path
+        for folder in (root / name, root / (hub_id or name).rpartition("/")[2]):
+            if (folder / "config.json").is_file() and weight_files(folder):
+                return folder
     return None if hub_id is None else _snapshot(hub_id, files)
 
 
@@ -84,7 +93,7 @@ def _snapshot(hub_id: str, files: Sequence[str]) -> Path | None:
 
     A broken download has no weights and does not count.
     """
-    repository = hub_cache() / f"models--{hub_id.replace('/', '--')}"
+    repository = hub_folder(hub_id)
     main = repository / "refs" / "main"
     named = [repository / "snapshots" / main.read_text(encoding="utf-8").strip()] if main.is_file() else []
     others = sorted((repository / "snapshots").glob("*"), key=lambda p: p.stat().st_mtime, reverse=True)
@@ -123,24 +132,29 @@ def weights_digest(path: Path) -> str:
 
 
 def fetch_weights(name: str, *, hub_id: str | None, source: str, files: Sequence[str] = ()) -> Path:
-    """Download a model into the cache of huggingface_hub and return its folder. The only function that goes online.
+    """Download a model into the cache of huggingface_hub and return its place. The only function that goes online.
+
+    Of a repository in the Hugging Face format config.json and its weights are fetched (pytorch_model.bin where there
+    are no .safetensors), of another one the first of `files` that it has.
 
     Raises
     ------
     InputError
-        When the model is not published on the hub (the message says where it is), is gated, or there is no way to it.
+        When its authors do not publish it on the hub (the message says where it is), it is gated, or there is no way
+        to it.
     OptionalDependencyError
         When huggingface_hub is not installed.
     """
     if hub_id is None:
-        wanted = " or ".join(files) or "the weights"
         raise InputError(
-            f"{name} is not on the Hugging Face hub; download {wanted} from {source} and put it into the folder that "
-            "the environment variable ROIREG_MODELS names"
+            f"{name} cannot be fetched: {' or '.join(files) or 'its file'} is published by way of {source}; "
+            "download it there and put it into the folder that the environment variable ROIREG_MODELS names"
         )
     hub, errors = _hub(), _hub("errors")
     try:
-        hub.snapshot_download(hub_id, allow_patterns=[*WANTED, *files])
+        present = [file.rfilename for file in hub.model_info(hub_id).siblings or ()]
+        if wanted := _wanted(present, files):
+            hub.snapshot_download(hub_id, allow_patterns=wanted)
     except errors.GatedRepoError as error:
         raise InputError(
             f"{name}: the authors ask you to accept their licence first; do so at https://huggingface.co/{hub_id}, "
@@ -148,14 +162,33 @@ def fetch_weights(name: str, *, hub_id: str | None, source: str, files: Sequence
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(f"{name}: there is no repository {hub_id} on the Hugging Face hub; see {source}") from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    except errors.OfflineModeIsEnabled as error:
+        raise InputError(
+            f"{name}: huggingface_hub is told to stay offline; unset HF_HUB_OFFLINE and fetch again"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise InputError(f"{name}: huggingface.co cannot be reached; check the connection and fetch again") from error
+    except Exception as error:
+        # The HTTP library under huggingface_hub is its own affair; so are the classes of its errors.
+        if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
+            raise
         raise InputError(
             f"{name}: {hub_id} could not be downloaded ({_first_line(error)}); check the connection and fetch again"
         ) from error
     path = find_weights(name, hub_id=hub_id, files=files)
     if path is None:
-        raise InputError(f"{name}: {hub_id} holds none of {', '.join(['*.safetensors', *files])}; see {source}")
+        expected = ", ".join(["config.json with *.safetensors or pytorch_model.bin", *files])
+        raise InputError(f"{name}: {hub_id} holds none of {expected}; see {source}")
     return path
+
+
+def _wanted(present: Sequence[str], files: Sequence[str]) -> list[str]:
+    """Return which files of a repository to download."""
+    if "config.json" in present:
+        for form in FORMATS:
+            if weights := [file for file in present if form.fullmatch(file)]:
+                return ["config.json", *weights]
+    return [file for file in files if file in present][:1]
 
 
 def _hub(module: str = "") -> Any:

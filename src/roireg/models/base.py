@@ -7,11 +7,13 @@ the first voxel. Models turn them into their own order and their own input size,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+
+from roireg.models.preprocess import Preprocessing, VolumeInput
 
 __all__ = ["DenseEncoder", "Embedding", "LoadReport", "MaskLogits", "ModelCard", "PromptableModel"]
 
@@ -26,7 +28,7 @@ class ModelCard:
     family : architecture, e.g. "sam", "sam-hq", "sam2", "sam-med2d", "mobile-sam", "sam-med3d", "dinov2".
     hub_id : Hugging Face repository, or None where the authors publish files elsewhere (see `source`).
     source : address of the authors' page, for people.
-    files : file names under which the original checkpoint is published.
+    files : file names under which the original checkpoint is published, with its folder where it lies in one.
     code_licence, weights_licence : SPDX identifiers or the name of the licence.
     ndim : 2 or 3, dimension of the images it takes.
     input_size : side in pixels of what the network sees.
@@ -34,6 +36,8 @@ class ModelCard:
     memory_mb : rough peak memory of encoding one image in float32.
     prompts : kinds of prompts it answers.
     notes : what a user should know before choosing it.
+    preprocessing : how it wants its images; None where nothing is known of it.
+    sha256 : SHA-256 of the first of `files`, or as many of its first digits as are published; empty where none is.
     """
 
     name: str
@@ -49,6 +53,17 @@ class ModelCard:
     memory_mb: int
     prompts: frozenset[Literal["point", "box", "mask"]] = frozenset()
     notes: str = ""
+    preprocessing: Preprocessing | VolumeInput | None = None
+    sha256: str = ""
+
+    def prepared(self, size: int) -> Preprocessing:
+        """Return the preprocessing of a network for 2D images whose input has this side in pixels."""
+        assert isinstance(self.preprocessing, Preprocessing)
+        return replace(self.preprocessing, size=size)
+
+    def key(self, digest: str, how: Preprocessing, dtype: torch.dtype) -> str:
+        """Return `PromptableModel.key` of a network for 2D images with weights of this SHA-256."""
+        return f"{self.name}-{digest[:16]}-{how.size}-{how.tag}-{str(dtype).removeprefix('torch.')}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,7 @@ class PromptableModel(Protocol):
 
     card: ModelCard
     key: str
-    """Identifies card, weights, input size and precision: equal keys and rasters give equal embeddings."""
+    """Identifies card, weights, preprocessing and precision: equal keys and rasters give equal embeddings."""
     encoded: int
     """How many times `encode` has run; tests assert that no image is encoded twice."""
 
@@ -132,17 +147,19 @@ class PromptableModel(Protocol):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How the tensors of a checkpoint met those of the network.
+    """How the tensors of a checkpoint met those of the network, by the names that the file has for them.
 
     Attributes
     ----------
     missing : of the network, not in the file. unexpected : in the file, not of the network.
     mismatched : name, shape in the file, shape in the network.
+    remarks : what was assumed because the tensors do not tell it, such as the preprocessing.
     """
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = field(default=())
+    remarks: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -6,15 +6,18 @@ import importlib
 import logging
 import pickle
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from roireg.core.errors import InputError, OptionalDependencyError
 from roireg.models.base import LoadReport
+from roireg.models.renaming import Rules, original_names
 
 __all__ = [
     "UNREADABLE",
@@ -23,6 +26,7 @@ __all__ = [
     "fill",
     "read_tensors",
     "require_complete",
+    "require_whole",
     "shapes_of",
     "sizes_told",
 ]
@@ -66,20 +70,62 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: no such checkpoint file; check the path")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    zipped = zipfile.is_zipfile(path)
-    if not zipped and path.stat().st_size > 4 and _starts_as_zip(path):
-        raise InputError(f"{path}: is truncated or damaged; compare its size and SHA-256 and fetch it again")
+    zipped = require_whole(path)
     try:
         # Mapped, not read: looking at the shapes of a large file costs nothing.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with SAFE_GLOBALS(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UNREADABLE as error:
         raise explain_failure(path, error) from error
     return _named_tensors(content, path)
 
 
-def _starts_as_zip(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(4) == b"PK\x03\x04"
+class _Discarded:
+    """Stands for an optimiser that was saved beside the weights; keeps nothing of it."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _emptied(*_: object) -> dict[object, object]:
+    return {}
+
+
+def _in_place_of(module: str, name: str, stand_in: Any) -> Any:
+    stand_in.__module__, stand_in.__name__, stand_in.__qualname__ = module, name, name
+    return stand_in
+
+
+HARMLESS = [
+    dict,
+    _in_place_of("torch.optim.adam", "Adam", _Discarded),
+    _in_place_of("collections", "defaultdict", _emptied),
+]
+"""What may lie beside the weights, and what is read instead: SAM-Med2D is published with its whole optimiser."""
+
+SAFE_GLOBALS: Callable[[Any], AbstractContextManager[Any]] = getattr(
+    torch.serialization, "safe_globals", lambda _: nullcontext()
+)
+"""Lets `torch.load` read these without running code of the file; torch 2.4 has no such thing."""
+
+
+def require_whole(path: Path) -> bool:
+    """Return whether a checkpoint is a zip archive, as torch has written them since 1.6.
+
+    Raises
+    ------
+    InputError
+        When it cannot be opened, or begins as one and has lost its end.
+    """
+    zipped = zipfile.is_zipfile(path)
+    try:
+        with path.open("rb") as stream:
+            begins = stream.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise explain_failure(path, error) from error
+    if begins and not zipped:
+        raise InputError(f"{path}: is truncated or damaged; fetch it again")
+    return zipped
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -124,7 +170,7 @@ def explain_failure(path: Path, error: Exception) -> InputError:
         )
     words = ("central directory", "PytorchStreamReader", "incomplete", "truncated", "unexpected EOF", "deserializing")
     if isinstance(error, EOFError) or any(word in text for word in words):
-        return InputError(f"{path}: is truncated or damaged; compare its size and SHA-256 and fetch it again")
+        return InputError(f"{path}: is truncated or damaged; fetch it again")
     reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return InputError(f"{path}: cannot be read as a model ({reason}); fetch it again")
 
@@ -135,8 +181,20 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 @contextmanager
-def sizes_told(source: Path, name: str) -> Iterator[None]:
+def sizes_told(
+    source: Path,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    published: Callable[[], nn.Module],
+    rules: Rules = (),
+) -> Iterator[None]:
     """Turn the failure to read a network's sizes off its tensors into an error.
+
+    Parameters
+    ----------
+    published : builds the network in a published size; told is what the file lacks and has beyond it.
+    rules : see `fill`.
 
     Raises
     ------
@@ -146,38 +204,50 @@ def sizes_told(source: Path, name: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise InputError(
-            f"{source}: lacks the tensor {error.args[0]} that {name} has; it is incomplete or another model"
-        ) from error
+        with torch.device("meta"):
+            report = _compared(published(), tensors, rules)
+        require_complete(replace(report, mismatched=()), source=source, name=name)
+        raise InputError(f"{source}: has no tensor {error.args[0]}; it is no {name}") from error
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise InputError(
             f"{source}: the tensors have other shapes than those of {name}; it is another model"
         ) from error
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, source: Path, name: str) -> LoadReport:
+def fill(
+    network: nn.Module, tensors: Mapping[str, Tensor], *, source: Path, name: str, rules: Rules = ()
+) -> LoadReport:
     """Give a network its weights as float32, in place; also one that was built on the meta device.
+
+    Parameters
+    ----------
+    rules : by which the tensors were renamed, so that messages and report name them as the file does.
 
     Raises
     ------
     InputError
         When tensors are missing or have another shape than those of the network.
     """
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    report = LoadReport(
-        missing=tuple(sorted(set(wanted) - set(tensors))),
-        unexpected=tuple(sorted(set(tensors) - set(wanted))),
-        mismatched=tuple(
-            (key, tuple(tensors[key].shape), shape)
-            for key, shape in sorted(wanted.items())
-            if key in tensors and tuple(tensors[key].shape) != shape
-        ),
-    )
+    report = _compared(network, tensors, rules)
     require_complete(report, source=source, name=name)
     # Copied: the tensors may be a window onto the file.
-    own = {key: _copied(tensors[key]) for key in wanted}
+    own = {key: _copied(tensors[key]) for key in network.state_dict()}
     network.load_state_dict(own, assign=True)
     return report
+
+
+def _compared(network: nn.Module, tensors: Mapping[str, Tensor], rules: Rules) -> LoadReport:
+    wanted, found = shapes_of(network.state_dict()), shapes_of(tensors)
+    if wanted == found:
+        return LoadReport()
+    names = original_names([*wanted, *found], rules)
+    return LoadReport(
+        missing=tuple(sorted({names[key] for key in wanted.keys() - found.keys()})),
+        unexpected=tuple(sorted({names[key] for key in found.keys() - wanted.keys()})),
+        mismatched=tuple(
+            sorted((names[k], found[k], wanted[k]) for k in wanted.keys() & found.keys() if found[k] != wanted[k])
+        ),
+    )
 
 
 def _copied(value: Tensor) -> Tensor:
@@ -190,27 +260,25 @@ def require_complete(report: LoadReport, *, source: Path, name: str) -> None:
     Raises
     ------
     InputError
-        When tensors are missing or mismatched; quotes the first few.
+        When tensors are missing or mismatched; counts these and the unexpected ones and quotes the first few.
     """
+    faults = []
+    if report.missing:
+        faults.append(f"{len(report.missing)} tensor(s) are missing ({_some(report.missing)})")
     if report.mismatched:
         key, there, here = report.mismatched[0]
-        raise InputError(
-            f"{source}: does not fit {name}: {len(report.mismatched)} tensor(s) have another shape, first {key} with "
-            f"{_by(there)} instead of {_by(here)}; check that this file is the model asked for"
+        faults.append(
+            f"{len(report.mismatched)} tensor(s) have another shape, first {key} with {_by(there)} instead of "
+            f"{_by(here)}"
         )
-    if report.missing:
+    beyond = f"{len(report.unexpected)} tensor(s) do not belong to it ({_some(report.unexpected)})"
+    if faults:
+        told = ", ".join([*faults, beyond] if report.unexpected else faults)
         raise InputError(
-            f"{source}: does not fit {name}: {len(report.missing)} tensor(s) are missing ({_some(report.missing)}); "
-            "check that this file is the model asked for and complete"
+            f"{source}: does not fit {name}: {told}; check that this file is the model asked for and complete"
         )
     if report.unexpected:
-        log.warning(
-            "%s: %d tensor(s) are not part of %s and were ignored (%s)",
-            source,
-            len(report.unexpected),
-            name,
-            _some(report.unexpected),
-        )
+        log.warning("%s: %s and were ignored; it is %s", source, beyond, name)
 
 
 def _some(names: Iterable[str]) -> str:

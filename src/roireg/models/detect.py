@@ -15,9 +15,16 @@ from roireg.models.hugging import model_type_of
 
 __all__ = ["Detected", "detect", "detect_shapes"]
 
-VITS = {768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}
+VITS = {
+    (768, 12): "ViT-B",
+    (1024, 24): "ViT-L",
+    (1280, 32): "ViT-H",
+    (384, 12): "ViT-B pruned by half",
+    (168, 12): "ViT-B pruned by 77 %",
+}
 HIERAS = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base-plus", (144, 48): "large"}
-DINOS = {384: "small", 768: "base", 1024: "large"}
+DINOS = {(384, 12): "small", (768, 12): "base", (1024, 24): "large"}
+"""Published sizes by width and number of blocks."""
 
 FOLDERS = {
     "sam": "sam",
@@ -60,7 +67,7 @@ class Detected:
     @property
     def words(self) -> str:
         """The network in words, for messages."""
-        return " ".join(part for part in (TITLES[self.family], self.size) if part)
+        return f"{TITLES[self.family]} {self.size or 'of no published size'}"
 
 
 def detect(path: Path) -> Detected:
@@ -89,9 +96,10 @@ def detect_shapes(shapes: Shapes) -> Detected | None:
         width = shapes["image_encoder.trunk.patch_embed.proj.weight"][0]
         return Detected("sam2", HIERAS.get((width, _blocks(shapes, "image_encoder.trunk.blocks")), ""))
     if "image_encoder.patch_embed.seq.0.c.weight" in shapes:
-        return Detected("mobile-sam")
+        width = shapes["image_encoder.patch_embed.seq.0.c.weight"][0]
+        return Detected("mobile-sam", "TinyViT-5M" if width == 32 else "")
     if patch := shapes.get("image_encoder.patch_embed.proj.weight"):
-        size = VITS.get(patch[0], "")
+        size = VITS.get((patch[0], _blocks(shapes, "image_encoder.blocks")), "")
         if len(patch) == 5:
             return Detected("sam-med3d", size)
         position = shapes.get("image_encoder.pos_embed")
@@ -100,10 +108,12 @@ def detect_shapes(shapes: Shapes) -> Detected | None:
             return Detected("sam-med2d", size, side)
         return Detected("sam-hq" if "mask_decoder.hf_token.weight" in shapes else "sam", size, side)
     if any(name.startswith(("class_head.", "point_head.")) for name in shapes):
-        return Detected("vista3d")
+        width = shapes.get("image_encoder.encoder.conv_init.weight", (0,))[0]
+        return Detected("vista3d", "of 48 channels" if width == 48 else "")
     # DINOv2 with registers is a network of its own.
     if "cls_token" in shapes and "blocks.0.ls1.gamma" in shapes and "register_tokens" not in shapes:
-        return Detected("dinov3" if "storage_tokens" in shapes else "dinov2", DINOS.get(shapes["cls_token"][-1], ""))
+        size = DINOS.get((shapes["cls_token"][-1], _blocks(shapes, "blocks")), "")
+        return Detected("dinov3" if "storage_tokens" in shapes else "dinov2", size)
     return None
 
 
@@ -122,14 +132,15 @@ def _of_folder(folder: Path, kind: str) -> Detected:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     vision = _part(config, "vision_config")
     if family in ("sam", "sam-hq"):
-        return Detected(family, VITS.get(vision.get("hidden_size", 768), ""), vision.get("image_size", 1024))
+        size = VITS.get((vision.get("hidden_size", 768), vision.get("num_hidden_layers", 12)), "")
+        return Detected(family, size, vision.get("image_size", 1024))
     if family == "sam2":
         backbone = _part(vision, "backbone_config")
         widths = backbone.get("embed_dim_per_stage") or [96]
         blocks = backbone.get("blocks_per_stage") or [1, 2, 7, 2]
         side = _part(config, "prompt_encoder_config").get("image_size", 1024)
         return Detected(family, HIERAS.get((widths[0], sum(blocks)), ""), side)
-    return Detected(family, DINOS.get(config.get("hidden_size", 768), ""))
+    return Detected(family, DINOS.get((config.get("hidden_size", 768), config.get("num_hidden_layers", 12)), ""))
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -5,6 +5,8 @@ Oquab et al., "DINOv2", TMLR 2024; Simeoni et al., "DINOv3", arXiv 2508.10104. C
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from torch import Tensor
 from roireg.core.errors import InputError
 from roireg.models.base import Embedding, LoadReport, ModelCard
 from roireg.models.checkpoint import fill, read_tensors, shapes_of, sizes_told
-from roireg.models.dino_names import dino_names, dino_settings
-from roireg.models.hugging import from_folder, transformers_class
+from roireg.models.dino_names import RULES, dino_names, dino_settings
+from roireg.models.hugging import build_empty, from_folder, transformers_class
 from roireg.models.memory import memory_explained
 from roireg.models.precision import Precision, choose_precision
 from roireg.models.preprocess import Preprocessing
@@ -25,10 +27,11 @@ __all__ = ["CARDS", "DinoNetwork", "load"]
 CLASSES = {"dinov2": ("Dinov2Model", "Dinov2Config"), "dinov3": ("DINOv3ViTModel", "DINOv3ViTConfig")}
 
 
-def _card(name: str, hub_id: str, file: str, parameters: float, memory_mb: int) -> ModelCard:
+def _card(name: str, hub_id: str, file: str, parameters: float, memory_mb: int, sha256: str) -> ModelCard:
     family = name.split("-")[0]
     third = family == "dinov3"
     licence = "DINOv3 License" if third else "Apache-2.0"
+    size, patch = (768, 16) if third else (518, 14)
     return ModelCard(
         name=name,
         family=family,
@@ -38,23 +41,48 @@ def _card(name: str, hub_id: str, file: str, parameters: float, memory_mb: int) 
         code_licence=licence,
         weights_licence=licence,
         ndim=2,
-        input_size=768 if third else 518,
+        input_size=size,
         parameters=parameters,
         memory_mb=memory_mb,
         notes="Dense features only." + (" Ask for access on the hub first." if third else ""),
+        preprocessing=Preprocessing(size, layout="patches", patch=patch),
+        sha256=sha256,
     )
 
 
 CARDS: tuple[ModelCard, ...] = (
-    _card("dinov2-small", "facebook/dinov2-small", "dinov2_vits14_pretrain.pth", 22.1, 200),
-    _card("dinov2-base", "facebook/dinov2-base", "dinov2_vitb14_pretrain.pth", 86.6, 450),
-    _card("dinov2-large", "facebook/dinov2-large", "dinov2_vitl14_pretrain.pth", 304.4, 1400),
+    _card(
+        "dinov2-small",
+        "facebook/dinov2-small",
+        "dinov2_vits14_pretrain.pth",
+        22.1,
+        200,
+        "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+    ),
+    _card(
+        "dinov2-base",
+        "facebook/dinov2-base",
+        "dinov2_vitb14_pretrain.pth",
+        86.6,
+        450,
+        "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+    ),
+    _card(
+        "dinov2-large",
+        "facebook/dinov2-large",
+        "dinov2_vitl14_pretrain.pth",
+        304.4,
+        1400,
+        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+    ),
+    # Their files are named as torch.hub wants it: the digits are the first of the SHA-256.
     _card(
         "dinov3-small",
         "facebook/dinov3-vits16-pretrain-lvd1689m",
         "dinov3_vits16_pretrain_lvd1689m-08c60483.pth",
         21.6,
         250,
+        "08c60483",
     ),
     _card(
         "dinov3-base",
@@ -62,6 +90,7 @@ CARDS: tuple[ModelCard, ...] = (
         "dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth",
         85.7,
         500,
+        "73cec8be",
     ),
 )
 
@@ -155,12 +184,13 @@ def load(
     if path.is_dir():
         network, report = from_folder(model, path, name=card.name)
     else:
-        tensors = dino_names(read_tensors(path), card.family)
-        with sizes_told(path, card.name):
+        tensors, rules = dino_names(read_tensors(path), card.family), RULES[card.family]
+        published = partial(build_empty, model, config, {})
+        with sizes_told(path, card.name, tensors, published=published, rules=rules):
             settings = dino_settings(shapes_of(tensors), card.family)
         # Built with memory: the frequencies of DINOv3 are computed, not stored.
         network = transformers_class(model)(transformers_class(config)(**settings))
-        report = fill(network, tensors, source=path, name=card.name)
+        report = fill(network, tensors, source=path, name=card.name, rules=rules)
     patch = network.config.patch_size
     size = card.input_size if input_size is None else input_size
     if size < 2 * patch:
@@ -168,10 +198,5 @@ def load(
     for parameter in network.parameters():
         # Not the buffers: rounded frequencies of DINOv3 would misplace its patches.
         parameter.data = parameter.data.to(dtype)
-    return DinoNetwork(
-        card,
-        network.to(device),
-        Preprocessing(size, layout="patches", patch=patch),
-        key=f"{card.name}-{digest[:16]}-{size}-{str(dtype).removeprefix('torch.')}",
-        report=report,
-    )
+    how = replace(card.prepared(size), patch=patch)
+    return DinoNetwork(card, network.to(device), how, key=card.key(digest, how, dtype), report=report)

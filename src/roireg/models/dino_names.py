@@ -9,35 +9,40 @@ import torch
 from torch import Tensor
 
 from roireg.models.checkpoint import Shapes
-from roireg.models.sam_names import Rules, count, rename
+from roireg.models.renaming import Rules, rename
+from roireg.models.sam_names import count
 
-__all__ = ["dino_names", "dino_settings"]
+__all__ = ["RULES", "dino_names", "dino_settings"]
 
 HEAD = 64
 """Channels of one attention head in every published size."""
 
 V2: Rules = (
-    (r"^(cls_token|mask_token)$", r"embeddings.\1"),
-    (r"^pos_embed$", "embeddings.position_embeddings"),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
-    (r"^norm\.", "layernorm."),
-    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layer.\1.attention.o_proj."),
-    (r"^blocks\.(\d+)\.attn\.", r"encoder.layer.\1.attention."),
-    (r"^blocks\.(\d+)\.ls(\d)\.gamma$", r"encoder.layer.\1.layer_scale\2.lambda1"),
-    (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
+    ("cls_token", "embeddings.cls_token"),
+    ("mask_token", "embeddings.mask_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+    ("norm.", "layernorm."),
+    ("blocks.#.attn.proj.", "encoder.layer.#.attention.o_proj."),
+    ("blocks.#.attn.", "encoder.layer.#.attention."),
+    ("blocks.#.ls#.gamma", "encoder.layer.#.layer_scale#.lambda1"),
+    ("blocks.#.", "encoder.layer.#."),
 )
 
 V3: Rules = (
-    (r"^(cls_token|mask_token)$", r"embeddings.\1"),
-    (r"^storage_tokens$", "embeddings.register_tokens"),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings."),
-    (r"^blocks\.(\d+)\.attn\.proj\.", r"model.layer.\1.attention.o_proj."),
-    (r"^blocks\.(\d+)\.attn\.", r"model.layer.\1.attention."),
-    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"model.layer.\1.mlp.up_proj."),
-    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"model.layer.\1.mlp.down_proj."),
-    (r"^blocks\.(\d+)\.ls(\d)\.gamma$", r"model.layer.\1.layer_scale\2.lambda1"),
-    (r"^blocks\.(\d+)\.", r"model.layer.\1."),
+    ("cls_token", "embeddings.cls_token"),
+    ("mask_token", "embeddings.mask_token"),
+    ("storage_tokens", "embeddings.register_tokens"),
+    ("patch_embed.proj.", "embeddings.patch_embeddings."),
+    ("blocks.#.attn.proj.", "model.layer.#.attention.o_proj."),
+    ("blocks.#.attn.", "model.layer.#.attention."),
+    ("blocks.#.mlp.fc1.", "model.layer.#.mlp.up_proj."),
+    ("blocks.#.mlp.fc2.", "model.layer.#.mlp.down_proj."),
+    ("blocks.#.ls#.gamma", "model.layer.#.layer_scale#.lambda1"),
+    ("blocks.#.", "model.layer.#."),
 )
+
+RULES = {"dinov2": V2, "dinov3": V3}
 
 
 def dino_names(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
@@ -51,11 +56,11 @@ def dino_names(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
         if third and (name.endswith("attn.qkv.bias_mask") or name == "rope_embed.periods"):
             continue
         if ".attn.qkv." not in name:
-            out[rename(name, V3 if third else V2)] = value
+            out[rename(name, RULES[family])] = value
             continue
         for part, piece in zip("qkv", torch.chunk(value, 3), strict=True):
             if not (third and part == "k" and name.endswith("bias")):
-                out[rename(name.replace(".qkv.", f".{part}_proj."), V3 if third else V2)] = piece
+                out[rename(name.replace(".qkv.", f".{part}_proj."), RULES[family])] = piece
     mask = out.get("embeddings.mask_token")
     if third and mask is not None:
         out["embeddings.mask_token"] = mask.reshape(1, 1, -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import torch
 
 from roireg.core.errors import InputError, OptionalDependencyError
 from roireg.models.base import LoadReport
-from roireg.models.checkpoint import UNREADABLE, explain_failure, require_complete
+from roireg.models.checkpoint import UNREADABLE, explain_failure, require_complete, require_whole
 
-__all__ = ["from_folder", "model_type_of", "transformers_class"]
+__all__ = ["build_empty", "from_folder", "model_type_of", "transformers_class"]
 
 
 def transformers_class(name: str) -> Any:
@@ -83,12 +83,15 @@ def from_folder(class_name: str, folder: Path, *, name: str) -> tuple[Any, LoadR
         When a file is missing, damaged or holds other tensors than the configuration asks for.
     """
     network_class = transformers_class(class_name)
+    for file in folder.glob("*.bin"):
+        require_whole(file)
     with _quiet():
         try:
             network, info = network_class.from_pretrained(
                 folder,
                 dtype=torch.float32,
                 local_files_only=True,
+                weights_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
@@ -106,6 +109,12 @@ def from_folder(class_name: str, folder: Path, *, name: str) -> tuple[Any, LoadR
     )
     require_complete(report, source=folder, name=name)
     return network, report
+
+
+def build_empty(model: str, config: str, settings: Mapping[str, Any]) -> Any:
+    """Build a network of transformers without memory for its weights, which `fill` brings."""
+    with torch.device("meta"):
+        return transformers_class(model)(transformers_class(config)(**settings))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ CARDS = (
         memory_mb=0,
         prompts=frozenset({"point", "box", "mask"}),
         notes="on a server that you start (nninteractive-server), where the image is sent; weights not for commerce",
+        preprocessing=VolumeInput(spacing=None, patch=None),
     ),
 )
 
@@ -72,7 +73,8 @@ class NNInteractive:
         self.address = address.rstrip("/")
         self.key = f"nninteractive-{self.address}"
         self.encoded = 0
-        self.volume = VolumeInput(spacing=None, patch=None)
+        assert isinstance(self.card.preprocessing, VolumeInput)
+        self.volume = self.card.preprocessing
         self._api_key = api_key
         self._timeout = timeout
         self._client = _client()

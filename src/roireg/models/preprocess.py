@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from roireg.core.errors import InputError
 
-__all__ = ["CT_WINDOWS", "Frame", "Preprocessing", "Window", "to_raster", "window_range"]
+__all__ = ["CT_WINDOWS", "Frame", "Preprocessing", "VolumeInput", "Window", "to_raster", "window_range"]
 
 Window = str | tuple[float, float] | None
 
@@ -35,6 +35,12 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+AIR = -500.0
+"""An image with values at or below this is taken for CT in Hounsfield units."""
+
+FAT = -100.0
+"""An image without a value at or below this is no CT in Hounsfield units, or one of which nothing is left."""
 
 
 def to_raster(data: Tensor, *, window: Window = None, percentiles: tuple[float, float] = (0.5, 99.5)) -> Tensor:
@@ -160,7 +166,7 @@ class Preprocessing:
     layout : "pad" keeps the aspect ratio and pads with zeros at the bottom and right (SAM); "stretch" resizes to a
         square (SAM 2, MedSAM, SAM-Med2D); "patches" resizes to the nearest multiples of `patch` (DINO).
     mean, std : per channel, for values 0..255; None scales every image to [0, 1] by its own extremes (MedSAM).
-    cubic : resize with bicubic instead of bilinear interpolation; both with antialiasing, as PIL has it.
+    resampling : how to resize; bilinear and bicubic with antialiasing, as PIL has it, nearest from pixel centres.
     patch : see `layout`.
     """
 
@@ -168,8 +174,27 @@ class Preprocessing:
     layout: Literal["pad", "stretch", "patches"] = "pad"
     mean: tuple[float, float, float] | None = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    cubic: bool = False
+    resampling: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     patch: int = 1
+
+    @property
+    def tag(self) -> str:
+        """What is done, but for sizes, in one word: models with equal tags see an image alike."""
+        return f"{self.layout}-{self.resampling}{'-extremes' if self.mean is None else ''}"
+
+    @property
+    def words(self) -> str:
+        """The same in words, for people."""
+        layout = {
+            "pad": f"longest side {self.size} px, padded to a square",
+            "stretch": f"stretched to {self.size} x {self.size} px",
+            "patches": f"longest side {self.size} px, multiples of {self.patch} px",
+        }[self.layout]
+        if self.mean is None:
+            return f"{layout} ({self.resampling}), intensities from 0 to 1 by the extremes of each image"
+        usual = (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD)
+        values = "ImageNet mean and deviation" if usual else f"mean {self.mean}, deviation {self.std}"
+        return f"{layout} ({self.resampling}), {values}"
 
     def frame(self, shape: tuple[int, ...]) -> Frame:
         """Return where a raster of this (y, x) shape will lie."""
@@ -198,10 +223,7 @@ class Preprocessing:
         frame = self.frame(tuple(raster.shape[1:]))
         image = raster.float().expand(3, -1, -1)[None]
         if frame.resized != frame.shape:
-            mode = "bicubic" if self.cubic else "bilinear"
-            image = F.interpolate(image, frame.resized, mode=mode, align_corners=False, antialias=True)
-            # A cubic overshoots at edges; no raster has such values.
-            image = image.clamp(0.0, 255.0)
+            image = self._resize(image, frame.resized)
         if self.mean is None:
             low, high = image.amin(), image.amax()
             # Rounding in an even image is not contrast.
@@ -211,3 +233,66 @@ class Preprocessing:
             image = (image - mean) / std
         below, right = frame.size[0] - frame.resized[0], frame.size[1] - frame.resized[1]
         return F.pad(image, (0, right, 0, below)), frame
+
+    def _resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.resampling == "nearest":
+            return F.interpolate(image, size, mode="nearest-exact")
+        image = F.interpolate(image, size, mode=self.resampling, align_corners=False, antialias=True)
+        # A cubic overshoots at edges; no raster has such values.
+        return image.clamp(0.0, 255.0)
+
+
+@dataclass(frozen=True)
+class VolumeInput:
+    """The grid and the intensities that a 3D network was trained on.
+
+    Attributes
+    ----------
+    spacing : mm per voxel, equal along all axes; None takes the image's own voxels.
+    patch : side in voxels of the cube that is encoded at once; None encodes the whole image.
+    window : Hounsfield units that become 0 and 255, values outside are cut off; None keeps the zero of the image
+        (networks that take positive values for foreground) and only scales it.
+    """
+
+    spacing: float | None
+    patch: int | None
+    window: tuple[float, float] | None = None
+
+    @property
+    def words(self) -> str:
+        """The same in words, for people."""
+        voxels = "the image's own voxels" if self.spacing is None else f"{self.spacing:g} mm voxels"
+        seen = "all at once" if self.patch is None else f"cubes of {self.patch} voxels"
+        window = "" if self.window is None else f", CT window {self.window[0]:.0f} to {self.window[1]:.0f} HU"
+        return f"{voxels}, {seen}{window}"
+
+    def raster(self, data: Tensor, *, name: str, window: tuple[float, float] | None = None) -> Tensor:
+        """Scale (1, *shape) intensities for `PromptableModel.encode`.
+
+        Without a window the largest magnitude becomes 255 and negative values stay negative; CT is limited to
+        +-1000 HU first, the range SAM-Med3D was trained on.
+
+        Parameters
+        ----------
+        name : what messages call the image.
+        window : intensities to use in place of the network's own window, in the units of the image.
+
+        Raises
+        ------
+        InputError
+            When the network has a window of its own and the image is no CT in Hounsfield units.
+        """
+        data = data.float()
+        lowest = float(data.min())
+        if window is None and self.window is not None and lowest > FAT:
+            raise InputError(
+                f"{name}: this network reads CT in Hounsfield units (air -1000, fat -100), found {lowest:g} as the "
+                "lowest value; convert the image, choose another model, or give the window of intensities to use"
+            )
+        if (chosen := window or self.window) is not None:
+            low, high = chosen
+            return ((data - low) / (high - low)).clamp(0, 1) * 255
+        if lowest <= AIR:
+            data = data.clamp(-1000, 1000)
+        largest = float(data.abs().max())
+        return data * (255 / largest) if largest > 0 else data

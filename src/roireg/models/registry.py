@@ -19,6 +19,7 @@ from roireg.io.weights import SUFFIXES, find_weights, weight_files, weights_dige
 from roireg.models.base import DenseEncoder, ModelCard, PromptableModel
 from roireg.models.detect import Detected, detect
 from roireg.models.precision import Precision
+from roireg.models.preprocess import Preprocessing
 
 __all__ = ["available_models", "find_card", "load_encoder", "load_model", "resolve"]
 
@@ -127,9 +128,15 @@ def resolve(name: str | Path) -> tuple[ModelCard, Path | None]:
     InputError
         When nothing is known by the name, the weights are not on this disk, or they are of another architecture.
     """
+    card, path, _ = _identified(name)
+    return card, path
+
+
+def _identified(name: str | Path) -> tuple[ModelCard, Path | None, tuple[str, ...]]:
+    """Return what `resolve` does, and what was assumed because the tensors do not tell it."""
     asked, where = _parts(name)
     if asked is not None and asked.family in SERVED:
-        return asked, None
+        return asked, None, ()
     if where is None:
         assert asked is not None  # one of the two is always there
         path = find_weights(asked.name, hub_id=asked.hub_id, files=asked.files)
@@ -144,13 +151,80 @@ def resolve(name: str | Path) -> tuple[ModelCard, Path | None]:
             raise InputError(f"{path}: no such model file or folder; check the path or see `roireg models list`")
     path = _file_within(path)
     found = detect(path)
-    if asked is None:
-        return _card_of(found, path), path
-    if found.family != asked.family or (found.size and asked.name in SIZES and found.size != SIZES[asked.name]):
+    named = asked or _named(found, path)
+    if named is None:
+        like = _alike(found)
+        card = _renamed(like, found, path)
+        remarks: list[str] = []
+    else:
+        like = named
+        card, remarks = _measured(named, found, path)
+    others = {_tag(c): c.name for c in reversed(available_models()) if _may_be(c, found) and _tag(c) != _tag(like)}
+    if asked is None and others:
+        why = "as nothing tells the model" if named is None else "by the name of the file or folder"
+        ways = " or ".join(f"{other}={path}" for other in others.values())
+        remarks = [*remarks, f"images are prepared as for {like.name}, {why}; if it is another, say {ways}"]
+    return card, path, tuple(remarks)
+
+
+def _named(found: Detected, path: Path) -> ModelCard | None:
+    """Return the card of the family that a path has the name of: its own, that of its file or of its repository."""
+    name = path.name if path.is_file() else path.resolve().name
+    for card in available_models():
+        repository = (card.hub_id or "").rpartition("/")[2]
+        snapshot = card.hub_id is not None and f"models--{card.hub_id.replace('/', '--')}" in path.parts
+        names = [Path(file).name for file in card.files] if path.is_file() else [card.name, repository]
+        if card.family == found.family and (snapshot or name in names):
+            return card
+    return None
+
+
+def _measured(card: ModelCard, found: Detected, path: Path) -> tuple[ModelCard, list[str]]:
+    """Return a card as far as it holds for what was found, and what to remark where that is of no published size.
+
+    Raises
+    ------
+    InputError
+        When it is another architecture or of another published size.
+    """
+    size = SIZES[card.name]
+    if found.family != card.family or found.size not in ("", size):
         raise InputError(
-            f"{path}: holds {found.words}, which is not {asked.name}; check that this is the file of {asked.name}"
+            f"{path}: holds {found.words}, which is not {card.name}; check that this is the file of {card.name}"
         )
-    return asked, path
+    if found.size == size:
+        return card, []
+    remark = f"holds {found.words}, where {card.name} is {size}: the licence of these weights is not known"
+    return replace(card, weights_licence=UNKNOWN), [remark]
+
+
+def _may_be(card: ModelCard, found: Detected) -> bool:
+    return card.family == found.family and found.size in ("", SIZES[card.name])
+
+
+def _alike(found: Detected) -> ModelCard:
+    """Return the first card of what was found; of its family where its size is none of the published ones."""
+    family = [card for card in available_models() if card.family == found.family]
+    return next((card for card in family if _may_be(card, found)), family[0])
+
+
+def _renamed(card: ModelCard, found: Detected, path: Path) -> ModelCard:
+    """Return the card of weights that are known by their path alone."""
+    return replace(
+        card,
+        name=path.stem if path.is_file() else path.resolve().name,
+        hub_id=None,
+        files=(path.name,) if path.is_file() else (),
+        weights_licence=UNKNOWN,
+        input_size=found.input_size or card.input_size,
+        notes=f"{found.words}, from {path}",
+        sha256="",
+    )
+
+
+def _tag(card: ModelCard) -> str:
+    """Return what is done to images, but for sizes; networks for volumes of one family do not differ."""
+    return card.preprocessing.tag if isinstance(card.preprocessing, Preprocessing) else ""
 
 
 def _file_within(path: Path) -> Path:
@@ -162,7 +236,7 @@ def _file_within(path: Path) -> Path:
 
 
 def _load(name: str | Path, *, device: torch.device | str, input_size: int | None, precision: Precision) -> Any:
-    card, path = resolve(name)
+    card, path, remarks = _identified(name)
     module = importlib.import_module(f"{__package__}.{FAMILIES[card.family]}")
     if path is None:
         address = str(name).partition("=")[2]
@@ -175,6 +249,7 @@ def _load(name: str | Path, *, device: torch.device | str, input_size: int | Non
         input_size=input_size,
         precision=precision,
     )
+    model.report = replace(model.report, remarks=remarks)
     if card.weights_licence == UNKNOWN:
         count = sum(parameter.numel() for parameter in model.network.parameters())
         model.card = replace(card, parameters=round(count / 1e6, 3))
@@ -208,25 +283,6 @@ def _parts(name: str | Path) -> tuple[ModelCard | None, str | None]:
     return find_card(text), None
 
 
-def _card_of(found: Detected, path: Path) -> ModelCard:
-    """Return the card of a path: that of a file or snapshot of this name, else that of its size with its name."""
-    cards = [card for card in available_models() if card.family == found.family]
-    for card in cards:
-        snapshot = card.hub_id is not None and f"models--{card.hub_id.replace('/', '--')}" in path.parts
-        if path.name in card.files or snapshot:
-            return card
-    alike = next((card for card in cards if found.size and SIZES.get(card.name) == found.size), cards[0])
-    return replace(
-        alike,
-        name=path.stem if path.is_file() else path.resolve().name,
-        hub_id=None,
-        files=(path.name,) if path.is_file() else (),
-        weights_licence=UNKNOWN,
-        input_size=found.input_size or alike.input_size,
-        notes=f"{found.words}, from {path}",
-    )
-
-
 UNKNOWN = "unknown"
 """Licence of weights that came from a path."""
 
@@ -243,7 +299,13 @@ SIZES: dict[str, str] = {
     "sam2.1-base-plus": "base-plus",
     "sam2.1-large": "large",
     "medsam2": "tiny",
+    "slimsam-50": "ViT-B pruned by half",
+    "slimsam-77": "ViT-B pruned by 77 %",
     "sam-med2d": "ViT-B",
+    "mobile-sam": "TinyViT-5M",
+    "sam-med3d": "ViT-B",
+    "sam-med3d-turbo": "ViT-B",
+    "vista3d": "of 48 channels",
     "dinov2-small": "small",
     "dinov2-base": "base",
     "dinov2-large": "large",

@@ -7,6 +7,7 @@ original .pth files.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from torch.nn import functional as F
 from roireg.core.errors import InputError
 from roireg.models.base import LoadReport, ModelCard
 from roireg.models.checkpoint import fill, read_tensors, shapes_of, sizes_told
-from roireg.models.hugging import from_folder, transformers_class
+from roireg.models.hugging import build_empty, from_folder
 from roireg.models.precision import Precision, choose_precision, compute_in
 from roireg.models.preprocess import Preprocessing
 from roireg.models.promptable import PromptableNetwork, Prompts
-from roireg.models.sam_names import sam_names, sam_settings
+from roireg.models.renaming import Rules
+from roireg.models.sam_names import ENCODER, PARTS, count, sam_names, sam_settings
 
-__all__ = ["CARDS", "SamNetwork", "build_empty", "check_size", "finish_sam", "load", "resize_sam", "sam_card"]
+__all__ = ["CARDS", "SamNetwork", "check_size", "finish_sam", "load", "published_sam", "resize_sam", "sam_card"]
+
+NAMES: Rules = (*ENCODER, *PARTS)
 
 PATCH = 16
 
@@ -86,18 +90,45 @@ def sam_card(name: str, hub_id: str | None, parameters: float, memory_mb: int, *
         "ndim": 2,
         "input_size": 1024,
         "prompts": frozenset({"point", "box", "mask"}),
+        "preprocessing": Preprocessing(more.get("input_size", 1024)),
     }
     return ModelCard(name=name, hub_id=hub_id, parameters=parameters, memory_mb=memory_mb, **{**known, **more})
 
 
-SLIM = "https://github.com/czg1225/SlimSAM"
+def _sam(name: str, file: str, parameters: float, memory_mb: int, sha256: str) -> ModelCard:
+    return sam_card(name, f"facebook/{name}", parameters, memory_mb, files=(file,), sha256=sha256)
 
+
+def _slim(name: str, hub_id: str, parameters: float, memory_mb: int, notes: str) -> ModelCard:
+    source = "https://github.com/czg1225/SlimSAM"
+    return sam_card(name, hub_id, parameters, memory_mb, source=source, notes=notes)
+
+
+# The digits in the names of the files are the first of their MD5.
 CARDS: tuple[ModelCard, ...] = (
-    sam_card("sam-vit-base", "facebook/sam-vit-base", 93.7, 2200, files=("sam_vit_b_01ec64.pth",)),
-    sam_card("sam-vit-large", "facebook/sam-vit-large", 312.3, 3700, files=("sam_vit_l_0b3195.pth",)),
-    sam_card("sam-vit-huge", "facebook/sam-vit-huge", 641.1, 5000, files=("sam_vit_h_4b8939.pth",)),
-    sam_card("slimsam-50", "nielsr/slimsam-50-uniform", 28.0, 1900, source=SLIM, notes="SAM ViT-B pruned by half."),
-    sam_card("slimsam-77", "Zigeng/SlimSAM-uniform-77", 9.1, 1800, source=SLIM, notes="SAM ViT-B pruned by 77 %."),
+    _sam(
+        "sam-vit-base",
+        "sam_vit_b_01ec64.pth",
+        93.7,
+        2200,
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    _sam(
+        "sam-vit-large",
+        "sam_vit_l_0b3195.pth",
+        312.3,
+        3700,
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    _sam(
+        "sam-vit-huge",
+        "sam_vit_h_4b8939.pth",
+        641.1,
+        5000,
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    _slim("slimsam-50", "Zigeng/SlimSAM-uniform-50", 28.0, 1900, "SAM ViT-B pruned by half."),
+    _slim("slimsam-77", "Zigeng/SlimSAM-uniform-77", 9.7, 1800, "SAM ViT-B pruned by 77 %."),
     sam_card(
         "medsam",
         "wanglab/medsam-vit-base",
@@ -106,6 +137,7 @@ CARDS: tuple[ModelCard, ...] = (
         source="https://github.com/bowang-lab/MedSAM",
         files=("medsam_vit_b.pth",),
         notes="Trained on medical images with box prompts; points and point grids are off what it was trained on.",
+        preprocessing=Preprocessing(1024, layout="stretch", mean=None, resampling="bicubic"),
     ),
 )
 
@@ -134,11 +166,11 @@ def load(
     if path.is_dir():
         network, report = from_folder("SamModel", path, name=card.name)
     else:
-        tensors = sam_names(read_tensors(path))
-        with sizes_told(path, card.name):
+        tensors = sam_names(read_tensors(path), NAMES)
+        with sizes_told(path, card.name, tensors, published=partial(published_sam, tensors), rules=NAMES):
             settings = sam_settings(shapes_of(tensors))
         network = build_empty("SamModel", "SamConfig", settings)
-        report = fill(network, tensors, source=path, name=card.name)
+        report = fill(network, tensors, source=path, name=card.name, rules=NAMES)
     return finish_sam(SamNetwork, network, report, card, device, digest, input_size, precision)
 
 
@@ -162,27 +194,14 @@ def finish_sam(
     network.vision_encoder.to(dtype)
     # Not the prompt encoder: points would be rounded to several pixels.
     compute_in(network.mask_decoder, dtype)
-    return kind(
-        card,
-        network,
-        preprocessing_of(card, size),
-        key=f"{card.name}-{digest[:16]}-{size}-{str(dtype).removeprefix('torch.')}",
-        report=report,
-        stride=PATCH,
-    )
+    how = card.prepared(size)
+    return kind(card, network, how, key=card.key(digest, how, dtype), report=report, stride=PATCH)
 
 
-def preprocessing_of(card: ModelCard, size: int) -> Preprocessing:
-    """Return how a model of the SAM architecture wants its images."""
-    if card.name == "medsam":
-        return Preprocessing(size, layout="stretch", mean=None, cubic=True)
-    return Preprocessing(size)
-
-
-def build_empty(model: str, config: str, settings: Mapping[str, Any]) -> Any:
-    """Build a network of transformers without memory for its weights, which `fill` brings."""
-    with torch.device("meta"):
-        return transformers_class(model)(transformers_class(config)(**settings))
+def published_sam(tensors: Mapping[str, Tensor], model: str = "SamModel", config: str = "SamConfig") -> Any:
+    """Build a SAM of as many blocks as the renamed tensors have, else as published: names to compare theirs with."""
+    layers = count(tensors, r"^vision_encoder\.layers\.(\d+)\.")
+    return build_empty(model, config, {"vision_config": {"num_hidden_layers": layers or 12}})
 
 
 def resize_sam(network: Any, size: int) -> None:

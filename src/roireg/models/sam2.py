@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,37 @@ from torch import Tensor
 from roireg.core.errors import InputError
 from roireg.models.base import LoadReport, ModelCard
 from roireg.models.checkpoint import Shapes, fill, read_tensors, shapes_of, sizes_told
-from roireg.models.hugging import from_folder, transformers_class
+from roireg.models.hugging import build_empty, from_folder, transformers_class
 from roireg.models.precision import Precision, choose_precision, compute_in
 from roireg.models.preprocess import Preprocessing
 from roireg.models.promptable import PromptableNetwork, Prompts
-from roireg.models.sam import SamNetwork, build_empty, check_size, sam_card
-from roireg.models.sam_names import PARTS, Rules, count, decoder_settings, sam_names
+from roireg.models.renaming import Rules
+from roireg.models.sam import SamNetwork, check_size, sam_card
+from roireg.models.sam_names import PARTS, count, decoder_settings, sam_names
 
 __all__ = ["CARDS", "Sam2Network", "load"]
 
 STRIDE = 16
 
-TRUNK: Rules = (
-    (r"^image_encoder\.trunk\.patch_embed\.proj\.", "vision_encoder.backbone.patch_embed.projection."),
-    (r"^image_encoder\.trunk\.blocks\.(\d+)\.norm(\d)\.", r"vision_encoder.backbone.blocks.\1.layer_norm\2."),
-    (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
-    (r"^image_encoder\.neck\.convs\.(\d+)\.conv\.", r"vision_encoder.neck.convs.\1."),
-    (r"^no_mem_embed$", "no_memory_embedding"),
-    (r"^(mask_decoder\.transformer\.layers\.\d+\.(?:self|cross)_attn\w*\.)out_proj\.", r"\1o_proj."),
-    (r"^(mask_decoder\.transformer\.final_attn_token_to_image\.)out_proj\.", r"\1o_proj."),
+DECODER = "mask_decoder.transformer.layers.#."
+
+NAMES: Rules = (
+    ("image_encoder.trunk.patch_embed.proj.", "vision_encoder.backbone.patch_embed.projection."),
+    ("image_encoder.trunk.blocks.#.norm#.", "vision_encoder.backbone.blocks.#.layer_norm#."),
+    ("image_encoder.trunk.", "vision_encoder.backbone."),
+    ("image_encoder.neck.convs.#.conv.", "vision_encoder.neck.convs.#."),
+    ("no_mem_embed", "no_memory_embedding"),
+    *(
+        (f"sam_{DECODER}{attention}.out_proj.", f"{DECODER}{attention}.o_proj.")
+        for attention in ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token")
+    ),
+    (
+        "sam_mask_decoder.transformer.final_attn_token_to_image.out_proj.",
+        "mask_decoder.transformer.final_attn_token_to_image.o_proj.",
+    ),
+    *((f"sam_{before}", after) for before, after in PARTS),
+    ("sam_prompt_encoder.", "prompt_encoder."),
+    ("sam_mask_decoder.", "mask_decoder."),
 )
 
 VIDEO = re.compile(
@@ -53,32 +66,62 @@ ATTENTION: dict[tuple[int, int], dict[str, Any]] = {
 """What the tensors do not tell, by width and number of blocks: tiny, small, base-plus and large."""
 
 
-def _card(
-    name: str, hub_id: str, files: tuple[str, ...], parameters: float, memory_mb: int, **more: Any
-) -> ModelCard:
+def _card(name: str, hub_id: str, file: str, parameters: float, memory_mb: int, **more: Any) -> ModelCard:
     usual: dict[str, Any] = {
         "family": "sam2",
         "source": "https://github.com/facebookresearch/sam2",
-        "files": files,
+        "files": (file,),
         "notes": "Faster than SAM at equal quality; trained on photographs and videos.",
+        "preprocessing": Preprocessing(1024, layout="stretch"),
     }
     return sam_card(name, hub_id, parameters, memory_mb, **{**usual, **more})
 
 
 CARDS: tuple[ModelCard, ...] = (
-    _card("sam2.1-tiny", "facebook/sam2.1-hiera-tiny", ("sam2.1_hiera_tiny.pt",), 38.9, 700),
-    _card("sam2.1-small", "facebook/sam2.1-hiera-small", ("sam2.1_hiera_small.pt",), 46.0, 750),
-    _card("sam2.1-base-plus", "facebook/sam2.1-hiera-base-plus", ("sam2.1_hiera_base_plus.pt",), 80.8, 1000),
-    _card("sam2.1-large", "facebook/sam2.1-hiera-large", ("sam2.1_hiera_large.pt",), 224.4, 1800),
+    _card(
+        "sam2.1-tiny",
+        "facebook/sam2.1-hiera-tiny",
+        "sam2.1_hiera_tiny.pt",
+        38.9,
+        700,
+        sha256="7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+    ),
+    _card(
+        "sam2.1-small",
+        "facebook/sam2.1-hiera-small",
+        "sam2.1_hiera_small.pt",
+        46.0,
+        750,
+        sha256="6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+    ),
+    _card(
+        "sam2.1-base-plus",
+        "facebook/sam2.1-hiera-base-plus",
+        "sam2.1_hiera_base_plus.pt",
+        80.8,
+        1000,
+        sha256="a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+    ),
+    _card(
+        "sam2.1-large",
+        "facebook/sam2.1-hiera-large",
+        "sam2.1_hiera_large.pt",
+        224.4,
+        1800,
+        sha256="2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+    ),
     _card(
         "medsam2",
         "wanglab/MedSAM2",
-        ("MedSAM2_latest.pt",),
+        "MedSAM2_latest.pt",
         38.9,
         350,
         source="https://github.com/bowang-lab/MedSAM2",
+        weights_licence="CC-BY-SA-4.0",
         input_size=512,
         notes="Trained on slices of CT, MR, PET, ultrasound and endoscopy, mostly with box prompts.",
+        # Trained on slices that PIL resized with its default.
+        preprocessing=Preprocessing(512, layout="stretch", resampling="bicubic"),
     ),
 )
 
@@ -141,15 +184,8 @@ def load(
     network.to(device)
     network.vision_encoder.to(dtype)
     compute_in(network.mask_decoder, dtype)
-    return Sam2Network(
-        card,
-        network,
-        # MedSAM2 was trained on slices that PIL resized with its default, bicubic.
-        Preprocessing(size, layout="stretch", cubic=card.name == "medsam2"),
-        key=f"{card.name}-{digest[:16]}-{size}-{str(dtype).removeprefix('torch.')}",
-        report=report,
-        stride=STRIDE,
-    )
+    how = card.prepared(size)
+    return Sam2Network(card, network, how, key=card.key(digest, how, dtype), report=report, stride=STRIDE)
 
 
 def _from_folder(path: Path, card: ModelCard) -> tuple[Any, LoadReport]:
@@ -158,16 +194,16 @@ def _from_folder(path: Path, card: ModelCard) -> tuple[Any, LoadReport]:
 
 
 def _from_file(path: Path, card: ModelCard) -> tuple[Any, LoadReport]:
-    raw = {name.removeprefix("sam_"): value for name, value in read_tensors(path).items() if not VIDEO.match(name)}
-    tensors = sam_names(raw, (*TRUNK, *PARTS))
+    tensors = sam_names({n: value for n, value in read_tensors(path).items() if not VIDEO.match(n)}, NAMES)
     points = [name for name in tensors if re.match(r"^prompt_encoder\.point_embed\.\d+\.weight$", name)]
     if points:
         tensors["prompt_encoder.point_embed.weight"] = torch.cat([tensors.pop(name) for name in sorted(points)])
     shapes = shapes_of(tensors)
-    with sizes_told(path, card.name):
+    published = partial(build_empty, "Sam2Model", "Sam2Config", {})
+    with sizes_told(path, card.name, tensors, published=published, rules=NAMES):
         settings = _settings(shapes, path, card.input_size)
     network = build_empty("Sam2Model", "Sam2Config", settings)
-    return network, fill(network, tensors, source=path, name=card.name)
+    return network, fill(network, tensors, source=path, name=card.name, rules=NAMES)
 
 
 def _settings(shapes: Shapes, path: Path, image_size: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Ke et al., "Segment Anything in High Quality", NeurIPS 2023. Computed by `transf
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,30 @@ from torch import Tensor
 
 from roireg.models.base import ModelCard
 from roireg.models.checkpoint import fill, read_tensors, shapes_of, sizes_told
-from roireg.models.hugging import from_folder
+from roireg.models.hugging import build_empty, from_folder
 from roireg.models.precision import Precision
 from roireg.models.promptable import Prompts
-from roireg.models.sam import SamNetwork, build_empty, finish_sam, sam_card
-from roireg.models.sam_names import ENCODER, PARTS, Rules, sam_names, sam_settings
+from roireg.models.renaming import Rules
+from roireg.models.sam import SamNetwork, finish_sam, published_sam, sam_card
+from roireg.models.sam_names import ENCODER, PARTS, sam_names, sam_settings
 
 __all__ = ["CARDS", "SamHqNetwork", "load"]
 
 HEAD: Rules = (
-    (r"^mask_decoder\.hf_token\.", "mask_decoder.hq_token."),
-    (r"^mask_decoder\.hf_mlp\.", "mask_decoder.hq_mask_mlp."),
-    (r"^mask_decoder\.compress_vit_feat\.0\.", "mask_decoder.compress_vit_conv1."),
-    (r"^mask_decoder\.compress_vit_feat\.1\.", "mask_decoder.compress_vit_norm."),
-    (r"^mask_decoder\.compress_vit_feat\.3\.", "mask_decoder.compress_vit_conv2."),
-    (r"^mask_decoder\.embedding_encoder\.0\.", "mask_decoder.encoder_conv1."),
-    (r"^mask_decoder\.embedding_encoder\.1\.", "mask_decoder.encoder_norm."),
-    (r"^mask_decoder\.embedding_encoder\.3\.", "mask_decoder.encoder_conv2."),
-    (r"^mask_decoder\.embedding_maskfeature\.0\.", "mask_decoder.mask_conv1."),
-    (r"^mask_decoder\.embedding_maskfeature\.1\.", "mask_decoder.mask_norm."),
-    (r"^mask_decoder\.embedding_maskfeature\.3\.", "mask_decoder.mask_conv2."),
+    ("mask_decoder.hf_token.", "mask_decoder.hq_token."),
+    ("mask_decoder.hf_mlp.", "mask_decoder.hq_mask_mlp."),
+    ("mask_decoder.compress_vit_feat.0.", "mask_decoder.compress_vit_conv1."),
+    ("mask_decoder.compress_vit_feat.1.", "mask_decoder.compress_vit_norm."),
+    ("mask_decoder.compress_vit_feat.3.", "mask_decoder.compress_vit_conv2."),
+    ("mask_decoder.embedding_encoder.0.", "mask_decoder.encoder_conv1."),
+    ("mask_decoder.embedding_encoder.1.", "mask_decoder.encoder_norm."),
+    ("mask_decoder.embedding_encoder.3.", "mask_decoder.encoder_conv2."),
+    ("mask_decoder.embedding_maskfeature.0.", "mask_decoder.mask_conv1."),
+    ("mask_decoder.embedding_maskfeature.1.", "mask_decoder.mask_norm."),
+    ("mask_decoder.embedding_maskfeature.3.", "mask_decoder.mask_conv2."),
 )
+
+NAMES: Rules = (*HEAD, *ENCODER, *PARTS)
 
 
 def _card(name: str, hub_id: str, file: str, parameters: float, memory_mb: int) -> ModelCard:
@@ -82,10 +86,11 @@ def load(
     if path.is_dir():
         network, report = from_folder("SamHQModel", path, name=card.name)
     else:
-        tensors = sam_names(read_tensors(path), (*HEAD, *ENCODER, *PARTS))
-        with sizes_told(path, card.name):
+        tensors = sam_names(read_tensors(path), NAMES)
+        published = partial(published_sam, tensors, "SamHQModel", "SamHQConfig")
+        with sizes_told(path, card.name, tensors, published=published, rules=NAMES):
             settings = sam_settings(shapes_of(tensors))
         settings["mask_decoder_config"]["vit_dim"] = settings["vision_config"]["hidden_size"]
         network = build_empty("SamHQModel", "SamHQConfig", settings)
-        report = fill(network, tensors, source=path, name=card.name)
+        report = fill(network, tensors, source=path, name=card.name, rules=NAMES)
     return finish_sam(SamHqNetwork, network, report, card, device, digest, input_size, precision)

@@ -6,6 +6,8 @@ computed by `transformers`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,21 @@ from torch import Tensor, nn
 
 from roireg.models.base import ModelCard
 from roireg.models.checkpoint import fill, read_tensors, shapes_of, sizes_told
+from roireg.models.hugging import build_empty
 from roireg.models.precision import Precision
-from roireg.models.sam import SamNetwork, build_empty, check_size, finish_sam, sam_card
-from roireg.models.sam_names import ENCODER, PARTS, Rules, sam_names, sam_settings
+from roireg.models.preprocess import Preprocessing
+from roireg.models.renaming import Rules
+from roireg.models.sam import SamNetwork, check_size, finish_sam, published_sam, sam_card
+from roireg.models.sam_names import ENCODER, PARTS, sam_names, sam_settings
 
 __all__ = ["CARDS", "Adapter", "add_adapters", "load"]
 
 BLOCKS: Rules = (
-    (r"^image_encoder\.blocks\.(\d+)\.mlp\.", r"vision_encoder.layers.\1.mlp.mlp."),
-    (r"^image_encoder\.blocks\.(\d+)\.Adapter\.", r"vision_encoder.layers.\1.mlp.adapter."),
+    ("image_encoder.blocks.#.mlp.", "vision_encoder.layers.#.mlp.mlp."),
+    ("image_encoder.blocks.#.Adapter.", "vision_encoder.layers.#.mlp.adapter."),
 )
+
+NAMES: Rules = (*BLOCKS, *ENCODER, *PARTS)
 
 CARDS: tuple[ModelCard, ...] = (
     sam_card(
@@ -35,7 +42,9 @@ CARDS: tuple[ModelCard, ...] = (
         source="https://github.com/OpenGVLab/SAM-Med2D",
         files=("sam-med2d_b.pth",),
         input_size=256,
-        notes="Trained on medical images of many kinds with points, boxes and masks.",
+        notes="Trained on medical images of many kinds with points, boxes and masks; the file has 2.6 GB.",
+        # Its authors resize to a square without interpolation, for training and prediction.
+        preprocessing=Preprocessing(256, layout="stretch", resampling="nearest"),
     ),
 )
 
@@ -85,6 +94,13 @@ def add_adapters(network: Any, hidden: int) -> None:
         block.mlp = _AdaptedMlp(block.mlp, Adapter(network.config.vision_config.hidden_size, hidden))
 
 
+def _published(tensors: Mapping[str, Tensor]) -> Any:
+    network = published_sam(tensors)
+    with torch.device("meta"):
+        add_adapters(network, network.config.vision_config.hidden_size // 4)
+    return network
+
+
 def load(
     card: ModelCard,
     path: Path,
@@ -97,14 +113,15 @@ def load(
     """Load from an original checkpoint; parameters and errors as `sam.load`, sizes are multiples of 32."""
     if input_size is not None:
         check_size(input_size, 32)
-    tensors = sam_names(read_tensors(path), (*BLOCKS, *ENCODER, *PARTS))
+    tensors = sam_names(read_tensors(path), NAMES)
     shapes = shapes_of(tensors)
     plain = {name.replace(".mlp.mlp.", ".mlp."): shape for name, shape in shapes.items()}
-    with sizes_told(path, card.name):
+    published = partial(_published, tensors)
+    with sizes_told(path, card.name, tensors, published=published, rules=NAMES):
         settings = sam_settings(plain)
         inner = shapes["vision_encoder.layers.0.mlp.adapter.channel.0.weight"][0]
     network = build_empty("SamModel", "SamConfig", settings)
     with torch.device("meta"):
         add_adapters(network, inner)
-    report = fill(network, tensors, source=path, name=card.name)
+    report = fill(network, tensors, source=path, name=card.name, rules=NAMES)
     return finish_sam(SamNetwork, network, report, card, device, digest, input_size, precision)

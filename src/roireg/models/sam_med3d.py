@@ -6,6 +6,7 @@ the mask that the points before it gave, the first one an empty mask.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,12 +25,12 @@ from roireg.models.volumes import Cube, VolumeInput, check_points, stability
 __all__ = ["CARDS", "SamMed3D", "load"]
 
 
-def _card(name: str, file: str, source: str, notes: str) -> ModelCard:
+def _card(name: str, file: str, hub_id: str | None, notes: str) -> ModelCard:
     return ModelCard(
         name=name,
         family="sam-med3d",
-        hub_id=None,
-        source=source,
+        hub_id=hub_id,
+        source="https://github.com/uni-medical/SAM-Med3D",
         files=(file,),
         code_licence="Apache-2.0",
         weights_licence="Apache-2.0",
@@ -39,6 +40,7 @@ def _card(name: str, file: str, source: str, notes: str) -> ModelCard:
         memory_mb=800,
         prompts=frozenset({"point", "mask"}),
         notes=notes,
+        preprocessing=VolumeInput(spacing=1.5, patch=128),
     )
 
 
@@ -46,13 +48,13 @@ CARDS = (
     _card(
         "sam-med3d-turbo",
         "sam_med3d_turbo.pth",
-        "https://huggingface.co/blueyo0/SAM-Med3D",
+        "blueyo0/SAM-Med3D",
         "volumes of any modality at 1.5 mm; fine-tuned on 44 data sets, the one to start with",
     ),
     _card(
         "sam-med3d",
         "sam_med3d.pth",
-        "https://github.com/uni-medical/SAM-Med3D",
+        None,
         "volumes of any modality at 1.5 mm; the model of the paper",
     ),
 )
@@ -80,7 +82,8 @@ class SamMed3D:
         self.key = key
         self.report = report
         self.encoded = 0
-        self.volume = VolumeInput(spacing=1.5, patch=network.config.side)
+        assert isinstance(card.preprocessing, VolumeInput)
+        self.volume = replace(card.preprocessing, patch=network.config.side)
 
     @property
     def device(self) -> torch.device:

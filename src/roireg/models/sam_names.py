@@ -3,84 +3,65 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from roireg.models.checkpoint import Shapes
+from roireg.models.renaming import Rules, number_layers, rename
 
-__all__ = ["ENCODER", "PARTS", "SHARED", "Rules", "count", "decoder_settings", "sam_names", "sam_settings"]
-
-Rules = tuple[tuple[str, str], ...]
+__all__ = ["ENCODER", "NECK", "PARTS", "SHARED", "count", "decoder_settings", "sam_names", "sam_settings"]
 
 SHARED = "shared_image_embedding.positional_embedding"
 
+AGAIN = "prompt_encoder.shared_embedding.positional_embedding"
+"""The same tensor a second time, as transformers keeps it."""
+
 PARTS: Rules = (
-    (r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix", SHARED),
-    (r"^prompt_encoder\.point_embeddings\.", "prompt_encoder.point_embed."),
-    (r"^prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
-    (r"^prompt_encoder\.mask_downscaling\.1\.", "prompt_encoder.mask_embed.layer_norm1."),
-    (r"^prompt_encoder\.mask_downscaling\.3\.", "prompt_encoder.mask_embed.conv2."),
-    (r"^prompt_encoder\.mask_downscaling\.4\.", "prompt_encoder.mask_embed.layer_norm2."),
-    (r"^prompt_encoder\.mask_downscaling\.6\.", "prompt_encoder.mask_embed.conv3."),
-    (r"^mask_decoder\.output_upscaling\.0\.", "mask_decoder.upscale_conv1."),
-    (r"^mask_decoder\.output_upscaling\.1\.", "mask_decoder.upscale_layer_norm."),
-    (r"^mask_decoder\.output_upscaling\.3\.", "mask_decoder.upscale_conv2."),
-    (r"^(mask_decoder\.transformer\.)norm_final_attn\.", r"\1layer_norm_final_attn."),
-    (r"^(mask_decoder\.transformer\.layers\.\d+\.)norm(\d)\.", r"\1layer_norm\2."),
+    ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", SHARED),
+    ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", AGAIN),
+    ("prompt_encoder.point_embeddings.", "prompt_encoder.point_embed."),
+    ("prompt_encoder.mask_downscaling.0.", "prompt_encoder.mask_embed.conv1."),
+    ("prompt_encoder.mask_downscaling.1.", "prompt_encoder.mask_embed.layer_norm1."),
+    ("prompt_encoder.mask_downscaling.3.", "prompt_encoder.mask_embed.conv2."),
+    ("prompt_encoder.mask_downscaling.4.", "prompt_encoder.mask_embed.layer_norm2."),
+    ("prompt_encoder.mask_downscaling.6.", "prompt_encoder.mask_embed.conv3."),
+    ("mask_decoder.output_upscaling.0.", "mask_decoder.upscale_conv1."),
+    ("mask_decoder.output_upscaling.1.", "mask_decoder.upscale_layer_norm."),
+    ("mask_decoder.output_upscaling.3.", "mask_decoder.upscale_conv2."),
+    ("mask_decoder.transformer.norm_final_attn.", "mask_decoder.transformer.layer_norm_final_attn."),
+    ("mask_decoder.transformer.layers.#.norm#.", "mask_decoder.transformer.layers.#.layer_norm#."),
 )
 """Prompt encoder and mask decoder, which SAM, SAM-HQ, SAM-Med2D, MobileSAM and SAM 2 share."""
 
-ENCODER: Rules = (
-    (r"^image_encoder\.patch_embed\.proj\.", "vision_encoder.patch_embed.projection."),
-    (r"^image_encoder\.neck\.0\.", "vision_encoder.neck.conv1."),
-    (r"^image_encoder\.neck\.1\.", "vision_encoder.neck.layer_norm1."),
-    (r"^image_encoder\.neck\.2\.", "vision_encoder.neck.conv2."),
-    (r"^image_encoder\.neck\.3\.", "vision_encoder.neck.layer_norm2."),
-    (r"^image_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision_encoder.layers.\1.layer_norm\2."),
-    (r"^image_encoder\.blocks\.", "vision_encoder.layers."),
-    (r"^image_encoder\.", "vision_encoder."),
+NECK: Rules = (
+    ("image_encoder.neck.0.", "vision_encoder.neck.conv1."),
+    ("image_encoder.neck.1.", "vision_encoder.neck.layer_norm1."),
+    ("image_encoder.neck.2.", "vision_encoder.neck.conv2."),
+    ("image_encoder.neck.3.", "vision_encoder.neck.layer_norm2."),
 )
 
-PERCEPTRON = re.compile(r"^(.*)\.layers\.(\d+)\.(weight|bias)$")
-
-
-def rename(name: str, rules: Rules) -> str:
-    """Apply the first rule that matches."""
-    for pattern, replacement in rules:
-        changed, hits = re.subn(pattern, replacement, name)
-        if hits:
-            return changed
-    return name
+ENCODER: Rules = (
+    *NECK,
+    ("image_encoder.patch_embed.proj.", "vision_encoder.patch_embed.projection."),
+    ("image_encoder.blocks.#.norm#.", "vision_encoder.layers.#.layer_norm#."),
+    ("image_encoder.blocks.", "vision_encoder.layers."),
+    ("image_encoder.", "vision_encoder."),
+)
 
 
 def sam_names(tensors: Mapping[str, Tensor], rules: Rules = (*ENCODER, *PARTS)) -> dict[str, Tensor]:
     """Return the tensors of an original SAM checkpoint under the names of transformers."""
-    out = {rename(name, rules): value for name, value in perceptron_names(tensors).items() if name not in PIXELS}
+    layers = number_layers(tensors)
+    out = {rename(layers[name], rules): value for name, value in tensors.items() if name not in PIXELS}
     if SHARED in out:
-        out["prompt_encoder.shared_embedding.positional_embedding"] = out[SHARED]
+        out[AGAIN] = out[SHARED]
     return out
 
 
 PIXELS = ("pixel_mean", "pixel_std")
 """Constants that some checkpoints carry along."""
-
-
-def perceptron_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the layers of multilayer perceptrons: numbered originally, "proj_in", "layers", "proj_out" here."""
-    last: dict[str, int] = {}
-    for name in tensors:
-        if match := PERCEPTRON.match(name):
-            last[match[1]] = max(last.get(match[1], 0), int(match[2]))
-    out = {}
-    for name, value in tensors.items():
-        if match := PERCEPTRON.match(name):
-            owner, number, kind = match[1], int(match[2]), match[3]
-            layer = {0: "proj_in", last[owner]: "proj_out"}.get(number, f"layers.{number - 1}")
-            name = f"{owner}.{layer}.{kind}"
-        out[name] = value
-    return out
 
 
 def sam_settings(shapes: Shapes) -> dict[str, Any]:
@@ -139,7 +120,7 @@ def decoder_settings(shapes: Shapes, image_size: int, *, patch_size: int = 16) -
     }
 
 
-def count(shapes: Shapes, pattern: str) -> int:
+def count(names: Iterable[str], pattern: str) -> int:
     """Return one more than the highest number in the names that match."""
-    found = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
+    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
     return max(found, default=-1) + 1

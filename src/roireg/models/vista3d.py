@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,20 @@ CARDS = (
     ModelCard(
         name="vista3d",
         family="vista3d",
-        hub_id=None,
+        hub_id="MONAI/vista3d",
         source="https://huggingface.co/MONAI/vista3d",
-        files=("model.pt",),
+        files=("models/model.pt",),
         code_licence="Apache-2.0",
-        weights_licence="NVIDIA open model licence",
+        weights_licence="NVIDIA License (non-commercial)",
         ndim=3,
         input_size=128,
         parameters=218.0,
         memory_mb=3500,
         prompts=frozenset({"point"}),
-        notes="only CT in Hounsfield units, at 1.5 mm; needs MONAI; also answers class numbers (Vista3D.classes)",
+        notes="only CT in Hounsfield units, at 1.5 mm; needs MONAI; weights for research and evaluation only; "
+        "also answers class numbers (Vista3D.classes)",
+        # Window and spacing of the published bundle.
+        preprocessing=VolumeInput(spacing=1.5, patch=128, window=(-963.8247715525971, 1053.678477684517)),
     ),
 )
 
@@ -68,8 +72,8 @@ class Vista3D:
         self.key = key
         self.report = report
         self.encoded = 0
-        # Window and spacing of the published bundle.
-        self.volume = VolumeInput(spacing=1.5, patch=size, window=(-963.8247715525971, 1053.678477684517))
+        assert isinstance(card.preprocessing, VolumeInput)
+        self.volume = replace(card.preprocessing, patch=size)
 
     @property
     def device(self) -> torch.device:

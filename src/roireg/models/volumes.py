@@ -18,62 +18,9 @@ from torch.nn import functional as F
 from roireg.core.errors import InputError
 from roireg.core.filters import gaussian_smooth, resize
 from roireg.models.base import ModelCard, PromptableModel
+from roireg.models.preprocess import VolumeInput
 
 __all__ = ["Cube", "VolumeInput", "VolumeModel", "check_points", "stability"]
-
-AIR = -500.0
-"""An image with values at or below this is taken for CT in Hounsfield units."""
-
-FAT = -100.0
-"""An image without a value at or below this is no CT in Hounsfield units, or one of which nothing is left."""
-
-
-@dataclass(frozen=True)
-class VolumeInput:
-    """The grid and the intensities that a 3D network was trained on.
-
-    Attributes
-    ----------
-    spacing : mm per voxel, equal along all axes; None takes the image's own voxels.
-    patch : side in voxels of the cube that is encoded at once; None encodes the whole image.
-    window : Hounsfield units that become 0 and 255, values outside are cut off; None keeps the zero of the image
-        (networks that take positive values for foreground) and only scales it.
-    """
-
-    spacing: float | None
-    patch: int | None
-    window: tuple[float, float] | None = None
-
-    def raster(self, data: Tensor, *, name: str, window: tuple[float, float] | None = None) -> Tensor:
-        """Scale (1, *shape) intensities for `PromptableModel.encode`.
-
-        Without a window the largest magnitude becomes 255 and negative values stay negative; CT is limited to
-        +-1000 HU first, the range SAM-Med3D was trained on.
-
-        Parameters
-        ----------
-        name : what messages call the image.
-        window : intensities to use in place of the network's own window, in the units of the image.
-
-        Raises
-        ------
-        InputError
-            When the network has a window of its own and the image is no CT in Hounsfield units.
-        """
-        data = data.float()
-        lowest = float(data.min())
-        if window is None and self.window is not None and lowest > FAT:
-            raise InputError(
-                f"{name}: this network reads CT in Hounsfield units (air -1000, fat -100), found {lowest:g} as the "
-                "lowest value; convert the image, choose another model, or give the window of intensities to use"
-            )
-        if (chosen := window or self.window) is not None:
-            low, high = chosen
-            return ((data - low) / (high - low)).clamp(0, 1) * 255
-        if lowest <= AIR:
-            data = data.clamp(-1000, 1000)
-        largest = float(data.abs().max())
-        return data * (255 / largest) if largest > 0 else data
 
 
 @runtime_checkable
