@@ -8,14 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageColor
 import pytest
+import torch
 
 from app.scenes import Scene, files_in
+from models.tiny import sam_med3d
 from roireg.app.console import Session
 from roireg.app.prompt import PromptJob, prompt_files
+from roireg.app.prompt_picture import INSIDE, REGION, draw_answers
 from roireg.core.errors import GeometryError, InputError, OutputError
+from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.rois import Prompt, ROIPairs, ROISet
 from roireg.io import PointSet, read_image, read_labels, read_pairs, write_labels, write_points
+from roireg.pipeline.prompts import PromptAnswer, PromptResult
 
 OUTPUTS = {"overview.png", "pairs", "result.json"}
 
@@ -130,7 +137,11 @@ def _far_transform(folder: Path) -> Path:
         ({}, ("nothing is asked", "--point")),
         ({"points": ["500,2"]}, ("fixed.png", "(500, 2)", "outside the image")),
         ({"points": ["1,2,3"]}, ("--point", "2 numbers")),
-        ({"points": ["nan,3"]}, ("outside the image",)),
+        ({"points": ["nan,3"]}, ("--point nan,3", "no finite number", "give numbers")),
+        ({"box": "3,3,inf,9"}, ("--box 3,3,inf,9", "no finite number")),
+        ({"points": ["9,9"], "box": "20,20,30,30"}, ("fixed.png", "(9, 9)", "outside the prompt box", "move one")),
+        ({"points": ["9,9"], "segmenter": "model"}, ("segmenter model", "network", "--model")),
+        ({"points": ["9,9"], "features": "model"}, ("features model", "network", "--model")),
         ({"points": ["9,9", "9,9"], "labels": [1, 0]}, ("(9, 9)", "both inside", "outside", "remove one")),
         ({"points": ["9,9"], "labels": [0]}, ("--label", "at least one point inside")),
         ({"points": ["9,9"], "labels": [1, 0]}, ("--label", "1 points and 2 labels")),
@@ -156,6 +167,79 @@ def test_mistakes_are_one_sentence_and_write_nothing(flat, tmp_path, changes, wo
     assert not [w for w in words if w not in message], message
     assert "\n" not in message
     assert files_in(tmp_path) == set()
+
+
+def test_a_unit_without_coordinates_is_refused(flat, tmp_path):
+    points = tmp_path / "points.csv"
+    write_points(points, PointSet(np.ones((1, 2))))
+    for given in ({"mask": flat.fixed_labels}, {"prompts": points}):
+        with pytest.raises(InputError, match="--unit is of --point and --box, found px with neither"):
+            prompt_files(Session(), job(flat, tmp_path / "out", unit="px", **given))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_box_beyond_the_border_is_asked_for_as_far_as_it_reaches(flat, tmp_path):
+    document = prompt_files(Session(), job(flat, tmp_path / "out", box="40,30,90,95")).document
+    (entry,) = document["prompts"]
+    assert entry["given"]["box"]["px"] == [[40, 30], [55.5, 47.5]]
+    assert "outside" not in entry["reason"]
+
+
+def test_published_settings_abstain(flat, tmp_path):
+    outcome = prompt_files(Session(), job(flat, tmp_path / "out", points=["50,4"], settings="promptreg", guide=None))
+    (entry,) = outcome.document["prompts"]
+    assert outcome.exit_code == 3
+    assert entry["pair"] is None and entry["confidence"] < 0.45 and entry["reason"]
+    # The name of the file is enough to tell the images apart.
+    assert str(flat.folder) not in entry["reason"]
+
+
+def test_a_3d_network_is_asked_for_boxes_in_its_own_way_and_that_is_said(volume, flat, tmp_path, capsys):
+    model = str(sam_med3d(tmp_path))
+    asked = job(volume, tmp_path / "out", box="3,3,2,12,14,9", unit="px", model=model, features="intensity")
+    document = prompt_files(Session(), asked).document
+    (entry,) = document["prompts"]
+    (note,) = entry["notes"]
+    assert "takes no boxes" in note and "middle of the box" in note and "cut to the box" in note
+    assert capsys.readouterr().err.count(f"prompt 1: {note}") == 1
+    pointed = replace(asked, points=["8,8,5"], box=None, out=tmp_path / "point")
+    assert prompt_files(Session(), pointed).document["prompts"][0]["notes"] == ()
+    with pytest.raises(GeometryError, match=r"fixed\.png.*takes 3D images, found 2D"):
+        prompt_files(Session(), job(flat, tmp_path / "flat", points=["9,9"], model=model))
+    assert not (tmp_path / "flat").exists()
+
+
+def test_the_features_of_a_network_may_be_named(volume, tmp_path):
+    model = str(sam_med3d(tmp_path))
+    documents = [
+        prompt_files(
+            Session(), job(volume, tmp_path / str(k), points=["8,8,5"], unit="px", model=model, features=name)
+        ).document
+        for k, name in enumerate((None, "model"))
+    ]
+    assert documents[0]["prompts"][0]["confidence"] == documents[1]["prompts"][0]["confidence"]
+
+
+def test_outline_and_box_are_both_seen_where_they_coincide(tmp_path):
+    grid = Grid.pixels((40, 40))
+    mask = torch.zeros(1, 40, 40, dtype=torch.bool)
+    mask[0, 10:30, 8:33] = True
+    image = Image(torch.zeros(1, 40, 40), grid)
+    box = Prompt(np.zeros((0, 2)), np.zeros(0), [[7.5, 9.5], [32.5, 29.5]])
+    region = ROISet(mask, grid)
+    seen = []
+    for regions in (region, ROISet.empty(grid)):
+        answer = PromptAnswer("fixed", box, None, None, 0.0, "", regions, None, 0.0)
+        empty = ROIPairs(ROISet.empty(grid), ROISet.empty(grid), ())
+        draw_answers(tmp_path / "a.png", PromptResult(empty, (answer,), {}), image, image, ["1"])
+        pixels = np.asarray(PIL.Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+        left = pixels[:, : pixels.shape[1] // 2]
+        seen.append(
+            {ink: int((np.abs(left - PIL.ImageColor.getrgb(ink)).max(-1) < 40).sum()) for ink in (INSIDE, REGION)}
+        )
+    with_region, alone = seen
+    assert alone[REGION] == 0 and with_region[REGION] > 500
+    assert with_region[INSIDE] > 0.3 * alone[INSIDE] > 0
 
 
 def test_files_that_do_not_fit_are_named(flat, volume, tmp_path):

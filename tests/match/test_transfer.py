@@ -17,6 +17,8 @@ from roireg.match.evidence import CALIBRATION, Evidence, confidence_of
 from roireg.match.transfer import PROMPTREG, TransferOptions, transfer_prompt
 from roireg.match.variants import View, draw_views, view_of
 from roireg.segment import HierarchySegmenter
+from roireg.segment.promptable import NetworkAnswers
+from roireg.segment.prompts import ClosePointsError
 
 OFFSET = {"flat": (6.0, -4.0), "deep": (5.0, 3.0, -4.0)}
 
@@ -56,7 +58,7 @@ def test_every_ball_finds_itself(kind, label, guided):
 @pytest.mark.parametrize("place", ["argmax", "soft", "inverse"])
 def test_every_way_to_a_point_lands_in_the_ball(place):
     source, target, _, own, other = two_sides(flat_grid(), OFFSET["flat"])
-    options = replace(PROMPTREG, place=place, rounds=0)
+    options = replace(PROMPTREG, place=place, rounds=0, least_confidence=0.0)
     found = transfer_prompt(Prompt.at(own.centers[0]), source, target, options=options)
     assert label_of(found.target, other.labels) == 1
 
@@ -232,26 +234,183 @@ def test_an_auxiliary_point_mends_a_counterpart_that_misses_a_part():
 
     halves = replace(target, segmenter=Halves(target.segmenter.scenes))
     options = TransferOptions(least_confidence=0.0)
-    plain = transfer_prompt(
-        Prompt.at(own.centers[0]), source, halves, guide=guide, options=replace(options, rounds=0)
-    )
-    mended = transfer_prompt(Prompt.at(own.centers[0]), source, halves, guide=guide, options=options)
+    asked = Prompt.at(own.centers[0])
+    plain = transfer_prompt(asked, source, halves, guide=guide, options=options)
+    mended = transfer_prompt(asked, source, halves, guide=guide, options=replace(options, rounds=2))
     assert label_of(plain.target, other.labels) == 0
     assert label_of(mended.target, other.labels) == 1
     assert (mended.prompt.labels == 1).sum() == 2
 
 
-def test_a_negative_point_that_comes_too_close_is_left_out():
+# -- what reaches the person ----------------------------------------------------------------------
+
+
+class Picky(Knows):
+    """Takes no negative point within 10 mm of a positive one, and can be made to fail in another way."""
+
+    fails: Exception | None = None
+
+    def segment(self, image, prompt):
+        if self.fails is not None and (prompt.labels == 0).any():
+            raise self.fails
+        apart = prompt.points[prompt.labels == 0][:, None] - prompt.points[prompt.labels == 1][None]
+        if apart.size and np.linalg.norm(apart, axis=-1).min() < 10:
+            raise ClosePointsError("too close")
+        return super().segment(image, prompt)
+
+
+def test_a_negative_point_that_comes_too_close_is_left_out_and_that_is_said():
     source, target, guide, own, other = two_sides(flat_grid(), OFFSET["flat"])
+    far, near = own.centers[1], own.centers[0] + (4.0, 0.0)
+    asked = Prompt(np.stack([own.centers[0], near, far]), [1, 0, 0])
+    picky = replace(target, segmenter=Picky(target.segmenter.scenes))
+    found = transfer_prompt(asked, source, picky, guide=guide)
+    assert label_of(found.target, other.labels) == 1
+    assert found.notes == ("left out in image: 1 negative point too close to a positive one",)
+    # The far one has its say, and nothing is claimed of the near one.
+    assert found.prompt.labels.tolist() == [1, 0]
+    assert transfer_prompt(asked, source, target, guide=guide).notes == ()
+    with pytest.raises(ClosePointsError, match="too close"):
+        transfer_prompt(asked, replace(source, segmenter=Picky(source.segmenter.scenes)), target, guide=guide)
 
-    class Strict(Knows):
-        def segment(self, image, prompt):
-            if (prompt.labels == 0).any():
-                raise InputError("too close")
-            return super().segment(image, prompt)
 
+def test_other_failures_of_a_segmenter_are_not_swallowed():
+    source, target, guide, own, _ = two_sides(flat_grid(), OFFSET["flat"])
+    lost = Picky(target.segmenter.scenes)
+    lost.fails = InputError("the server does not answer")
     asked = Prompt(np.stack([own.centers[0], own.centers[1]]), [1, 0])
-    strict = replace(target, segmenter=Strict(target.segmenter.scenes))
-    assert label_of(transfer_prompt(asked, source, strict, guide=guide).target, other.labels) == 1
-    with pytest.raises(InputError, match="too close"):
-        transfer_prompt(asked, replace(source, segmenter=Strict(source.segmenter.scenes)), target, guide=guide)
+    with pytest.raises(InputError, match="server does not answer"):
+        transfer_prompt(asked, source, replace(target, segmenter=lost), guide=guide)
+
+
+def test_a_note_of_the_segmenter_is_handed_on():
+    source, target, guide, own, _ = two_sides(flat_grid(), OFFSET["flat"])
+
+    class Notes(Knows):
+        def segment(self, image, prompt):
+            found = super().segment(image, prompt)
+            return NetworkAnswers(found.masks, found.grid, scores=found.scores, note="guessed")
+
+    noting = replace(source, segmenter=Notes(source.segmenter.scenes))
+    asked = Prompt.at(own.centers[0])
+    assert transfer_prompt(asked, noting, target, guide=guide).notes == ("guessed",)
+    away = Affine.translation((500.0, 0.0))
+    lost = transfer_prompt(asked, noting, target, guide=Guide(away, away.inverse(), 5.0))
+    assert lost.target is None and lost.notes == ("guessed",)
+
+
+def test_reasons_name_the_file_and_not_its_folder():
+    source, target, _, own, _ = two_sides(flat_grid(), OFFSET["flat"])
+    away = Affine.translation((500.0, 0.0))
+    image = Image(target.image.data, target.image.grid, name="/data/of/somebody/moving.png")
+    far = replace(target, image=image)
+    reason = transfer_prompt(Prompt.at(own.centers[0]), source, far, guide=Guide(away, away.inverse(), 5.0)).reason
+    assert "in moving.png," in reason
+
+
+def test_a_box_beyond_the_border_is_asked_for_as_far_as_it_reaches():
+    """The middle of the whole box lies outside of the other image, that of what is left of it does not."""
+    source, target, guide, own, other = two_sides(
+        flat_grid(), OFFSET["flat"], places=((0.86, 0.86), (0.2, 0.2), (0.3, 0.7))
+    )
+    grid = own.image.grid
+    low = np.argwhere((own.labels == 1).numpy()).min(0) - 0.5
+    corners = grid.world_from_index(np.stack([low, np.array(grid.shape) * 1.7]))
+    asked = Prompt(np.zeros((0, 2)), np.zeros(0), corners)
+    assert not target.image.grid.contains(guide.forward.map_points(anchor_of(asked)[None])[0])
+    found = transfer_prompt(asked, source, target, guide=guide)
+    assert label_of(found.target, other.labels) == 1
+
+
+def test_a_carried_box_holds_its_points_however_the_guide_turns():
+    grid = Grid.pixels((100, 100))
+    c, s = np.cos(np.pi / 4), np.sin(np.pi / 4)
+    turn = Affine(np.array([[c, -s, 50.0], [s, c, -20.0], [0, 0, 1]]))
+    prompt = Prompt([[48.0, 42.0]], [1], [[40.0, 40.0], [60.0, 60.0]])
+    guide = Guide(turn, turn.inverse(), 1.0)
+    moved = carried_prompt(prompt, anchor_of(prompt), turn.map_points(prompt.points)[0], guide, grid)
+    deep = carried_prompt(
+        Prompt([], [], [[1, 1, 1], [4, 4, 4]]), np.ones(3), np.ones(3), None, Grid.pixels((9, 9, 9))
+    )
+    np.testing.assert_array_equal(deep.box, [[1, 1, 1], [4, 4, 4]])
+    assert (moved.points[0] >= moved.box.min(0) - 1e-9).all() and (moved.points[0] <= moved.box.max(0) + 1e-9).all()
+
+
+# -- the published settings -----------------------------------------------------------------------
+
+
+def test_the_published_settings_abstain_as_the_default_does():
+    """The way back from noise does not lead to the ball."""
+    assert PROMPTREG.least_confidence == TransferOptions().least_confidence > 0
+    grid = flat_grid()
+    source, target, _, own, _ = two_sides(grid, OFFSET["flat"], segmenter=HierarchySegmenter())
+    noise = Image(torch.rand((1, *grid.shape), generator=torch.Generator().manual_seed(0)), grid)
+    blank = Side(noise, target.features.with_data(-target.features.data.flip(1, 2)), HierarchySegmenter())
+    found = transfer_prompt(Prompt.at(own.centers[0]), source, blank, options=PROMPTREG)
+    assert found.target is None and found.confidence < PROMPTREG.least_confidence
+    assert found.reason
+
+
+def test_auxiliary_points_are_left_to_the_published_settings():
+    assert TransferOptions().rounds == 0 and PROMPTREG.rounds == 5
+
+
+class Sees(Knows):
+    """Answers everything with the regions it is given."""
+
+    def __init__(self, *masks: torch.Tensor):
+        super().__init__({})
+        self.masks = masks
+
+    def segment(self, image, prompt):
+        self.asked.append(prompt)
+        return ROISet(torch.stack(self.masks), image.grid) if self.masks else ROISet.empty(image.grid)
+
+
+@pytest.mark.parametrize("options", [PROMPTREG, ALONE])
+def test_views_correct_the_first_answer_as_published_and_only_refine_it_by_default(options):
+    """The image itself is answered with ball 2, five of six views of it with ball 1."""
+    source, target, _, own, other = two_sides(flat_grid(), OFFSET["flat"])
+    wrong, right = own.labels == 2, own.labels == 1
+    views = tuple((View(), own.image, Sees(right)) for _ in range(5))
+    views += ((View(), own.image, Sees(wrong)),)
+    misled = replace(source, segmenter=Sees(wrong), views=views)
+    found = transfer_prompt(Prompt.at(own.centers[0]), misled, target, options=replace(options, least_confidence=0.0))
+    assert label_of(found.source, own.labels) == (1 if options is PROMPTREG else 2)
+    if options is PROMPTREG:
+        assert label_of(found.target, other.labels) == 1
+        index = np.round(other.image.grid.index_from_world(found.prompt.points[0])).astype(int)
+        assert int(other.labels[tuple(index)]) == 1
+
+
+def test_views_that_agree_on_nothing_are_no_answer_as_published():
+    source, target, _, own, _ = two_sides(flat_grid(), OFFSET["flat"])
+    views = tuple((View(), own.image, Sees(own.labels == k)) for k in (1, 2, 3))
+    split = replace(source, views=(*views, (View(), own.image, Sees())))
+    asked = Prompt.at(own.centers[0])
+    found = transfer_prompt(asked, split, target, options=PROMPTREG)
+    assert found.target is None and "views agree on no region" in found.reason
+
+    class Turns(Knows):
+        """Another ball every time it is asked."""
+
+        def segment(self, image, prompt):
+            self.asked.append(prompt)
+            labels = self.scenes[id(image)].labels
+            return ROISet((labels == len(self.asked) % 3 + 1)[None], image.grid)
+
+    source = replace(source, views=tuple((View(), own.image, Sees(own.labels == 1)) for _ in range(6)))
+    options = replace(PROMPTREG, place="argmax", rounds=0, threshold=0.6)
+    found = transfer_prompt(asked, source, replace(target, segmenter=Turns(target.segmenter.scenes)), options=options)
+    assert found.target is None and "views agree on no region of image" in found.reason
+    assert found.prompt is not None
+
+
+def test_a_view_in_which_points_come_too_close_is_left_out():
+    source, target, guide, own, other = two_sides(flat_grid(), OFFSET["flat"])
+    picky = Picky(source.segmenter.scenes)
+    picky.fails = ClosePointsError("too close")
+    asked = Prompt(np.stack([own.centers[0], own.centers[1]]), [1, 0])
+    views = ((View(), own.image, picky), (View(), own.image, Sees(own.labels == 1)))
+    found = transfer_prompt(asked, replace(source, views=views), target, guide=guide)
+    assert label_of(found.source, own.labels) == 1 and label_of(found.target, other.labels) == 1

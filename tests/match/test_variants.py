@@ -10,7 +10,8 @@ from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROISet
-from roireg.match.variants import View, average_regions, draw_views, view_of, visible
+from roireg.match.variants import View, average_answers, draw_views, refined_region, view_of, visible
+from roireg.segment.promptable import NetworkAnswers
 from support import grids, make_grid
 
 
@@ -72,19 +73,52 @@ def test_a_prompt_is_visible_where_the_view_shows_all_of_it():
     assert not visible(box, View(angle=30.0), grid)
 
 
-def test_the_average_follows_the_answers_that_agree():
+def square(low: int, high: int) -> torch.Tensor:
+    mask = torch.zeros(20, 20, dtype=torch.bool)
+    mask[low:high, low:high] = True
+    return mask
+
+
+def test_a_region_is_refined_by_the_answers_that_agree():
     grid = Grid.pixels((20, 20))
-    base = torch.zeros(20, 20, dtype=torch.bool)
-    base[5:15, 5:15] = True
+    base = square(5, 15)
     wider = base.clone()
     wider[5:15, 15] = True
-    other = torch.zeros_like(base)
-    other[0:4, 0:4] = True
+    other = square(0, 4)
     answers = [ROISet(torch.stack([other, wider]), grid), ROISet(other[None], grid), ROISet.empty(grid)]
-    mean = average_regions(base, answers, grid)
+    mean = refined_region(ROISet(base[None], grid), answers)
     assert float(mean[10, 15]) == 0.5
     assert float(mean[10, 10]) == 1.0
     assert float(mean[1, 1]) == 0.0
     turned = View((0,), 90.0).grid(grid)
     same = ROISet(torch.rot90(torch.flip(base, (0,))).contiguous()[None], turned)
-    assert torch.equal(average_regions(base, [same], grid) > 0.5, base)
+    assert torch.equal(refined_region(ROISet(base[None], grid), [same]) > 0.5, base)
+
+
+def test_the_published_average_is_that_of_the_first_answers_of_all_views():
+    grid = Grid.pixels((20, 20))
+    here, there = square(3, 9), square(11, 17)
+    views = [ROISet(torch.stack([there, here]), grid), ROISet(there[None], grid), ROISet.empty(grid)]
+    mean = average_answers(views, grid)
+    assert float(mean[13, 13]) == pytest.approx(2 / 3) and float(mean[5, 5]) == 0.0
+    turned = ROISet(torch.flip(there, (0,))[None], View((0,)).grid(grid))
+    assert torch.equal(average_answers([turned], grid) > 0.5, there)
+
+
+def test_probabilities_are_averaged_where_a_segmenter_tells_them():
+    """Two sure views outvote three that are nearly undecided, which masks alone would not show."""
+    grid = Grid.pixels((20, 20))
+    here, there = square(3, 9), square(11, 17)
+
+    def view(mask: torch.Tensor, inside: float, outside: float) -> NetworkAnswers:
+        soft = torch.where(mask, inside, outside)
+        return NetworkAnswers(mask[None], grid, soft=(255 * soft).round().to(torch.uint8)[None])
+
+    views = [view(here, 1.0, 0.0)] * 2 + [view(there, 0.55, 0.45)] * 3
+    mean = average_answers(views, grid)
+    assert float(mean[5, 5]) == pytest.approx((2 + 3 * 0.45) / 5, abs=0.01)
+    assert torch.equal(mean > 0.5, here)
+    masks = [ROISet(v.masks, grid) for v in views]
+    assert torch.equal(average_answers(masks, grid) > 0.5, there)
+    mean = refined_region(view(here, 0.6, 0.0), [view(here, 1.0, 0.0), view(there, 1.0, 0.0)])
+    assert float(mean[5, 5]) == pytest.approx(0.8, abs=0.01)

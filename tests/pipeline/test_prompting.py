@@ -23,6 +23,7 @@ from roireg.pipeline.prompting import (
     prompt,
     prompt_pairs,
 )
+from roireg.pipeline.prompts import random_prompts
 from roireg.segment import HierarchySegmenter
 from roireg.synth import SyntheticPair
 
@@ -92,6 +93,33 @@ def test_images_are_encoded_once_for_many_prompts(flat):
     assert len(encoded) == 2
 
 
+def test_the_segmenter_says_first_which_images_it_takes(flat):
+    class Deep(HierarchySegmenter):
+        def prepare(self, image):
+            raise GeometryError(f"{image.name}: takes 3D images, found {image.ndim}D")
+
+    class Unasked(IntensityFeatures):
+        def __call__(self, image, grid):
+            raise AssertionError("features of an image that the segmenter does not take")
+
+    with pytest.raises(GeometryError, match="takes 3D images, found 2D"):
+        PromptSession(flat.fixed, flat.moving, segmenter=Deep(), features=Unasked(), guide=flat.transform)
+
+
+def test_a_box_beyond_the_border_is_asked_for_as_far_as_it_reaches(flat, session):
+    grid = flat.fixed.grid
+    _, point = heart(flat, "fixed")
+    corner = grid.corners()[np.argmax(np.linalg.norm(grid.corners() - point, axis=1))]
+    beyond = point + 3 * (corner - point)
+    (answer,) = session.answer(Prompt(np.zeros((0, 2)), np.zeros(0), np.stack([point, beyond]))).answers
+    assert "outside" not in answer.reason
+    ends = grid.index_from_world(answer.given.box)
+    assert (ends >= -0.5 - 1e-6).all() and (ends <= np.array(grid.shape) - 0.5 + 1e-6).all()
+    np.testing.assert_allclose(
+        np.sort(answer.given.box, axis=0), np.sort(np.stack([point, corner]), axis=0), atol=1e-6
+    )
+
+
 def test_several_prompts_give_one_pair_each_and_equal_answers_on_their_own(flat, session):
     points = [heart(flat, "fixed")[1], flat.fixed.grid.center]
     together = session.answer([Prompt.at(p) for p in points])
@@ -156,8 +184,16 @@ def test_the_published_settings_run(flat):
     session = PromptSession(flat.fixed, flat.moving, settings=replace(settings, views=2))
     assert session.guide is None
     assert len(session.sides["fixed"].views) == 2
-    result = session.answer(Prompt.at(heart(flat, "moving")[1]), side="moving")
-    assert len(result.pairs) == 1
+    assert settings.transfer.least_confidence == PromptSettings().transfer.least_confidence
+    asked = random_prompts(flat.moving, 4)
+    result = session.answer(asked, side="moving")
+    assert len(result.answers) == 4
+    for answer in result.answers:
+        # Embedded features alone are too weak for most prompts; what is not sure is no answer, and why is said.
+        found = answer.pair is not None
+        assert found == (answer.confidence >= settings.transfer.least_confidence)
+        assert found == (answer.reason == "")
+    assert not all(a.pair is not None for a in result.answers)
 
 
 def test_equal_seeds_give_equal_answers(flat):
@@ -195,8 +231,10 @@ def test_mistakes_are_named(flat, deep, session):
     for arguments, words in (
         ({"guide": "there"}, "auto, identity, centers, none"),
         ({"settings": "best"}, "default, promptreg"),
-        ({"segmenter": "nothing"}, "unknown"),
+        ({"segmenter": "nothing"}, "'nothing' is unknown; use hierarchy, or name a network with --model"),
+        ({"segmenter": "model"}, "segmenter model is that of a network; name it with --model"),
         ({"features": "nothing"}, "unknown"),
+        ({"features": "model"}, "those of a network; name it with --model"),
     ):
         with pytest.raises(InputError, match=words):
             PromptSession(flat.fixed, flat.moving, **arguments)

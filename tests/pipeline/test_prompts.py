@@ -10,7 +10,7 @@ from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt
-from roireg.pipeline.prompts import check_prompt, random_prompts
+from roireg.pipeline.prompts import check_prompt, check_prompts, random_prompts
 
 FLAT = Image(torch.rand(1, 20, 30, generator=torch.Generator().manual_seed(0)), Grid.pixels((20, 30)), name="a.png")
 DEEP = Image(torch.rand(1, 4, 9, 8), Grid.from_itk((8, 9, 4), (1, 1, 5), (0, 0, 50), np.eye(3)), name="b.nii")
@@ -24,7 +24,14 @@ NO_POINTS = np.zeros((0, 2)), np.zeros(0)
         (Prompt([[3, 3], [3.2, 3.1]], [1, 0]), FLAT, (r"\(3, 3\)", "inside", "outside", "remove")),
         (Prompt(*NO_POINTS, [[2, 2], [2, 9]]), FLAT, ("no area", "corners")),
         (Prompt(*NO_POINTS, [[40, 2], [50, 9]]), FLAT, ("box", "outside the image")),
-        (Prompt.at((float("nan"), 2.0)), FLAT, ("outside",)),
+        (Prompt(*NO_POINTS, [[29.5, 2], [50, 9]]), FLAT, ("box", "outside the image")),
+        (Prompt.at((float("nan"), 2.0)), FLAT, (r"point \(nan, 2\) is no finite number",)),
+        (Prompt(*NO_POINTS, [[2, 2], [float("inf"), 9]]), FLAT, (r"box \(inf, 9\) is no finite number",)),
+        (
+            Prompt([[6, 10]], [1], [[15, 15], [18, 18]]),
+            FLAT,
+            (r"\(6, 10\)", "label 1", r"outside the prompt box from \(15, 15\) to \(18, 18\)", "move one"),
+        ),
         (Prompt(np.zeros((0, 3)), [], [[0, 0, 50], [4, 4, 50]]), DEEP, ("no volume",)),
         (Prompt.at((3.0, 3.0, 70.0)), DEEP, ("b.nii", "mm", "outside")),
     ],
@@ -38,7 +45,7 @@ def test_what_cannot_be_asked(prompt, image, words):
 
 def test_dimensions_must_agree():
     for prompt in (Prompt.at((1.0, 2.0, 3.0)), Prompt(*NO_POINTS, np.ones((2, 3)))):
-        with pytest.raises(GeometryError, match="3D but the image is 2D"):
+        with pytest.raises(GeometryError, match="is 3D but the image is 2D"):
             check_prompt(prompt, FLAT)
 
 
@@ -46,11 +53,27 @@ def test_good_prompts_pass():
     for prompt in (
         Prompt.at((0, 0), (29, 19)),
         Prompt([[3, 3], [5, 5]], [1, 0]),
-        Prompt(*NO_POINTS, [[-3, 2], [9, 9]]),
+        Prompt(*NO_POINTS, [[9, 9], [3, 2]]),
+        Prompt([[4, 4], [25, 15]], [1, 0], [[3, 2], [9, 9]]),
+        # The corners of a box are voxels of it.
+        Prompt([[9.4, 1.6]], [1], [[3, 2], [9, 9]]),
     ):
-        check_prompt(prompt, FLAT)
+        assert check_prompt(prompt, FLAT) is prompt
     flat_axis = Image(torch.rand(1, 1, 9, 8), Grid.from_itk((8, 9, 1), (1, 1, 5), (0, 0, 0), np.eye(3)))
-    check_prompt(Prompt(np.zeros((0, 3)), [], [[0, 0, 0], [4, 4, 0]]), flat_axis)
+    for no_points in (np.zeros((0, 3)), []):
+        check_prompt(Prompt(no_points, [], [[0, 0, 0], [4, 4, 0]]), flat_axis)
+
+
+def test_a_box_is_cut_off_at_the_border():
+    over = Prompt([[26, 18]], [1], [[24, 14], [50, 60]])
+    asked = check_prompt(over, FLAT)
+    np.testing.assert_allclose(asked.box, [[24, 14], [29.5, 19.5]])
+    np.testing.assert_array_equal(asked.points, over.points)
+    (listed,) = check_prompts(over, FLAT)
+    np.testing.assert_array_equal(listed.box, asked.box)
+    deep = Prompt(np.zeros((0, 3)), [], DEEP.grid.world_from_index(np.array([[-4.0, 2, 2], [1, 5, 30]])))
+    index = DEEP.grid.index_from_world(check_prompt(deep, DEEP).box)
+    np.testing.assert_allclose(index, [[-0.5, 2, 2], [1, 5, 7.5]], atol=1e-9)
 
 
 @pytest.mark.parametrize("where", ["inside", "outside"])

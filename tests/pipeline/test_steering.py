@@ -208,6 +208,10 @@ def test_the_preset_of_random_prompts(flat):
     assert config.prompt == PromptConfig(count=4, settings="promptreg")
     velocity = config.dense.velocity.model_copy(update={"iterations": (15,), "levels": 1})
     config = config.model_copy(update={"dense": config.dense.model_copy(update={"velocity": velocity})})
+    # Without a guide and with embedded features no prompt is sure enough here.
+    unsure = roireg.register(flat.fixed, flat.moving, config=config, seed=2)
+    assert len(unsure.pairs) == 0 and "none of 4 random prompts has a counterpart" in unsure.reasons[-1]
+    config = config.model_copy(update={"prompt": PromptConfig(count=4, settings="default")})
     results = [roireg.register(flat.fixed, flat.moving, config=config, seed=2) for _ in range(2)]
     assert 1 <= len(results[0].pairs) <= 4
     assert {p.source for p in results[0].pairs.pairs} == {"prompt"}

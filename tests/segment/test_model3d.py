@@ -23,6 +23,7 @@ from roireg.segment.base import PromptableSegmenter
 from roireg.segment.cubes import Volume, patient_grid
 from roireg.segment.filters import RegionFilter
 from roireg.segment.model3d import Model3DSegmenter, mask_nms, volume_segmenter
+from roireg.segment.promptable import probabilities
 from segment.phantoms import best_dice, dice, ellipsoid, image_of
 from support import axis_orders, grids, make_grid, rotation
 
@@ -149,12 +150,18 @@ def test_a_box_is_asked_for_by_its_middle_and_cuts_the_answer():
     index = np.argwhere(found.masks[0].numpy())
     np.testing.assert_array_equal(index.min(0), [12, 15, 16])
     np.testing.assert_array_equal(index.max(0), [22, 30, 36])
+    assert torch.equal(probabilities(found) > 0.5, found.masks)
+    assert (
+        found.note == "toy takes no boxes: it was asked for the middle of the box, and its answer was cut to the box"
+    )
     # A point says more than the middle; the box still cuts.
     point = grid.world_from_index([14, 20, 20])
     small = segmenter(Toy(radius=5.0, patch=64)).segment(image, Prompt(point[None], np.ones(1), box=corners))
     box = np.zeros(grid.shape, dtype=bool)
     box[12:23, 15:31, 16:37] = True
     assert dice(small.masks[0].numpy(), ellipsoid(grid, point, (5, 5, 5)) & box) > 0.9
+    assert small.note == "toy takes no boxes: its answer was cut to the box"
+    assert find.segment(image, Prompt.at(point)).note == ""
 
 
 def test_a_network_that_takes_boxes_is_shown_the_box_in_its_own_axes():
@@ -178,6 +185,7 @@ def test_a_network_that_takes_boxes_is_shown_the_box_in_its_own_axes():
     np.testing.assert_array_equal(index.min(0), [5, 3, 4])
     np.testing.assert_array_equal(index.max(0), [15, 12, 20])
     assert seen[0][0] is None and seen[0][2] is False
+    assert found.note == ""
 
 
 def test_everything_mode_finds_each_structure_once():
@@ -284,7 +292,7 @@ def test_bad_input_is_explained():
     image, _ = ball_image(grid, grid.center, 4)
     find = segmenter(Toy())
     flat = make_grid((20, 20), (1.0, 1.0))
-    with pytest.raises(GeometryError, match="toy takes 3D images, found 2D"):
+    with pytest.raises(GeometryError, match="toy takes 3D images, found 2D; choose a network for 2D images"):
         find(image_of(np.zeros((20, 20)), flat))
     with pytest.raises(InputError, match=r"\(900.0, 0.0, 0.0\) is outside the image"):
         find.segment(image, Prompt.at((900, 0, 0)))

@@ -13,7 +13,8 @@ from roireg.models.cache import EmbeddingCache
 from roireg.segment.base import PromptableSegmenter
 from roireg.segment.everything import EverythingOptions
 from roireg.segment.filters import RegionFilter
-from roireg.segment.promptable import ModelSegmenter, prompt_from_mask, prompt_indices
+from roireg.segment.promptable import ModelSegmenter, NetworkAnswers, probabilities, prompt_from_mask, prompt_indices
+from roireg.segment.prompts import ClosePointsError
 from segment.fake_model import FakeModel, painted
 from support import grids, make_grid, rotation
 
@@ -150,6 +151,21 @@ def test_answers_come_from_one_prompt_one_mask(scene):
         segmenter().segment(image, Prompt.at(world(5, 7)), mask=two)
 
 
+def test_answers_bring_the_probability_of_every_voxel(scene):
+    image, _ = scene
+    found = segmenter().segment(image, Prompt.at(world(5, 7)))
+    soft = probabilities(found)
+    assert isinstance(found, NetworkAnswers) and soft.shape == found.masks.shape
+    assert torch.equal(soft > 0.5, found.masks)
+    # The logits of the network are 10 and -10.
+    assert float(soft.max()) == pytest.approx(1 / (1 + np.exp(-10)), abs=0.002)
+    second = found.subset([1])
+    assert torch.equal(probabilities(second)[0], soft[1]) and second.note == found.note
+    assert torch.equal(probabilities(found.to("cpu")), soft)
+    plain = ROISet(found.masks, found.grid)
+    assert torch.equal(probabilities(plain), found.masks.float())
+
+
 def test_prompts_a_network_does_not_take_are_refused(scene):
     image, _ = scene
     only_boxes = segmenter(FakeModel(prompts=("box",)))
@@ -166,7 +182,7 @@ def test_prompts_that_cannot_be_answered_say_why(scene):
         s.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=np.stack([world(-9, -9), world(-5, -4)])))
     with pytest.raises(InputError, match="box is empty"):
         s.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=np.stack([world(9, 9), world(9, 14)])))
-    with pytest.raises(InputError, match="same voxel"):
+    with pytest.raises(ClosePointsError, match="same voxel"):
         s.segment(image, Prompt(np.stack([world(5, 7), world(5.2, 7.1)]), np.array([1, 0])))
     with pytest.raises(GeometryError, match="3D points does not fit a 2D image"):
         s.segment(image, Prompt.at((1, 2, 3)))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from roireg.core.errors import GeometryError, InputError
+from roireg.core.grid import Grid
 from roireg.core.rois import Prompt
 from roireg.segment import HierarchySegmenter
+from roireg.segment.prompts import ClosePointsError, box_indices, clipped
 from segment.phantoms import best_dice, dice, ellipsoid, image_of, three_discs
 from support import make_grid
 
@@ -108,11 +110,28 @@ def test_prompts_that_cannot_be_answered_say_why(scene):
     segmenter, image, _ = scene
     with pytest.raises(InputError, match=r"point \(500.0, 3.0\) is outside the image"):
         segmenter.segment(image, Prompt.at((500, 3)))
+    with pytest.raises(InputError, match=r"\(nan, 3.0\) is no finite number"):
+        segmenter.segment(image, Prompt.at((float("nan"), 3)))
+    with pytest.raises(InputError, match="prompt box is no finite number"):
+        segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=[[1, 1], [20, float("inf")]]))
     with pytest.raises(InputError, match="box is outside"):
         segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=[[-50, -50], [-20, -20]]))
     with pytest.raises(GeometryError, match="3D points does not fit a 2D image"):
         segmenter.segment(image, Prompt.at((1, 2, 3)))
     with pytest.raises(GeometryError, match="3D prompt box"):
         segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=np.zeros((2, 3))))
-    with pytest.raises(InputError, match="same smallest piece"):
+    with pytest.raises(ClosePointsError, match="same smallest piece"):
         segmenter.segment(image, Prompt(np.array([CORE, CORE]), np.array([1, 0])))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 2.0)])
+def test_a_box_ends_at_the_border_of_the_image(spacing):
+    grid = make_grid((40, 50), spacing, origin=(3.0, -7.0))
+    none = np.zeros((0, 2)), np.zeros(0)
+    within = Prompt(*none, grid.world_from_index(np.array([[30.0, 9.0], [4.0, 40.0]])))
+    assert clipped(within, grid, "a.png") is within
+    over = Prompt(*none, grid.world_from_index(np.array([[30.0, 45.0], [60.0, 70.0]])))
+    low, high = box_indices(over.box, grid, "a.png")
+    np.testing.assert_allclose([low, high], [[30, 45], [39.5, 49.5]])
+    np.testing.assert_allclose(clipped(over, grid, "a.png").box, grid.world_from_index(np.stack([low, high])))
+    assert clipped(Prompt.at((4.0, 0.0)), Grid.pixels((9, 9)), "a.png").box is None

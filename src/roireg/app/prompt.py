@@ -15,7 +15,7 @@ from rich.table import Table
 
 from roireg import __version__
 from roireg.app.console import Outcome, Session, plain
-from roireg.app.files import Frames, load_image, load_labels, load_transform
+from roireg.app.files import Frames, load_image, load_labels, load_transform, parse_numbers
 from roireg.app.outputs import check_folder, filled_folder
 from roireg.app.prompt_picture import draw_answers
 from roireg.app.prompting import check_network, check_side, world_points
@@ -154,7 +154,8 @@ def _tools(job: PromptJob, progress: Progress) -> tuple[str | PromptableSegmente
         return job.segmenter, job.features or "intensity"
     settings = Config().with_network(job.model, profile=job.profile or "balanced", window=job.window, cache=job.cache)
     network = Network.load(settings.network, resolve_device(job.device), progress)
-    return network.segmenter(DEFAULT_LIMITS, progress), job.features or network.extractor()
+    features = network.extractor() if job.features is None or job.features == "model" else job.features
+    return network.segmenter(DEFAULT_LIMITS, progress), features
 
 
 # -- what is asked --------------------------------------------------------------------------------
@@ -186,9 +187,12 @@ def _asked(job: PromptJob, image: Image, frame: int | None) -> tuple[list[Prompt
         names += list(points.names)
     if not asked:
         raise InputError("nothing is asked; give --point, --box, --mask or --prompts")
-    for item in asked:
-        if isinstance(item, Prompt):
-            check_prompt(item, image)
+    if job.unit is not None and not job.points and job.box is None:
+        raise InputError(
+            f"--unit is of --point and --box, found {job.unit} with neither of them; the points of --prompts are "
+            "mm (LPS), or px in 2D"
+        )
+    asked = [check_prompt(item, image) if isinstance(item, Prompt) else item for item in asked]
     return asked, [name or str(k + 1) for k, name in enumerate(names)]
 
 
@@ -203,7 +207,12 @@ def _prompt(job: PromptJob, image: Image) -> Prompt:
             f"--label: all {len(labels)} points are outside the region (label 0); give at least one point inside it "
             "(label 1), or a --box around it"
         )
-    corners = None if job.box is None else world_points("--box", [job.box], image, job.unit, per_text=2)
+    boxes = [] if job.box is None else [job.box]
+    for option, texts, count in (("--point", job.points, image.ndim), ("--box", boxes, 2 * image.ndim)):
+        for text in texts:
+            if not np.isfinite(parse_numbers(option, text, (count,))).all():
+                raise InputError(f"{option} {text}: a coordinate is no finite number; give numbers")
+    corners = world_points("--box", boxes, image, job.unit, per_text=2) if boxes else None
     return Prompt(world_points("--point", job.points, image, job.unit), labels, corners)
 
 
@@ -234,6 +243,7 @@ def _document(
                 "confidence": a.confidence,
                 "pair": a.pair,
                 "reason": a.reason,
+                "notes": a.notes,
                 "regions": _regions(result.pairs, a),
                 "evidence": None if a.evidence is None else asdict(a.evidence),
                 "seconds": round(a.seconds, 3),
@@ -282,6 +292,8 @@ def _show(
         where = "–" if a.found is None else _first(a.found)
         colour = COLOURS["ok" if a.pair is not None else "failed"]
         table.add_row(escape(name), where, f"[{colour}]{a.confidence:.2f}[/]", escape(a.reason))
+        for note in a.notes:
+            session.note("note", f"prompt {name}: {note}", "blue")
     other = "moving" if job.side == "fixed" else "fixed"
     found = len(result.pairs)
     session.say(f"{found} of {len(result.answers)} prompts have a counterpart in the {other} image, {seconds:.1f} s")

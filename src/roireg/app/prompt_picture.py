@@ -32,7 +32,8 @@ Array = NDArray[np.float64]
 def draw_answers(path: Path, result: PromptResult, fixed: Image, moving: Image, names: Sequence[str]) -> None:
     """Write the picture; prompts beyond the first eight are left out.
 
-    Markers: + inside, x outside the region, dashed the box. Volumes are shown in their sharpest plane through the
+    Markers: + inside, x outside the region, dashed the box, below the outline of the region and wider, so that both
+    are seen where they coincide. Volumes are shown in their sharpest plane through the
     prompt.
     """
     images = {"fixed": fixed, "moving": moving}
@@ -63,6 +64,12 @@ def _draw(axes: Axes, image: Image, prompt: Prompt | None, region: ROISet | None
     axes.set_autoscale_on(False)
     axes.set_axis_off()
     axes.set_title(f"{title}\n{plane.position}" if plane.position else title, fontsize=10)
+    if prompt is not None and prompt.box is not None:
+        corners = _on_plane(prompt.box, plane, thick=np.inf)
+        (top, left), (bottom, right) = corners.min(0), corners.max(0)
+        across, down = [left, right, right, left, left], [top, top, bottom, bottom, top]
+        axes.plot(across, down, color="white", linewidth=5.6, zorder=1)
+        axes.plot(across, down, color=INSIDE, linewidth=4.4, linestyle=(0, (2, 1)), zorder=1)
     if region is not None and len(region):
         mask = sample_plane(region.masks[:1], region.grid, plane.display)[0]
         if mask.max() > 0.5 and min(mask.shape) > 1:
@@ -75,12 +82,6 @@ def _draw(axes: Axes, image: Image, prompt: Prompt | None, region: ROISet | None
         points = _on_plane(prompt.points[prompt.labels == label], plane)
         for width, ink in ((4.5, "white"), (2.0, colour)):
             axes.scatter(points[:, 1], points[:, 0], s=110, marker=marker, color=ink, linewidths=width)
-    if prompt.box is not None:
-        corners = _on_plane(prompt.box, plane, thick=np.inf)
-        (top, left), (bottom, right) = corners.min(0), corners.max(0)
-        across, down = [left, right, right, left, left], [top, top, bottom, bottom, top]
-        axes.plot(across, down, color="white", linewidth=2.6)
-        axes.plot(across, down, color=INSIDE, linewidth=1.4, linestyle="--")
 
 
 def _sharpest(planes: Sequence[Plane]) -> Plane:

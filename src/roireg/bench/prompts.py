@@ -49,7 +49,7 @@ def _changed(**changes: object) -> PromptSettings:
 
 METHODS: dict[str, tuple[PromptSettings, str]] = {
     "default": (DEFAULT, "auto"),
-    "auxiliary off": (_changed(rounds=0), "auto"),
+    "auxiliary on": (_changed(rounds=2), "auto"),
     "6 views": (replace(DEFAULT, views=6), "auto"),
     "first answers": (_changed(joint=False), "auto"),
     "first answers: argmax": (_changed(joint=False, place="argmax"), "auto"),

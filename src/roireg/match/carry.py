@@ -25,6 +25,7 @@ __all__ = [
     "Guide",
     "Side",
     "anchor_of",
+    "box_around",
     "carried_prompt",
     "carried_regions",
     "inner_point",
@@ -147,8 +148,8 @@ def anchor_of(prompt: Prompt) -> Array:
 def carried_prompt(prompt: Prompt, anchor: Array, place: Array, guide: Guide | None, grid: Grid) -> Prompt | None:
     """Return the prompt with its anchor at `place`, its other parts around it as the guide turns and stretches them.
 
-    Points that leave the target grid are dropped, boxes are cut off at its border; None where nothing is left that
-    says where the region is.
+    Points that leave the target grid are dropped, boxes hold the positive points that are left and are cut off at
+    the border; None where nothing is left that says where the region is.
     """
 
     def move(points: Array) -> Array:
@@ -157,17 +158,21 @@ def carried_prompt(prompt: Prompt, anchor: Array, place: Array, guide: Guide | N
         mapped = guide.forward.map_points(np.concatenate([anchor[None], points]))
         return np.asarray(mapped[1:] - mapped[0] + place)
 
-    points = move(prompt.points) if len(prompt.points) else prompt.points
+    points = move(prompt.points) if len(prompt.points) else np.zeros((0, grid.ndim))
     kept = grid.contains(points) if len(points) else np.zeros(0, dtype=bool)
     box = None
     if prompt.box is not None:
-        index = grid.index_from_world(move(prompt.box))
-        index = np.clip(np.sort(index, axis=0), -0.5, np.array(grid.shape) - 0.5)
-        if (index[1] > index[0]).all():
-            box = grid.world_from_index(index)
+        box = box_around(np.concatenate([move(prompt.box), points[kept & (prompt.labels == 1)]]), grid)
     if box is None and not (prompt.labels[kept] == 1).any():
         return None
     return Prompt(points[kept], prompt.labels[kept], box)
+
+
+def box_around(points: Array, grid: Grid) -> Array | None:
+    """(2, d) world corners of the bounding box of world points, cut off at the border; None where nothing is left."""
+    index = grid.index_from_world(points)
+    ends = np.clip(np.stack([index.min(0), index.max(0)]), -0.5, np.array(grid.shape) - 0.5)
+    return grid.world_from_index(ends) if (ends[1] > ends[0]).all() else None
 
 
 def placed_prompt(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roireg.core.errors import InputError
 from roireg.core.rois import Prompt, ROISet
 from roireg.match.carry import Guide, Side, carried_regions
 from roireg.match.similarity import describe
+from roireg.segment.promptable import NetworkAnswers
+from roireg.segment.prompts import ClosePointsError
 
-__all__ = ["answers", "fits"]
+__all__ = ["Candidates", "answers", "fits"]
 
 Array = NDArray[np.float64]
 
@@ -21,39 +23,64 @@ DESCRIBED = 12
 """How many candidates are compared by their features, the best placed ones first."""
 
 
-def answers(asked: Sequence[Prompt], target: Side, *, first: bool) -> tuple[ROISet, list[int]]:
-    """Distinct regions that answer any of the prompts, and the prompt that each of them answers."""
-    parts, cause = [], []
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Regions that may be the counterpart.
+
+    Attributes
+    ----------
+    regions : distinct regions, with probabilities where the segmenter gives them.
+    cause : per region, the number of the prompt that it answers.
+    asked : the prompts as they were answered, see `answers`.
+    """
+
+    regions: ROISet
+    cause: list[int]
+    asked: list[Prompt]
+
+
+def answers(asked: Sequence[Prompt], target: Side, *, first: bool) -> Candidates:
+    """Find distinct regions that answer any of the prompts.
+
+    Negative points that came too close to positive ones on the way are left out, the nearest first.
+
+    Parameters
+    ----------
+    first : take the segmenter's first answer to each prompt alone.
+    """
+    parts, cause, answered = [], [], []
     for k, prompt in enumerate(asked):
-        regions = _ask(target, prompt)
+        regions, used = _ask(target, prompt)
         regions = regions.subset(range(min(len(regions), 1 if first else len(regions))))
         parts.append(regions)
+        answered.append(used)
         cause += [k] * len(regions)
     if not cause:
-        return ROISet.empty(target.image.grid), []
-    grid = parts[0].grid
+        return Candidates(ROISet.empty(target.image.grid), [], answered)
     masks = torch.cat([p.masks for p in parts])
     scores = torch.cat([p.scores for p in parts if p.scores is not None])
     keep: dict[bytes, int] = {}
     for k, mask in enumerate(masks):
         keep.setdefault(mask.cpu().numpy().tobytes(), k)
     chosen = list(keep.values())
-    return ROISet(masks[chosen], grid, scores=scores[chosen]), [cause[k] for k in chosen]
+    soft = [p.soft for p in parts if isinstance(p, NetworkAnswers) and p.soft is not None]
+    known = torch.cat(soft)[chosen] if sum(map(len, soft)) == len(masks) else None
+    regions = NetworkAnswers(masks[chosen], parts[0].grid, scores=scores[chosen], soft=known)
+    return Candidates(regions, [cause[k] for k in chosen], answered)
 
 
-def _ask(side: Side, prompt: Prompt) -> ROISet:
-    """Ask a segmenter; negative points that came too close to positive ones on the way are left out."""
-    positive = prompt.labels == 1
-    if positive.all():
-        return side.segmenter.segment(side.image, prompt)
-    try:
-        return side.segmenter.segment(side.image, prompt)
-    except InputError:
-        if prompt.box is None and not positive.any():
-            raise
-        return side.segmenter.segment(
-            side.image, Prompt(prompt.points[positive], prompt.labels[positive], prompt.box)
-        )
+def _ask(side: Side, prompt: Prompt) -> tuple[ROISet, Prompt]:
+    """Ask a segmenter; returns the prompt without the negative points that had to be left out, too."""
+    while True:
+        try:
+            return side.segmenter.segment(side.image, prompt), prompt
+        except ClosePointsError:
+            negative, positive = np.flatnonzero(prompt.labels == 0), prompt.points[prompt.labels == 1]
+            if not (len(negative) and len(positive)):
+                raise
+            apart = np.linalg.norm(prompt.points[negative][:, None] - positive[None], axis=-1).min(1)
+            kept = np.arange(len(prompt.points)) != negative[int(np.argmin(apart))]
+            prompt = Prompt(prompt.points[kept], prompt.labels[kept], prompt.box)
 
 
 def fits(

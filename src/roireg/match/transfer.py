@@ -3,13 +3,15 @@
 The chain of PromptReg (Huang et al., "Register Anything: estimating corresponding prompts", 2025, section 3) for
 any segmenter that answers prompts and any features, in 2D and 3D. What differs by default: the search is weighted
 by where a guide expects the prompt; the readings of an ambiguous prompt and the candidates for their counterpart are
-chosen together; and the way back says how far to trust the result.
+chosen together; auxiliary prompts are left out; and the way back says how far to trust the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from roireg.match.carry import (
     Guide,
     Side,
     anchor_of,
+    box_around,
     carried_prompt,
     carried_regions,
     inner_point,
@@ -35,7 +38,9 @@ from roireg.match.evidence import Evidence, confidence_of
 from roireg.match.prototypes import prototypes
 from roireg.match.similarity import cosine_similarity
 from roireg.match.similarity_map import inverse_prompt, peaks, position_prior, similarity_map, soft_argmax
-from roireg.match.variants import average_regions, visible
+from roireg.match.variants import average_answers, refined_region, visible
+from roireg.segment.promptable import NetworkAnswers
+from roireg.segment.prompts import ClosePointsError, clipped
 
 __all__ = ["PROMPTREG", "Transfer", "TransferOptions", "transfer_prompt"]
 
@@ -52,8 +57,9 @@ class TransferOptions:
     ----------
     place : how a similarity map becomes a point: "argmax", "soft" (mean around the maximum) or "inverse" (the
         linearised inverse).
-    joint : choose the reading of the prompt and its counterpart together, by how well they fit; False takes the
-        segmenter's first answer on either side, as published.
+    joint : choose the reading of the prompt and its counterpart together, by how well they fit, and let views refine
+        them (`variants.refined_region`); False takes the segmenter's first answer on either side and in every
+        view, as published (`variants.average_answers`).
     readings : how many answers to the prompt are considered. first : how much (in the log of the fit) another
         reading than the segmenter's first must be better.
     places : how many maxima of the similarity map are tried.
@@ -61,8 +67,9 @@ class TransferOptions:
     window : radius of the mean around the maximum.
     unlike : difference of standardised features at which the appearance has fallen to exp(-1/2).
     certainty : exponent of the segmenter's own scores in the fit.
-    rounds : most auxiliary points; 0 leaves them out. tolerance : σ, inward : ε of their rule.
-    threshold : share of the views in which a voxel must belong to the region.
+    rounds : most auxiliary points; 0 leaves them out: on real pairs they changed nothing. tolerance : σ, inward : ε
+        of their rule.
+    threshold : probability, averaged over the views, from which a voxel belongs to the region.
     least_confidence : below it there is no answer.
 
     Raises
@@ -80,7 +87,7 @@ class TransferOptions:
     window: float = 0.04
     unlike: float = 0.5
     certainty: float = 0.25
-    rounds: int = 2
+    rounds: int = 0
     tolerance: float = 0.05
     inward: float = 0.01
     threshold: float = 0.5
@@ -100,10 +107,11 @@ class TransferOptions:
             )
 
 
-PROMPTREG = TransferOptions(
-    place="inverse", joint=False, readings=1, places=1, rounds=5, tolerance=0.1, inward=0.01, least_confidence=0.0
-)
-"""PromptReg as published: first answers, linearised inverse, σ = 20 and ε = 2 of 200 pixels, no abstention."""
+PROMPTREG = TransferOptions(place="inverse", joint=False, readings=1, places=1, rounds=5, tolerance=0.1, inward=0.01)
+"""PromptReg as published: first answers, linearised inverse, σ = 20 and ε = 2 of 200 pixels.
+
+The way back is not part of it; it is checked all the same, and what it does not confirm has no answer.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +127,7 @@ class Transfer:
     confidence : share of such answers that can be expected to be right, 0..1.
     reason : why there is no answer, in words; empty where there is one.
     evidence : what the confidence is made of, None where nothing was found.
+    notes : what else to know about the answer: a sentence each.
     """
 
     source: ROISet
@@ -128,6 +137,7 @@ class Transfer:
     confidence: float
     reason: str
     evidence: Evidence | None
+    notes: tuple[str, ...] = ()
 
 
 def transfer_prompt(
@@ -142,7 +152,7 @@ def transfer_prompt(
 
     Parameters
     ----------
-    asked : prompt in the source world, or one region of the source image.
+    asked : prompt in the source world, its box is cut off at the border of the image; or one region of the image.
     source, target : the encoded images.
     guide : where things of the source are expected in the target; None searches all of it.
     options : see `TransferOptions`; `PROMPTREG` for the published procedure.
@@ -166,26 +176,32 @@ def transfer_prompt(
             raise InputError(f"one region is carried at a time, found {len(asked)}")
         prompt, readings = Prompt.at(inner_point(asked)), asked
     else:
-        prompt, readings = asked, source.segmenter.segment(source.image, asked)
-        if not len(readings):
-            empty = ROISet.empty(readings.grid)
-            return Transfer(empty, None, None, 0.0, 0.0, "the segmenter finds no region at the prompt", None)
-        readings = readings.subset(range(min(len(readings), o.readings if o.joint else 1)))
+        prompt = clipped(asked, source.image.grid, source.image.name)
+        readings = source.segmenter.segment(source.image, prompt)
+    notes: tuple[str, ...] = (readings.note,) if isinstance(readings, NetworkAnswers) and readings.note else ()
+    if not len(readings):
+        return _nothing(readings, "the segmenter finds no region at the prompt", notes)
+    readings = readings.subset(range(min(len(readings), o.readings if o.joint else 1)))
     views = _views(prompt, source) if isinstance(asked, Prompt) else []
     if views:
-        readings = _averaged(readings, views, o.threshold)
+        readings = _averaged(readings, views, o)
+        if not len(readings):
+            return _nothing(readings, "the answers to the prompt in different views agree on no region", notes)
+    other_name = Path(target.image.name).name
     if guide is not None:
         expected = guide.forward.map_points(anchor_of(prompt)[None])[0]
         if not target.image.grid.contains(expected):
-            why = f"the prompt lies at {_text(expected)} in {target.image.name}, which is outside that image"
-            return Transfer(readings.subset([0]), None, None, 0.0, 0.0, why, None)
-    found = _search(prompt, readings, source, target, guide, o)
+            why = f"the prompt lies at {_text(expected)} in {other_name}, which is outside that image"
+            return _nothing(readings, why, notes)
+    found = _counterpart(prompt, readings, views, source, target, guide, o)
     if found is None:
-        why = f"nothing in {target.image.name} answers the prompt at the corresponding place"
-        return Transfer(readings.subset([0]), None, None, 0.0, 0.0, why, None)
-    found = _mended(found, source, target, guide, o)
-    if views:
-        found = _averaged_target(found, prompt, views, source, target, guide, o)
+        return _nothing(readings, f"nothing in {other_name} answers the prompt at the corresponding place", notes)
+    if found.left_out:
+        points = "1 negative point" if found.left_out == 1 else f"{found.left_out} negative points"
+        notes += (f"left out in {other_name}: {points} too close to a positive one",)
+    if not len(found.region):
+        why = f"the counterparts found in different views agree on no region of {other_name}"
+        return Transfer(found.reading, None, found.prompt, 0.0, 0.0, why, None, notes)
     own, other = found.reading, found.region
     evidence = _returned(found, source, target, guide, o)
     confidence = confidence_of(evidence)
@@ -193,11 +209,16 @@ def transfer_prompt(
     similarity = float(cosine_similarity(*pair)[0, 0])
     if confidence < o.least_confidence:
         why = (
-            f"no region of {target.image.name} resembles the one at the prompt well enough "
+            f"no region of {other_name} resembles the one at the prompt well enough "
             f"(confidence {confidence:.2f}, at least {o.least_confidence:.2f} is needed)"
         )
-        return Transfer(own, None, found.prompt, similarity, confidence, why, evidence)
-    return Transfer(own, other, found.prompt, similarity, confidence, "", evidence)
+        return Transfer(own, None, found.prompt, similarity, confidence, why, evidence, notes)
+    return Transfer(own, other, found.prompt, similarity, confidence, "", evidence, notes)
+
+
+def _nothing(regions: ROISet, why: str, notes: tuple[str, ...]) -> Transfer:
+    """Return that there is not even a place; the first region, if any, is what the prompt means."""
+    return Transfer(regions.subset(range(min(len(regions), 1))), None, None, 0.0, 0.0, why, None, notes)
 
 
 # -- the search -----------------------------------------------------------------------------------
@@ -205,7 +226,10 @@ def transfer_prompt(
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """A reading, its counterpart, the prompt that gave it, and how well they fit (logarithm)."""
+    """A reading, its counterpart, the prompt that gave it, and how well they fit (logarithm).
+
+    `left_out` negative points of the prompt were too close to positive ones.
+    """
 
     reading: ROISet
     region: ROISet
@@ -213,6 +237,24 @@ class _Found:
     fit: float
     appearance: float
     overlap: float
+    left_out: int = 0
+
+
+def _counterpart(
+    prompt: Prompt,
+    readings: ROISet,
+    views: Sequence[ROISet],
+    source: Side,
+    target: Side,
+    guide: Guide | None,
+    o: TransferOptions,
+) -> _Found | None:
+    """Search, mend with auxiliary points, average over the views."""
+    found = _search(prompt, readings, source, target, guide, o)
+    if found is None:
+        return None
+    found = _mended(found, source, target, guide, o)
+    return _averaged_target(found, prompt, views, source, target, guide, o) if views else found
 
 
 def _search(
@@ -225,7 +267,8 @@ def _search(
         return None
     if guide is not None and o.joint:
         asked += _boxes(readings, source, target, guide)
-    regions, cause = answers(asked, target, first=not o.joint)
+    candidates = answers(asked, target, first=not o.joint)
+    regions = candidates.regions
     if not len(regions):
         return None
     fit, appearance, overlap = fits(
@@ -233,8 +276,10 @@ def _search(
     )
     a, b = (int(k) for k in np.unravel_index(int(np.argmax(fit)), fit.shape))
     # The boxes of carried readings come last; they are no prompt of the user, whose own is the one before them.
-    given = asked[min(cause[b], own - 1)]
-    if o.joint:
+    number = min(candidates.cause[b], own - 1)
+    given = candidates.asked[number]
+    left_out = len(asked[number].points) - len(given.points)
+    if o.joint and not left_out:
         fitted = placed_prompt(prompt, readings.subset([a]), regions.subset([b]), guide, overlap=float(overlap[a, b]))
         given = fitted or given
     given = inside(given, regions.subset([b]))
@@ -245,6 +290,7 @@ def _search(
         float(fit[a, b]),
         float(appearance[a, b]),
         float(overlap[a, b]),
+        left_out,
     )
 
 
@@ -328,9 +374,13 @@ def _mended(found: _Found, source: Side, target: Side, guide: Guide | None, o: T
         if same or not target.image.grid.contains(point):
             return found
         points = np.concatenate([found.prompt.points.reshape(-1, grid.ndim), point[None]])
-        asked = Prompt(points, np.append(found.prompt.labels, label), found.prompt.box)
-        regions, _ = answers([asked], target, first=not o.joint)
-        if not len(regions):
+        box = found.prompt.box
+        if box is not None and label == 1:
+            box = box_around(np.concatenate([box, point[None]]), target.image.grid)
+        asked = Prompt(points, np.append(found.prompt.labels, label), box)
+        candidates = answers([asked], target, first=not o.joint)
+        regions = candidates.regions
+        if not len(regions) or len(candidates.asked[0].points) < len(points):
             return found
         fit, appearance, overlap = fits(
             found.reading, regions, source, target, guide, unlike=o.unlike, certainty=o.certainty, first=o.first
@@ -340,27 +390,36 @@ def _mended(found: _Found, source: Side, target: Side, guide: Guide | None, o: T
         worse = fit[0, b] <= found.fit if o.joint else regions.scores[b] < found.region.scores[0]
         if worse:
             return found
-        found = _Found(
-            found.reading, regions.subset([b]), asked, float(fit[0, b]), float(appearance[0, b]), float(overlap[0, b])
+        found = replace(
+            found,
+            region=regions.subset([b]),
+            prompt=asked,
+            fit=float(fit[0, b]),
+            appearance=float(appearance[0, b]),
+            overlap=float(overlap[0, b]),
         )
     return found
 
 
 def _views(prompt: Prompt, side: Side) -> list[ROISet]:
-    """Answers to the prompt in every view that shows it."""
-    return [
-        segmenter.segment(image, prompt)
-        for view, image, segmenter in side.views
-        if visible(prompt, view, side.image.grid)
-    ]
+    """Answers to the prompt in every view that shows it with all its points apart."""
+    found = []
+    for view, image, segmenter in side.views:
+        if visible(prompt, view, side.image.grid):
+            with suppress(ClosePointsError):
+                found.append(segmenter.segment(image, prompt))
+    return found
 
 
-def _averaged(regions: ROISet, views: Sequence[ROISet], threshold: float) -> ROISet:
-    """Average every region over the views; one that would vanish stays as it is."""
-    masks = torch.stack([average_regions(m, views, regions.grid) >= threshold for m in regions.masks])
+def _averaged(regions: ROISet, views: Sequence[ROISet], o: TransferOptions) -> ROISet:
+    """Average every region over the views; as published, none is left where nothing is probable enough."""
+    if not o.joint:
+        mask = average_answers(views, regions.grid)[None] >= o.threshold
+        return ROISet(mask, regions.grid, scores=regions.scores) if mask.any() else ROISet.empty(regions.grid)
+    masks = torch.stack([refined_region(regions.subset([k]), views) for k in range(len(regions))]) >= o.threshold
     gone = ~masks.flatten(1).any(1)
     masks[gone] = regions.masks[gone]
-    return replace(regions, masks=masks)
+    return ROISet(masks, regions.grid, regions.names, regions.scores)
 
 
 def _averaged_target(
@@ -372,18 +431,23 @@ def _averaged_target(
     guide: Guide | None,
     o: TransferOptions,
 ) -> _Found:
-    """Carry the region of every view over on its own, and average the counterparts."""
+    """Carry the region of every view over on its own, and average the counterparts; the region may become empty."""
     alone = replace(o, readings=1, places=1)
-    parts = []
-    for regions in views:
-        if len(regions):
-            other = _search(prompt, regions.subset([0]), source, target, guide, alone)
-            parts += [] if other is None else [other.region]
-    region = _averaged(found.region, parts, o.threshold)
+    carried = [_search(prompt, r.subset([0]), source, target, guide, alone) if len(r) else None for r in views]
+    none = ROISet.empty(found.region.grid)
+    region = _averaged(found.region, [none if c is None else c.region for c in carried], o)
+    if not len(region):
+        return replace(found, region=region)
     _, appearance, overlap = fits(
         found.reading, region, source, target, guide, unlike=o.unlike, certainty=o.certainty, first=o.first
     )
-    return replace(found, region=region, appearance=float(appearance[0, 0]), overlap=float(overlap[0, 0]))
+    return replace(
+        found,
+        region=region,
+        prompt=inside(found.prompt, region),
+        appearance=float(appearance[0, 0]),
+        overlap=float(overlap[0, 0]),
+    )
 
 
 def _returned(found: _Found, source: Side, target: Side, guide: Guide | None, o: TransferOptions) -> Evidence:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,8 +19,9 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.warp import warp
+from roireg.segment.promptable import probabilities
 
-__all__ = ["View", "average_regions", "draw_views", "view_of", "visible"]
+__all__ = ["View", "average_answers", "draw_views", "refined_region", "view_of", "visible"]
 
 Array = NDArray[np.float64]
 
@@ -115,28 +117,48 @@ def visible(prompt: Prompt, view: View, grid: Grid) -> bool:
     return bool(seen.contains(prompt.points).all())
 
 
-def average_regions(base: Tensor, found: Sequence[ROISet], grid: Grid) -> Tensor:
-    """(*shape) mean over views of how much of every voxel of `grid` belongs to the region, 0..1.
+def average_answers(found: Sequence[ROISet], grid: Grid) -> Tensor:
+    """(*shape) mean of the probability maps of the first answers in all views, as published, 0..1.
 
-    Of each view the answer that agrees best with `base` (intersection over union) is taken, so that other
-    readings of an ambiguous prompt do not blur the region; a view whose best answer agrees by less than a half
-    says nothing. `base` counts as one more view.
+    A view without an answer, and what a view does not show, count as outside. Where a segmenter tells masks alone,
+    these are the probabilities.
 
     Parameters
     ----------
-    base : (*shape) bool region on `grid`.
+    found : answers of the segmenter in every view, one view at least, on grids of their own in the same world.
+    """
+    maps = [_on(rois.subset([0]), grid)[0] if len(rois) else torch.zeros(grid.shape) for rois in found]
+    return torch.stack(maps).mean(0)
+
+
+def refined_region(base: ROISet, found: Sequence[ROISet]) -> Tensor:
+    """(*shape) mean of the probability maps of one region and of the answers that mean the same region, 0..1.
+
+    Of each view the answer that agrees best with `base` (intersection over union) is taken, so that other
+    readings of an ambiguous prompt do not blur the region; a view whose best answer agrees by less than a half
+    says nothing. So views smooth and mend the border of a region, and cannot put another one in its place;
+    `average_answers` can. `base` counts as one more view.
+
+    Parameters
+    ----------
+    base : one region; the mean lies on its grid.
     found : answers of the segmenter in every view, on grids of their own in the same world.
     """
-    total, count = base.float(), 1
+    own = base.masks[0]
+    maps = [probabilities(base)[0]]
     for rois in found:
         if not len(rois):
             continue
-        on_grid = warp(Image(rois.masks.float(), rois.grid), None, grid, fill=0.0).data
+        on_grid = _on(rois, base.grid)
         hard = on_grid > 0.5
-        shared = (hard & base).flatten(1).sum(1).float()
-        union = (hard | base).flatten(1).sum(1).float().clamp(min=1)
+        shared = (hard & own).flatten(1).sum(1).float()
+        union = (hard | own).flatten(1).sum(1).float().clamp(min=1)
         best = int((shared / union).argmax())
         if float(shared[best] / union[best]) >= 0.5:
-            total = total + on_grid[best]
-            count += 1
-    return total / count
+            maps.append(on_grid[best])
+    return torch.stack(maps).mean(0)
+
+
+def _on(rois: ROISet, grid: Grid) -> Tensor:
+    """(K, *shape) probability maps of regions on another grid, 0 where their own does not reach."""
+    return warp(Image(probabilities(rois), rois.grid), None, grid, fill=0.0).data

@@ -65,7 +65,9 @@ class NetworkConfig(_Section):
     slice_axis: Literal[0, 1, 2] | None = Field(
         None, description="storage axis along which 2D networks cut a volume; None: the coarsest"
     )
-    cache: str | None = Field(None, description="folder that keeps encoded images between runs; None: memory only")
+    cache: str | None = Field(
+        None, description="folder that keeps encoded images between runs; None: for this run alone"
+    )
 
 
 class PromptConfig(_Section):
@@ -280,7 +282,7 @@ def _samreg() -> Config:
 def _promptreg() -> Config:
     """Return PromptReg as published: four random prompts, the transform from their regions (Huang et al., 2025).
 
-    First answers, linearised inverse, six views, no abstention; see `roireg.pipeline.prompting.PROMPT_PRESETS`.
+    First answers, linearised inverse, six views; see `roireg.pipeline.prompting.PROMPT_PRESETS`.
     """
     return Config(
         prompt=PromptConfig(count=4, settings="promptreg"), start=StartConfig(search=False), dense=_regions_alone()

@@ -32,7 +32,7 @@ from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompts, r
 from roireg.pipeline.stages import FEATURE_VOXELS
 from roireg.pipeline.steering import overlaps, stacked
 from roireg.pipeline.steps import solve
-from roireg.segment import PromptableSegmenter, make_segmenter
+from roireg.segment import PromptableSegmenter, available_segmenters, make_segmenter
 
 __all__ = [
     "GUIDE_WORDS",
@@ -58,7 +58,8 @@ class PromptSettings:
     ----------
     transfer : see `TransferOptions`.
     standardise : compare features around their common mean and spread; False takes them as they are, as published.
-    views : random flips, turns, scales and intensity curves of the image that is asked; their answers are averaged.
+    views : random flips, turns, scales and intensity curves of the image that is asked; their answers are averaged,
+        see `TransferOptions.joint`.
     scales, gammas : ranges of the views.
     width : standard deviation of where the guide expects a prompt, fraction of the geometric mean extent; `loose`
         the same for a guide that is only a guess ("identity", "centers", or a registration that failed).
@@ -81,7 +82,7 @@ PROMPT_PRESETS = {
         transfer=PROMPTREG, standardise=False, views=6, scales=(0.5, 2.5), gammas=(1.0, 1.0), guide="none"
     ),
 }
-"""Named settings: `default`, and `promptreg` as published (Huang et al., 2025)."""
+"""Named settings: `default`, and `promptreg` as published (Huang et al., 2025); both abstain alike."""
 
 QUICK = Config.model_validate({"dense": {"velocity": {"levels": 2, "max_voxels": 20_000, "iterations": (40, 30)}}})
 """The registration that guides: the global start of the default preset and a coarse deformation."""
@@ -162,9 +163,10 @@ class PromptSession:
         )
         maps, segmenters, seen = [], [], []
         for number, image in enumerate((self.fixed, self.moving)):
-            maps.append(_features(image.to(device), extractor).to("cpu"))
+            # First the segmenter: a network says best itself which images it takes.
             segmenters.append(_another(segmenter))
             segmenters[-1].prepare(image)
+            maps.append(_features(image.to(device), extractor).to("cpu"))
             shown = []
             for view in views:
                 picture, own = view_of(image, view), _another(segmenter)
@@ -253,7 +255,9 @@ class PromptSession:
                     )
                 )
             answers.append(
-                PromptAnswer(side, given, t.prompt, number, t.confidence, t.reason, t.source, t.evidence, took)
+                PromptAnswer(
+                    side, given, t.prompt, number, t.confidence, t.reason, t.source, t.evidence, took, t.notes
+                )
             )
         moving = stacked(regions["moving"], self.moving)
         fixed = stacked(regions["fixed"], self.fixed)
@@ -341,6 +345,14 @@ def _check_guide(wanted: str | Transform) -> None:
 
 
 def _segmenter(given: str | PromptableSegmenter) -> PromptableSegmenter:
+    if given == "model":
+        raise InputError(
+            "the segmenter model is that of a network; name it with --model (in Python pass "
+            "`roireg.segment.model_segmenter(NAME)`)"
+        )
+    known = [name for name in available_segmenters() if name != "model"]
+    if isinstance(given, str) and given not in known:
+        raise InputError(f"segmenter {given!r} is unknown; use {', '.join(known)}, or name a network with --model")
     made = make_segmenter(given) if isinstance(given, str) else given
     if not isinstance(made, PromptableSegmenter):
         raise InputError(f"segmenter {given!r} does not answer prompts; use one that does, such as hierarchy")
@@ -350,6 +362,11 @@ def _segmenter(given: str | PromptableSegmenter) -> PromptableSegmenter:
 def _extractor(given: str | FeatureExtractor) -> FeatureExtractor:
     if not isinstance(given, str):
         return given
+    if given == "model":
+        raise InputError(
+            "the features model are those of a network; name it with --model (in Python pass "
+            "`roireg.features.make_extractor('model', model=...)`), or use others, such as intensity"
+        )
     # Position is the guide's business.
     parameters: dict[str, Any] = {"position": 0.0, "absolute": True} if given == "intensity" else {}
     return make_extractor(given, **parameters)

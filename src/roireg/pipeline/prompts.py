@@ -16,6 +16,7 @@ from roireg.core.seeds import generator
 from roireg.features import foreground_mask
 from roireg.match.evidence import Evidence
 from roireg.pipeline.checks import check_labels
+from roireg.segment.prompts import clipped
 
 __all__ = ["PromptAnswer", "PromptResult", "check_prompt", "check_prompts", "random_prompts"]
 
@@ -37,6 +38,7 @@ class PromptAnswer:
     regions : the region in the image of the prompt, which is found even where its counterpart is not.
     evidence : what the confidence is made of.
     seconds : time the answer took, encoding not included.
+    notes : what else to know about the answer, such as points that had to be left out.
     """
 
     side: str
@@ -48,6 +50,7 @@ class PromptAnswer:
     regions: ROISet
     evidence: Evidence | None
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,24 +113,28 @@ def random_prompts(
     return [Prompt.at(point) for point in chosen]
 
 
-def check_prompt(asked: Prompt, image: Image) -> None:
-    """Refuse a prompt that does not fit its image or contradicts itself.
+def check_prompt(asked: Prompt, image: Image) -> Prompt:
+    """Return a prompt as it can be asked: its box cut off at the border of the image.
 
     Raises
     ------
     GeometryError
         When the prompt has another dimension than the image.
     InputError
-        When a point lies outside the image, the box has no extent or lies outside, or one place is both inside
-        and outside.
+        When a coordinate is no finite number, a point lies outside the image, the box has no extent or lies outside,
+        one place is both inside and outside, or a positive point lies outside the box.
     """
     grid, unit = image.grid, image.unit
     span = f"{_numbers(grid.corners().min(0))} to {_numbers(grid.corners().max(0))} {unit}"
-    for what, points in (("points", asked.points), ("box", asked.box)):
+    for what, points in (("point", asked.points), ("box", asked.box)):
         if points is not None and len(points) and points.shape[1] != grid.ndim:
             raise GeometryError(
-                f"{image.name}: the {what} of the prompt are {points.shape[1]}D but the image is {grid.ndim}D; give "
+                f"{image.name}: the prompt {what} is {points.shape[1]}D but the image is {grid.ndim}D; give "
                 f"{grid.ndim} coordinates"
+            )
+        for place in () if points is None else points[~np.isfinite(points).all(1)]:
+            raise InputError(
+                f"{image.name}: a coordinate of the prompt {what} {_numbers(place)} is no finite number; give numbers"
             )
     if len(asked.points):
         for point in asked.points[~grid.contains(asked.points)]:
@@ -143,30 +150,38 @@ def check_prompt(asked: Prompt, image: Image) -> None:
                 f"{image.name}: the prompt says of {place} both inside (label 1) and outside (label 0); remove one"
             )
     if asked.box is not None:
+        ends = f"from {_numbers(asked.box[0])} to {_numbers(asked.box[1])}"
         corners = grid.index_from_world(asked.box)
         flat = np.ptp(corners, axis=0) <= 1e-6
         # An axis of one voxel leaves no room for an extent.
         if (flat & (np.array(grid.shape) > 1)).any():
             kind = "area" if grid.ndim == 2 else "volume"
+            raise InputError(f"{image.name}: the prompt box {ends} has no {kind}; give two opposite corners")
+        edge = np.array(grid.shape) - 0.5
+        if (corners.max(0) <= -0.5 + 1e-6).any() or (corners.min(0) >= edge - 1e-6).any():
             raise InputError(
-                f"{image.name}: the prompt box from {_numbers(asked.box[0])} to {_numbers(asked.box[1])} has no "
-                f"{kind}; give two opposite corners"
+                f"{image.name}: the prompt box {ends} lies outside the image, which spans {span}; "
+                "give corners inside it"
             )
-        if (corners.max(0) < -0.5).any() or (corners.min(0) > np.array(grid.shape) - 0.5).any():
+        # A corner stands for its whole voxel.
+        positive = asked.points[asked.labels == 1].reshape(-1, grid.ndim)
+        index = grid.index_from_world(positive)
+        beyond = (index < corners.min(0) - 0.5 - 1e-6) | (index > corners.max(0) + 0.5 + 1e-6)
+        for point in positive[beyond.any(1)]:
             raise InputError(
-                f"{image.name}: the prompt box from {_numbers(asked.box[0])} to {_numbers(asked.box[1])} lies "
-                f"outside the image, which spans {span}; give corners inside it"
+                f"{image.name}: the prompt point {_numbers(point)} is inside the region (label 1) but outside the "
+                f"prompt box {ends}; move one of them"
             )
+    return clipped(asked, grid, image.name)
 
 
 def check_prompts(asked: Prompt | Image | Sequence[Prompt | Image], image: Image) -> list[Prompt | Image]:
-    """Return prompts as a list, once each is known to fit its image; images are masks, see `check_labels`."""
-    prompts = [asked] if isinstance(asked, Prompt | Image) else list(asked)
-    for item in prompts:
+    """Return prompts as they can be asked, see `check_prompt`; images are masks, see `check_labels`."""
+    prompts: list[Prompt | Image] = []
+    for item in [asked] if isinstance(asked, Prompt | Image) else asked:
         if isinstance(item, Image):
             check_labels(item, image, what="mask that prompts")
-        else:
-            check_prompt(item, image)
+        prompts.append(item if isinstance(item, Image) else check_prompt(item, image))
     return prompts
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
-from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import Prompt, ROISet
@@ -29,7 +28,7 @@ from roireg.models.registry import load_model
 from roireg.models.volumes import VolumeModel
 from roireg.segment.cubes import Offset, Volume, patient_grid
 from roireg.segment.filters import RegionFilter, filter_regions
-from roireg.segment.promptable import prompt_indices
+from roireg.segment.promptable import NetworkAnswers, prompt_indices, soft_masks
 from roireg.segment.working import working_grid
 
 __all__ = ["Model3DSegmenter", "mask_nms", "volume_segmenter"]
@@ -114,7 +113,10 @@ class Model3DSegmenter:
 
     def _volume(self, image: Image) -> Volume:
         if image.ndim != 3:
-            raise GeometryError(f"{image.name}: {self.model.card.name} takes 3D images, found {image.ndim}D")
+            raise GeometryError(
+                f"{image.name}: {self.model.card.name} takes 3D images, found {image.ndim}D; choose a network for "
+                f"{image.ndim}D images, see `roireg models list`"
+            )
         if not bool(torch.isfinite(image.data).all()):
             raise InputError(f"{image.name}: the image has NaN or infinite values; replace them before segmenting")
         gray, spacing = image.gray(), self.spacing or self.model.volume.spacing
@@ -129,7 +131,8 @@ class Model3DSegmenter:
         """Return the regions that fit a prompt on the grid of the image, best first; the set may be empty.
 
         Points that do not fit one cube are asked in several, and their answers united. A network without box
-        prompts is asked for the middle of the box, and the answer is cut to the box.
+        prompts is asked for the middle of the box where there is no positive point, and its answer is cut to the
+        box; the note of the answers says so.
 
         Raises
         ------
@@ -141,6 +144,7 @@ class Model3DSegmenter:
         """
         points, labels, box = prompt_indices(prompt, image.grid, image.name)
         cut = box if "box" not in self.model.card.prompts else None
+        note = "" if cut is None else self._about_box(labels)
         if cut is not None and not (labels == 1).any():
             points, labels = np.vstack([np.mean(cut, axis=0)[None], points]), np.append(1, labels)
         volume = self.prepare(image)
@@ -161,10 +165,15 @@ class Model3DSegmenter:
             logits = placed if logits is None else torch.maximum(logits, placed)
             quality = score if not quality else [min(a, b) for a, b in zip(quality, score, strict=True)]
         assert logits is not None  # a prompt has a positive point or a box, and so a cube
-        masks = logits > 0
         if cut is not None:
-            masks = _cut(masks, *cut)
-        return _ranked(masks, quality, image.grid)
+            logits = _cut(logits, *cut)
+        best = [k for k in np.argsort(-np.array(quality), kind="stable").tolist() if bool((logits[k] > 0).any())]
+        logits, scores = logits[best], torch.tensor([quality[k] for k in best]).clamp(0, 1)
+        return NetworkAnswers(logits > 0, image.grid, scores=scores, soft=soft_masks(logits), note=note)
+
+    def _about_box(self, labels: NDArray[np.int64]) -> str:
+        asked = "" if (labels == 1).any() else "it was asked for the middle of the box, and "
+        return f"{self.model.card.name} takes no boxes: {asked}its answer was cut to the box"
 
     def _embedding(self, volume: Volume, offset: Offset) -> Embedding:
         return self.cache.encode(self.model, volume.crop(offset))
@@ -297,21 +306,13 @@ def _shown(window: Window) -> tuple[float, float] | None:
     return window_range(window)
 
 
-def _cut(masks: Tensor, low: Floats, high: Floats) -> Tensor:
-    """Empty (K, *shape) masks outside a box given by its lowest and highest index."""
+def _cut(logits: Tensor, low: Floats, high: Floats) -> Tensor:
+    """Set (K, *shape) logits outside a box, given by its lowest and highest index, to certainly outside."""
     inside = (slice(int(np.ceil(a - 1e-6)), int(np.floor(b + 1e-6)) + 1) for a, b in zip(low, high, strict=True))
     place = (slice(None), *inside)
-    out = torch.zeros_like(masks)
-    out[place] = masks[place]
+    out = torch.full_like(logits, -torch.inf)
+    out[place] = logits[place]
     return out
-
-
-def _ranked(masks: Tensor, quality: list[float], grid: Grid) -> ROISet:
-    """Return the masks that are not empty, by falling quality."""
-    order = [k for k in np.argsort(-np.array(quality), kind="stable").tolist() if bool(masks[k].any())]
-    if not order:
-        return ROISet.empty(grid)
-    return ROISet(masks[order], grid, scores=torch.tensor([quality[k] for k in order]).clamp(0, 1))
 
 
 def _tensor(values: Floats) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,9 +25,17 @@ from roireg.models.rasters import raster_of
 from roireg.segment.candidates import stability
 from roireg.segment.everything import PUBLISHED, EverythingOptions, estimate_seconds, everything
 from roireg.segment.filters import RegionFilter, filter_regions
-from roireg.segment.prompts import check_points
+from roireg.segment.prompts import ClosePointsError, box_indices, check_points
 
-__all__ = ["ModelSegmenter", "PreparedImage", "prompt_from_mask", "prompt_indices"]
+__all__ = [
+    "ModelSegmenter",
+    "NetworkAnswers",
+    "PreparedImage",
+    "probabilities",
+    "prompt_from_mask",
+    "prompt_indices",
+    "soft_masks",
+]
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +49,44 @@ MASK_LOGIT = 8.0
 """Logit that stands for "certainly inside" where a mask is given as a prompt."""
 
 DEFAULT_LIMITS = RegionFilter(min_fraction=5e-4, max_fraction=0.5, max_count=128)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkAnswers(ROISet):
+    """Regions that a network answers a prompt with.
+
+    Attributes
+    ----------
+    soft : (K, *shape) uint8, how probable it is that a voxel belongs to a region, 255 for certain; a mask is where
+        that is more than a half.
+    note : what to know about these answers, a sentence for people; empty where there is nothing to say.
+    """
+
+    soft: Tensor | None = None
+    note: str = ""
+
+    def subset(self, index: Sequence[int]) -> NetworkAnswers:
+        """Return the regions at `index`, in that order."""
+        part = super().subset(index)
+        soft = None if self.soft is None else self.soft[torch.as_tensor(list(index), dtype=torch.long)]
+        return NetworkAnswers(part.masks, part.grid, part.names, part.scores, soft, self.note)
+
+    def to(self, device: torch.device | str) -> NetworkAnswers:
+        """Return the set on another device."""
+        assert self.scores is not None
+        soft = None if self.soft is None else self.soft.to(device)
+        return replace(self, masks=self.masks.to(device), scores=self.scores.to(device), soft=soft)
+
+
+def probabilities(rois: ROISet) -> Tensor:
+    """(K, *shape) float32 in 0..1, how probable it is that a voxel belongs to a region; else the masks as 0 and 1."""
+    soft = rois.soft if isinstance(rois, NetworkAnswers) else None
+    return rois.masks.float() if soft is None else soft.float() / 255
+
+
+def soft_masks(logits: Tensor) -> Tensor:
+    """(K, *shape) uint8 probabilities of logits, see `NetworkAnswers`."""
+    return (logits.float().sigmoid() * 255).round().to(torch.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +178,7 @@ class ModelSegmenter:
         return estimate_seconds(self.model, raster, options=self.options, encode=self._encode, images=images)
 
     def segment(self, image: Image, prompt: Prompt, *, mask: ROISet | None = None) -> ROISet:
-        """Return the regions that fit a prompt, by falling predicted IoU times stability.
+        """Return the regions that fit a prompt, by falling predicted IoU times stability, with probabilities.
 
         A single point is ambiguous and gets the network's masks of whole, part and sub-part; several points or a
         box also get its one best mask. Near-duplicates are left out; the set may be empty.
@@ -175,7 +222,7 @@ class ModelSegmenter:
             quality = torch.cat([a.quality.flatten() for a in answers]).float()
             full = self.model.upscale(logits[:, None], ready.embedding)[:, 0].float()
             scores = (quality * stability(full, self.options.offset)).clamp(0, 1).cpu()
-            return self._ranked((full > 0).cpu(), scores, ready.grid)
+            return self._ranked(full.cpu(), scores, ready.grid)
 
     def _encode(self, raster: Tensor) -> Embedding:
         return self.cache.encode(self.model, raster)
@@ -197,14 +244,15 @@ class ModelSegmenter:
         shown = torch.from_numpy(ready.grid.contains(cells.points()).reshape(cells.shape))
         return self._tensor((MASK_LOGIT * (2 * inside - 1)).where(shown, -MASK_LOGIT).numpy())[None]
 
-    def _ranked(self, masks: Tensor, scores: Tensor, grid: Grid) -> ROISet:
+    def _ranked(self, logits: Tensor, scores: Tensor, grid: Grid) -> ROISet:
+        masks = logits > 0
         kept: list[int] = []
         for k in torch.argsort(scores, descending=True, stable=True).tolist():
             like = any(_overlap(masks[k], masks[j]) > SAME for j in kept)
             if bool(masks[k].any()) and not like:
                 kept.append(k)
         kept = kept[: self.alternatives]
-        return ROISet(masks[kept], grid, scores=scores[kept]) if kept else ROISet.empty(grid)
+        return NetworkAnswers(masks[kept], grid, scores=scores[kept], soft=soft_masks(logits[kept]))
 
 
 def prompt_indices(
@@ -219,8 +267,9 @@ def prompt_indices(
     GeometryError
         When prompt and grid differ in dimension.
     InputError
-        When a point or the whole box is outside the image, the box is empty, or a negative point is in the same
-        voxel as a positive one.
+        When a point or the whole box is outside the image, or the box is empty.
+    ClosePointsError
+        When a negative point is in the same voxel as a positive one.
     """
     points = np.zeros((0, grid.ndim))
     if len(prompt.points):
@@ -229,25 +278,19 @@ def prompt_indices(
         voxels = np.round(points)
         inside, outside = voxels[prompt.labels == 1], voxels[prompt.labels == 0]
         if (inside[:, None] == outside[None]).all(axis=2).any():
-            raise InputError(
+            raise ClosePointsError(
                 f"{name}: a negative prompt point lies in the same voxel as a positive one; move them further apart"
             )
-    return points, prompt.labels, None if prompt.box is None else _box_indices(prompt.box, grid, name)
+    box = None if prompt.box is None else _not_empty(*box_indices(prompt.box, grid, name), name)
+    return points, prompt.labels, box
 
 
-def _box_indices(box: Floats, grid: Grid, name: str) -> tuple[Floats, Floats]:
-    if box.shape[1] != grid.ndim:
-        raise GeometryError(f"{name}: a {box.shape[1]}D prompt box does not fit a {grid.ndim}D image")
-    corners = grid.index_from_world(box)
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    edge = np.array(grid.shape) - 0.5
-    if (high < -0.5).any() or (low > edge).any():
-        raise InputError(f"{name}: the prompt box is outside the image; give its corners in world coordinates")
+def _not_empty(low: Floats, high: Floats, name: str) -> tuple[Floats, Floats]:
     if (high - low < 1e-6).any():
         raise InputError(
             f"{name}: the prompt box is empty; give two opposite corners that differ in every coordinate"
         )
-    return np.maximum(low, -0.5), np.minimum(high, edge)
+    return low, high
 
 
 def prompt_from_mask(mask: NDArray[np.bool_], grid: Grid) -> Prompt:

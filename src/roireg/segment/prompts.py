@@ -1,7 +1,8 @@
-"""Regions of a hierarchy that fit points and boxes."""
+"""What a prompt must be to be answered, and the regions of a hierarchy that fit points and boxes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from roireg.segment.tree import Floats, Ints
 if TYPE_CHECKING:
     from roireg.segment.hierarchy import Hierarchy
 
-__all__ = ["answer"]
+__all__ = ["ClosePointsError", "answer", "box_indices", "check_points", "clipped"]
 
 SMALLEST = 1e-4
 """Smaller regions (fraction of the image) answer a prompt only where nothing larger does."""
@@ -36,6 +37,10 @@ LARGEST_FIRST = 0.2
 """Largest fraction of the image that the first answer to points covers, where there is a choice."""
 
 
+class ClosePointsError(InputError):
+    """A negative point lies where a segmenter cannot tell it from a positive one."""
+
+
 def check_points(prompt: Prompt, grid: Grid, name: str) -> None:
     """Raise where the points of a prompt (world, one at least) do not fit the grid of the image called `name`.
 
@@ -44,7 +49,7 @@ def check_points(prompt: Prompt, grid: Grid, name: str) -> None:
     GeometryError
         When points and grid differ in dimension.
     InputError
-        When a point lies outside the grid.
+        When a coordinate is no finite number or a point lies outside the grid.
     """
     if prompt.points.shape[1] != grid.ndim:
         raise GeometryError(
@@ -52,10 +57,49 @@ def check_points(prompt: Prompt, grid: Grid, name: str) -> None:
             f"give {grid.ndim} coordinates per point"
         )
     for point in prompt.points[~grid.contains(prompt.points)]:
+        numbers = tuple(round(float(v), 2) for v in point)
+        if not np.isfinite(point).all():
+            raise InputError(f"{name}: a coordinate of the prompt point {numbers} is no finite number; give numbers")
         raise InputError(
-            f"{name}: the prompt point {tuple(round(float(v), 2) for v in point)} is outside the image; "
+            f"{name}: the prompt point {numbers} is outside the image; "
             "give world coordinates (LPS mm, pixels for raster images) inside it"
         )
+
+
+def box_indices(box: Floats, grid: Grid, name: str) -> tuple[Floats, Floats]:
+    """Return the lowest and the highest continuous index of a box, cut off at the border of the image.
+
+    Parameters
+    ----------
+    box : (2, d) world corners. name : what messages call the image.
+
+    Raises
+    ------
+    GeometryError
+        When box and grid differ in dimension.
+    InputError
+        When a coordinate is no finite number or the whole box is outside the image.
+    """
+    if box.shape[1] != grid.ndim:
+        raise GeometryError(f"{name}: a {box.shape[1]}D prompt box does not fit a {grid.ndim}D image")
+    if not np.isfinite(box).all():
+        raise InputError(f"{name}: a coordinate of the prompt box is no finite number; give numbers")
+    corners = grid.index_from_world(box)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    edge = np.array(grid.shape) - 0.5
+    if (high < -0.5).any() or (low > edge).any():
+        raise InputError(f"{name}: the prompt box is outside the image; give its corners in world coordinates")
+    return np.maximum(low, -0.5), np.minimum(high, edge)
+
+
+def clipped(prompt: Prompt, grid: Grid, name: str) -> Prompt:
+    """Return the prompt with its box cut off at the border of the image; see `box_indices` for the errors."""
+    if prompt.box is None:
+        return prompt
+    ends = np.stack(box_indices(prompt.box, grid, name))
+    if np.allclose(ends, np.sort(grid.index_from_world(prompt.box), axis=0), rtol=0, atol=1e-6):
+        return prompt
+    return replace(prompt, box=grid.world_from_index(ends))
 
 
 def answer(hierarchy: Hierarchy, prompt: Prompt, *, count: int, name: str) -> ROISet:
@@ -77,11 +121,12 @@ def answer(hierarchy: Hierarchy, prompt: Prompt, *, count: int, name: str) -> RO
     GeometryError
         When prompt and image differ in dimension.
     InputError
-        When a point or the whole box is outside the image, or when a negative point is in the same smallest
-        piece of the image as a positive one.
+        When a point or the whole box is outside the image.
+    ClosePointsError
+        When a negative point is in the same smallest piece of the image as a positive one.
     """
     inside, outside = _pieces(hierarchy, prompt, name)
-    box = None if prompt.box is None else _box_indices(hierarchy.grid, prompt.box, name)
+    box = None if prompt.box is None else _wide_enough(*box_indices(prompt.box, hierarchy.grid, name), hierarchy.grid)
     members, fit = _fitting(hierarchy, inside, outside, box)
     if not len(members):
         # Every region around all positive points holds a negative one: answer point by point.
@@ -105,24 +150,17 @@ def _pieces(hierarchy: Hierarchy, prompt: Prompt, name: str) -> tuple[Ints, Ints
     piece = hierarchy.atoms[tuple(index.T)]
     inside, outside = piece[prompt.labels == 1], piece[prompt.labels == 0]
     if np.isin(outside, inside).any():
-        raise InputError(
+        raise ClosePointsError(
             f"{name}: a negative prompt point lies in the same smallest piece of the image as a positive one; "
             "move them further apart"
         )
     return np.unique(inside), np.unique(outside)
 
 
-def _box_indices(grid: Grid, box: Floats, name: str) -> tuple[Floats, Floats]:
-    """Return the lower and upper continuous index of a box, clipped to the image, at least one voxel wide."""
-    if box.shape[1] != grid.ndim:
-        raise GeometryError(f"{name}: a {box.shape[1]}D prompt box does not fit a {grid.ndim}D image")
-    corners = grid.index_from_world(box)
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    edge = np.array(grid.shape) - 0.5
-    if (high < -0.5).any() or (low > edge).any():
-        raise InputError(f"{name}: the prompt box is outside the image; give its corners in world coordinates")
+def _wide_enough(low: Floats, high: Floats, grid: Grid) -> tuple[Floats, Floats]:
+    """Return the ends of a box, continuous indices inside the image, at least about one voxel apart."""
     middle, half = (low + high) / 2, np.maximum((high - low) / 2, 0.5)
-    return np.maximum(middle - half, -0.5), np.minimum(middle + half, edge)
+    return np.maximum(middle - half, -0.5), np.minimum(middle + half, np.array(grid.shape) - 0.5)
 
 
 def _fitting(
