@@ -162,8 +162,9 @@ def check_python(arguments: list[str], output: Path | None) -> None:
         # Options that are wrong end the program; data that is not there is told.
         assert prompts.main(arguments[2:]) == 2
         return
-    (script,) = arguments
+    script, *results = arguments
     assert (ROOT / script).is_file()
+    assert all(file.endswith("/results.csv") for file in results)
 
 
 RUNNERS: dict[str, Callable[[list[str], Path | None], None]] = {

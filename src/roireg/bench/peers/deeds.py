@@ -14,21 +14,23 @@ from numpy.typing import NDArray
 from roireg.bench.peers.base import field_from_points, itk_image
 from roireg.bench.peers.convexadam import isotropic_grid
 from roireg.bench.peers.programs import ProgramPeer, run_program
-from roireg.bench.protocol import Modality, Unavailable
+from roireg.bench.protocol import Modality
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Transform
 from roireg.core.warp import resample
-from roireg.io import sha256_of
 
-__all__ = ["DeedsPeer"]
+__all__ = ["DeedsPeer", "common_grid"]
+
+COARSEST, FINEST = 8, 4
+"""Spacing of the control points at the first and at the last level, voxels."""
 
 
 @dataclass(frozen=True)
 class DeedsPeer(ProgramPeer):
     """Dense displacement search on self-similarities (Heinrich et al., IEEE TMI 32(7), 2013), its defaults.
 
-    The programs know no spacing and need two images of one shape; see `isotropic_grid`. The transform is read off by
+    The programs know no spacing and need two images of one shape; see `common_grid`. The transform is read off by
     letting deeds deform three images that hold voxel indices, so it stops at the border of the common grid.
     """
 
@@ -37,19 +39,12 @@ class DeedsPeer(ProgramPeer):
     package: ClassVar[str] = "deedsBCV"
     programs: ClassVar[tuple[str, ...]] = ("linearBCV", "deedsBCV", "applyBCVfloat")
     variable: ClassVar[str] = "ROIREG_DEEDS"
+    recipe: ClassVar[str] = "Makefile"
     dimensions: ClassVar[tuple[int, ...]] = (3,)
-
-    @property
-    def version(self) -> str:
-        """The programs have no version; a hash of the main one stands for it."""
-        try:
-            return f"{self.package} {sha256_of(self.found()['deedsBCV'])[:8]}"
-        except Unavailable:
-            return f"{self.package}, not installed"
 
     def register(self, fixed: Image, moving: Image, modality: Modality, folder: Path) -> Transform:
         programs = self.found()
-        grid = isotropic_grid(fixed.grid, self.max_voxels)
+        grid = common_grid(fixed.grid, self.max_voxels)
         files = {"-F": folder / "fixed.nii.gz", "-M": folder / "moving.nii.gz"}
         for file, image in zip(files.values(), (fixed, moving), strict=True):
             sitk.WriteImage(itk_image(resample(image.gray(), grid)), str(file))
@@ -73,3 +68,13 @@ class DeedsPeer(ProgramPeer):
         sitk.WriteImage(itk_image(Image(torch.from_numpy(index)[None], grid)), str(source))
         run_program([program, "-M", source, "-O", warp, "-D", result, "-A", matrix], made=result)
         return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(result))), dtype=np.float64).ravel()
+
+
+def common_grid(grid: Grid, max_voxels: int) -> Grid:
+    """Return an `isotropic_grid`, continued until all its axes are multiples of the finest spacing of control points.
+
+    applyBCVfloat finds that spacing from the number of voxels per control point; with remainders it may find another.
+    No axis is shorter than the coarsest spacing, without which deeds has no control point.
+    """
+    found = isotropic_grid(grid, max_voxels)
+    return Grid(tuple(max(COARSEST, -(-n // FINEST) * FINEST) for n in found.shape), found.affine)

@@ -18,10 +18,11 @@ __all__ = ["FireAntsPeer"]
 
 @dataclass(frozen=True)
 class FireAntsPeer(Peer):
-    """Riemannian Adam on diffeomorphisms (Jena et al., 2024), the settings of its quick start.
+    """Riemannian Adam on diffeomorphisms (Jena et al., 2024), on the documented settings.
 
-    That one begins in an atlas space; for images that do not, the affine starts with image centres together and has
-    the default rate of the class, ten times as large: the translation is in mm and moves by the rate per step.
+    Metric, window and smoothing are those of the quick start; levels, steps and the rate of the warp are those of the
+    example for its command line, which has a level more. Image centres are put together first: both examples begin in
+    one space, and the affine, whose translation moves by the rate per step (in mm), cannot get far from there.
 
     Attributes
     ----------
@@ -35,11 +36,11 @@ class FireAntsPeer(Peer):
     """
 
     name: str = "fireants"
-    scales: tuple[int, ...] = (4, 2, 1)
-    affine_steps: tuple[int, ...] = (200, 100, 50)
-    affine_rate: float = 3e-2
-    greedy_steps: tuple[int, ...] = (200, 100, 25)
-    greedy_rate: float = 0.5
+    scales: tuple[int, ...] = (8, 4, 2, 1)
+    affine_steps: tuple[int, ...] = (100, 50, 25, 10)
+    affine_rate: float = 3e-3
+    greedy_steps: tuple[int, ...] = (100, 70, 50, 20)
+    greedy_rate: float = 0.2
     mono: str = "cc"
     multi: str = "mi"
     window: int = 5

@@ -23,8 +23,10 @@ __all__ = ["GreedyPeer"]
 class GreedyPeer(Peer):
     """Greedy diffeomorphic registration (Yushkevich et al., Alzheimer's & Dementia 12(7), 2016).
 
-    Settings of its documentation: image centres together, rigid, affine, then the warp. The rigid stage keeps the
-    affine one on mutual information from running away; greedy draws its samples anew in every run.
+    Stages, levels and start of its quick start: image centres together, affine, then the warp. A rigid stage before
+    keeps the affine one on mutual information from running away; greedy draws its samples anew in every run. The
+    metrics are those of its reference, without the weights and the log-demons of the quick start, which end worse on
+    small and thin images.
 
     Attributes
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from roireg.bench.peers.base import field_from_points, itk_image
 from roireg.bench.peers.programs import ProgramPeer, run_program
-from roireg.bench.protocol import Modality, Unavailable
+from roireg.bench.protocol import Modality
 from roireg.core.image import Image
 from roireg.core.transforms import Transform
 
@@ -25,43 +26,36 @@ __all__ = ["NiftyRegPeer"]
 class NiftyRegPeer(ProgramPeer):
     """Block matching (Modat et al., 2014) and fast free-form deformation (Modat et al., 2010), both as they come.
 
-    The similarity of reg_f3d is normalised mutual information for all modalities, its default.
+    Start: image centres together. The similarity of reg_f3d is normalised mutual information for all modalities, its
+    default.
     """
 
     name: str = "niftyreg"
     package: ClassVar[str] = "NiftyReg"
     programs: ClassVar[tuple[str, ...]] = ("reg_aladin", "reg_f3d", "reg_transform")
     variable: ClassVar[str] = "ROIREG_NIFTYREG"
+    recipe: ClassVar[str] = "CMakeLists.txt"
 
-    @property
-    def version(self) -> str:
+    def release(self, programs: Mapping[str, str]) -> str:
+        command = [programs["reg_aladin"], "--version"]
         try:
-            program = self.found()["reg_aladin"]
-        except Unavailable:
-            return f"{self.package}, not installed"
-        done = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", check=False)
-        return f"{self.package} {done.stdout.strip().splitlines()[-1] if done.stdout.strip() else 'unknown'}"
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        except OSError:
+            return ""
+        return (done.stdout.split() or [""])[-1]
 
     def register(self, fixed: Image, moving: Image, modality: Modality, folder: Path) -> Transform:
-        programs, threads = self.found(), torch.get_num_threads()
+        programs = self.found()
         reference, floating = folder / "fixed.nii.gz", folder / "moving.nii.gz"
         sitk.WriteImage(itk_image(fixed), str(reference))
         sitk.WriteImage(itk_image(moving), str(floating))
         affine, spline, positions = folder / "affine.txt", folder / "spline.nii.gz", folder / "positions.nii.gz"
-        images: list[str | Path] = [
-            "-ref",
-            reference,
-            "-flo",
-            floating,
-            "-res",
-            folder / "moved.nii.gz",
-            "-omp",
-            str(threads),
-            "-voff",
-        ]
+        threads = ("-omp", str(torch.get_num_threads()))
+        images = ("-ref", reference, "-flo", floating, "-res", folder / "moved.nii.gz", *threads, "-voff")
         run_program([programs["reg_aladin"], *images, "-aff", affine], made=affine)
         run_program([programs["reg_f3d"], *images, "-aff", affine, "-cpp", spline], made=spline)
-        run_program([programs["reg_transform"], "-ref", reference, "-def", spline, positions], made=positions)
+        positions_of = (programs["reg_transform"], *threads, "-ref", reference, "-def")
+        run_program([*positions_of, spline, positions], made=positions)
         return field_from_points(fixed.grid, _points(positions, fixed.ndim))
 
 

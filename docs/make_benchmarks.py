@@ -1,0 +1,104 @@
+"""Rewrite the benchmark tables of the pages: ``python docs/make_benchmarks.py [RESULTS.csv ...]``.
+
+Results of ``roireg bench`` that are named replace docs/benchmarks.csv; of rows for the same set, pair and method the
+one of the last file counts. Without names the tables follow from docs/benchmarks.csv as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from roireg.bench import METHODS, Row, read_rows
+from roireg.bench.results import write_rows
+from roireg.bench.statistics import got_worse, main_method
+from roireg.bench.table import NOTES, as_markdown, best_peers, set_tables, summary_tables
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS / "benchmarks.csv"
+
+
+def main(files: Sequence[str]) -> None:
+    """Write results and pages anew."""
+    if files:
+        write_rows(RESULTS, joined(files))
+    rows = read_rows(RESULTS)
+    for page, text in pages(rows).items():
+        page.write_text(text, encoding="utf-8")
+
+
+def joined(files: Sequence[str | Path]) -> list[Row]:
+    """Return the rows of several runs in the order of the methods; a later file replaces an earlier one."""
+    rows = {row.place: row for file in files for row in read_rows(file)}
+    order = list(METHODS)
+    return sorted(rows.values(), key=lambda row: (order.index(row.method), row.set))
+
+
+def pages(rows: Sequence[Row]) -> dict[Path, str]:
+    """Return the text of every page that shows benchmarks."""
+    main_page, sets, readme = DOCS / "benchmarks.md", DOCS / "benchmark-sets.md", DOCS.parent / "README.md"
+    return {
+        main_page: with_block(main_page, "\n".join(as_markdown(t) for t in summary_tables(rows)) + f"\n{told(rows)}"),
+        readme: with_block(readme, summary(rows)),
+        sets: all_sets(rows),
+    }
+
+
+def with_block(page: Path, block: str) -> str:
+    """Return a page with the text between its benchmark markers replaced."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- benchmark:begin -->\n")
+    _, end, after = rest.partition("<!-- benchmark:end -->")
+    if not (begin and end):
+        raise ValueError(f"{page.name} has no markers benchmark:begin and benchmark:end")
+    return f"{before}{begin}{block}{end}{after}"
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Return our main method beside the best peer of every set, without spreads."""
+    table = best_peers(rows)
+    kept = [table.head.index(name) for name in table.head if name != "Wilcoxon p"]
+    lines = [[line[i].partition(" ±")[0] for i in kept] for line in table.lines]
+    head = [table.head[i] for i in kept]
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+    done = [row for row in rows if row.set == "acdc_intra" and row.status == "ok"]
+    seconds = {
+        m: np.mean([r.cpu_seconds for r in done if r.method == m]) for m in dict.fromkeys(r.method for r in done)
+    }
+    times = ", ".join(f"{name} {value:.0f}" for name, value in sorted(seconds.items(), key=lambda item: item[1]))
+    return f"{text}\n\nCPU seconds a pair on acdc_intra (3D, cardiac MR): {times}.\n{told(rows)}"
+
+
+def told(rows: Sequence[Row]) -> str:
+    """Return in words how many pairs ended worse than they began."""
+    name = main_method(rows)
+    own = [row for row in rows if row.method == name]
+    worse = [row for row in own if got_worse(row)]
+    sure = sum(row.verdict == "ok" for row in worse)
+    listed = ", ".join(f"{row.set} {row.pair} ({row.verdict})" for row in worse)
+    folding = max(row.after.get("folding_percent", 0.0) for row in own)
+    memory = max(row.peak_mb for row in own) / 1000
+    return (
+        f"Of all {len(own)} pairs of {len({row.set for row in own})} sets, `{name}` left {len(worse)} worse than "
+        f"before ({listed}); {sure} of these had the verdict `ok`. Largest folding {folding:.3f} %, largest memory "
+        f"{memory:.1f} GB.\n"
+    )
+
+
+def all_sets(rows: Sequence[Row]) -> str:
+    """Return the page with everything that was measured, set by set."""
+    parts = [
+        "# Benchmarks, set by set\n",
+        "Made by `python docs/make_benchmarks.py` from [benchmarks.csv](benchmarks.csv), see "
+        "[benchmarks](benchmarks.md).\n",
+        f"{NOTES}\n",
+    ]
+    for name in dict.fromkeys(sorted(row.set for row in rows)):
+        parts += [f"## {name}\n", *(as_markdown(table) for table in set_tables(name, rows))]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

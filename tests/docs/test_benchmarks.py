@@ -1,0 +1,43 @@
+"""The benchmark tables follow from the results that are published with them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from roireg.bench import read_rows
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_benchmarks", DOCS / "make_benchmarks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_pages_show_what_was_measured(maker: ModuleType) -> None:
+    for page, text in maker.pages(read_rows(maker.RESULTS)).items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run python docs/make_benchmarks.py"
+
+
+def test_later_results_replace_earlier_ones(maker: ModuleType, tmp_path: Path) -> None:
+    rows = read_rows(maker.RESULTS)
+    text = maker.RESULTS.read_text(encoding="utf-8")
+    (tmp_path / "later.csv").write_text(text.replace(rows[0].session, "later"), encoding="utf-8")
+    joined = maker.joined([maker.RESULTS, tmp_path / "later.csv"])
+    assert len(joined) == len(rows) and {row.place for row in joined} == {row.place for row in rows}
+    assert next(row for row in joined if row.place == rows[0].place).session == "later"
+
+
+def test_a_page_without_markers_is_refused(maker: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("# Page", encoding="utf-8")
+    with pytest.raises(ValueError, match="benchmark:begin"):
+        maker.with_block(tmp_path / "page.md", "text")
