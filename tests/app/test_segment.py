@@ -66,6 +66,8 @@ def test_mistakes_are_named_and_write_nothing(flat, volume, tmp_path):
     out = tmp_path / "r.nii.gz"
     fails("segment", flat.fixed, "--point", "1,2,3", "-o", out, words=("--point", "2 numbers", "'1,2,3'"))
     fails("segment", flat.fixed, "--point", "500,2", "-o", out, words=("fixed.png", "outside"))
+    apart = ("--point", "5,5", "--box", "20,20,30,30")
+    fails("segment", flat.fixed, *apart, "-o", out, words=("fixed.png", "(5, 5)", "box"))
     fails(
         "segment", flat.fixed, "--point", "1,2", "--label", 1, "--label", 0, "-o", out, words=("--label", "2 labels")
     )

@@ -25,6 +25,7 @@ from roireg.evaluate.planes import best_cut, display_planes, sample_plane
 from roireg.evaluate.plots import distinct_colours, draw_regions, intensity_window, to_picture
 from roireg.io import check_image, read_image, write_labels
 from roireg.pipeline import Config
+from roireg.pipeline.prompts import check_prompt
 from roireg.pipeline.stages import Network, expected_time
 from roireg.segment import HierarchySegmenter, PromptableSegmenter, RegionFilter
 
@@ -64,6 +65,8 @@ def segment(
             f"{out}: the label map of this image is written as one of {', '.join(kinds)}, found {kind!r}"
         )
     prompt = _prompt(points, labels, box, image.ndim)
+    if prompt is not None:
+        prompt = check_prompt(prompt, image)
     with session.progress() as progress:
         segmenter: PromptableSegmenter
         if model is None:
@@ -164,5 +167,8 @@ def _show(session: Session, rois: ROISet, unit: str, files: Sequence[Path], *, a
         centre = ", ".join(f"{v:.1f}" for v in rois.centroids[k])
         table.add_row(str(k + 1), number(_score(rois, k)), f"{rois.volumes[k]:.4g}", centre)
     session.say(table)
+    if not len(rois):
+        advice = "ask elsewhere or with a box" if asked else "allow smaller ones with --min-size, or name a --model"
+        session.note("note", f"there is no region; {advice}", "yellow")
     names = ", ".join(f.name for f in files)
     session.say(f"written into {escape(str(files[0].parent))}: {escape(names)}")

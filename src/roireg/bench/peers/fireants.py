@@ -20,9 +20,9 @@ __all__ = ["FireAntsPeer"]
 class FireAntsPeer(Peer):
     """Riemannian Adam on diffeomorphisms (Jena et al., 2024), on the documented settings.
 
-    Metric, window and smoothing are those of the quick start; levels, steps and the rate of the warp are those of the
-    example for its command line, which has a level more. Image centres are put together first: both examples begin in
-    one space, and the affine, whose translation moves by the rate per step (in mm), cannot get far from there.
+    Metric, window, rates and smoothing are those of the quick start; levels and steps are those of the example for
+    its command line, which has a level more. Image centres are put together first: both examples begin in one space,
+    and the affine, whose translation moves by the rate per step (in mm), cannot get far from there.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class FireAntsPeer(Peer):
     affine_steps: tuple[int, ...] = (100, 50, 25, 10)
     affine_rate: float = 3e-3
     greedy_steps: tuple[int, ...] = (100, 70, 50, 20)
-    greedy_rate: float = 0.2
+    greedy_rate: float = 0.5
     mono: str = "cc"
     multi: str = "mi"
     window: int = 5
