@@ -93,11 +93,14 @@ def _build(package: str, sources: Path, folder: Path, tool: str, recipe: str, pr
             ],
             [tool, "--build", str(build), "--config", "Release", "--parallel", jobs, "--target", *programs],
         ]
+    # A make that this runs under would have this one print directories, and share its jobs.
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    environment = {name: value for name, value in os.environ.items() if name not in outer} | {"LC_ALL": "C"}
     for command in commands:
         ended = subprocess.run(
             command,
             cwd=copy,
-            env={**os.environ, "LC_ALL": "C"},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
