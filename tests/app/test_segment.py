@@ -9,6 +9,7 @@ import PIL.Image
 import torch
 
 from app.scenes import answer, fails, files_in, run
+from models.tiny import sam_med3d
 from roireg.io import read_image, read_labels
 
 
@@ -60,6 +61,18 @@ def test_a_box_gives_the_structure_in_it(flat, tmp_path):
     (top, left), (bottom, right) = np.argwhere(truth.numpy()).min(0), np.argwhere(truth.numpy()).max(0)
     answer("segment", flat.fixed, "--box", f"{left},{top},{right},{bottom}", "-o", tmp_path / "r.png")
     assert dice(read_labels(tmp_path / "r.png").data[0] == 1, truth) > 0.9
+
+
+def test_a_network_for_volumes_says_how_long_it_takes_and_what_it_made_of_a_box(volume, tmp_path):
+    network = sam_med3d(tmp_path)
+    result = run("segment", volume.fixed, "--model", network, "--profile", "fast", "-o", tmp_path / "all.nii.gz")
+    assert result.exit_code == 0, result.output
+    assert "note: finding regions: the network takes about" in result.stderr
+    low, high = read_image(volume.fixed).grid.corners()[[0, -1]]
+    box = ",".join(f"{v:.3f}" for v in np.concatenate([0.8 * low + 0.2 * high, 0.2 * low + 0.8 * high]))
+    result = run("segment", volume.fixed, "--model", network, "--box", box, "-o", tmp_path / "box.nii.gz")
+    assert result.exit_code == 0, result.output
+    assert "takes no boxes" in result.stderr and "takes about" not in result.stderr
 
 
 def test_mistakes_are_named_and_write_nothing(flat, volume, tmp_path):

@@ -11,7 +11,7 @@ from roireg.models.profiles import PROFILES, Profile, load_encoder_for_profile, 
 def test_profiles_get_more_thorough():
     fast, balanced, full = (profile_named(n) for n in ("fast", "balanced", "full"))
     assert fast.points < balanced.points < full.points
-    assert full == Profile(points=32, crop_layers=0, input_size=None, dtype="float32")
+    assert full == Profile(points=32, crop_layers=0, input_size=None, dtype="float32", volume_points=512)
     with pytest.raises(InputError, match="use one of fast, balanced, full"):
         profile_named("slow")
 

@@ -74,14 +74,18 @@ class Session:
         typer.secho(f"{kind}: ", fg=colour, bold=True, err=True, nl=False)
         typer.echo(" ".join(str(text).split()), err=True)
 
+    def notice(self, event: Any) -> None:
+        """Print what a progress event wants everybody to know."""
+        self.note("note", f"{event.stage}: {event.detail}", "blue")
+
     @contextmanager
     def progress(self) -> Iterator[Callable[[Any], None]]:
         """Yield a listener for progress events that draws one bar per stage on a terminal.
 
-        Elsewhere the stages are printed as lines with ``-v``, and not at all without it.
+        Elsewhere the stages are printed as lines with ``-v``; notices always.
         """
         if not sys.stderr.isatty():
-            yield _StageLines(self) if self.verbose else lambda event: None
+            yield _StageLines(self)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -94,6 +98,9 @@ class Session:
             tasks: dict[str, TaskID] = {}
 
             def listen(event: Any) -> None:
+                if event.notice:
+                    self.notice(event)
+                    return
                 if event.stage not in tasks:
                     tasks[event.stage] = bars.add_task(event.stage, total=1.0, detail="")
                 bars.update(tasks[event.stage], completed=event.fraction, detail=event.detail)
@@ -102,14 +109,16 @@ class Session:
 
 
 class _StageLines:
-    """Progress for logs: one line when a stage begins."""
+    """Progress for logs: notices, and with ``-v`` one line when a stage begins."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.stage = ""
 
     def __call__(self, event: Any) -> None:
-        if event.stage != self.stage:
+        if event.notice:
+            self.session.notice(event)
+        elif event.stage != self.stage and self.session.verbose:
             self.stage = event.stage
             self.session.note("stage", event.stage, "blue")
 

@@ -18,6 +18,7 @@ from roireg.app.prompting import check_network
 from roireg.app.summary import escape, number
 from roireg.core.errors import InputError
 from roireg.core.image import Image
+from roireg.core.progress import ProgressEvent
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.seeds import resolve_device
 from roireg.core.warp import warp
@@ -28,6 +29,7 @@ from roireg.pipeline import Config
 from roireg.pipeline.prompts import check_prompt
 from roireg.pipeline.stages import Network, expected_time
 from roireg.segment import HierarchySegmenter, PromptableSegmenter, RegionFilter
+from roireg.segment.promptable import NetworkAnswers
 
 __all__ = ["segment"]
 
@@ -76,7 +78,7 @@ def segment(
             network = Network.load(asked.network, resolve_device(device), progress)
             segmenter = network.segmenter(RegionFilter(smallest, largest, None, max_count), progress)
             if prompt is None and (expected := expected_time(segmenter, image)):
-                session.note("time", f"the network takes {expected}", "blue")
+                progress(ProgressEvent("finding regions", 0.0, expected, notice=True))
         rois = segmenter(image) if prompt is None else segmenter.segment(image, prompt)
     stem = stem_of(out)
     layers, layer_of = _layers(rois, image)
@@ -167,6 +169,8 @@ def _show(session: Session, rois: ROISet, unit: str, files: Sequence[Path], *, a
         centre = ", ".join(f"{v:.1f}" for v in rois.centroids[k])
         table.add_row(str(k + 1), number(_score(rois, k)), f"{rois.volumes[k]:.4g}", centre)
     session.say(table)
+    if isinstance(rois, NetworkAnswers) and rois.note:
+        session.note("note", rois.note, "blue")
     if not len(rois):
         advice = "ask elsewhere or with a box" if asked else "allow smaller ones with --min-size, or name a --model"
         session.note("note", f"there is no region; {advice}", "yellow")

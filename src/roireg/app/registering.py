@@ -16,18 +16,16 @@ from roireg.app.prompting import check_network, check_side, world_points
 from roireg.app.summary import COLOURS, escape, key_metrics, metric_table
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.core.progress import Progress, silent
 from roireg.core.rois import Prompt
 from roireg.core.transforms import Transform
 from roireg.core.warp import warp
 from roireg.evaluate import MetricValue, ReportInput, render_report
 from roireg.io import PointSet, atomic_path, read_pairs, read_points, sha256_of, write_labels, write_points
-from roireg.match import SLICES
 from roireg.pipeline import OUTPUTS, Config, Registration, preset, register
 from roireg.pipeline.checks import INIT_WORDS, check_labels, check_points
-from roireg.pipeline.steps import REGIONS
 
-__all__ = ["RegisterJob", "register_files", "report", "run_job", "summarise", "with_notes"]
+__all__ = ["RegisterJob", "register_files", "report", "run_job", "summarise"]
 
 EXIT_FAILED = 3
 
@@ -93,7 +91,7 @@ def register_files(session: Session, job: RegisterJob) -> Outcome:
     """Run a job and print its summary; see the command's help."""
     started = time.perf_counter()
     with session.progress() as progress:
-        result, files = run_job(job, with_notes(session, progress))
+        result, files = run_job(job, progress)
     summarise(session, job, result, files, seconds=time.perf_counter() - started)
     document = {**result.result_json(), "out": job.out, "files": files}
     return Outcome(document, EXIT_FAILED if result.verdict == "failed" else 0)
@@ -143,19 +141,6 @@ def run_job(job: RegisterJob, progress: Progress = silent) -> tuple[Registration
         _write_carried(folder, job, result, carried)
         files = sorted(f"{f.name}/" if f.is_dir() else f.name for f in folder.iterdir())
     return result, files
-
-
-def with_notes(session: Session, progress: Progress) -> Progress:
-    """Return a listener that also prints how long a network will take and what had to be given up for memory."""
-
-    def listen(event: ProgressEvent) -> None:
-        if event.stage == REGIONS and event.detail:
-            session.note("time", f"the network takes {event.detail} for the regions", "blue")
-        if event.stage == SLICES and event.detail:
-            session.note("note", event.detail, "blue")
-        progress(event)
-
-    return listen
 
 
 def _check_partners(job: RegisterJob) -> None:

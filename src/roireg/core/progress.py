@@ -17,11 +17,13 @@ class ProgressEvent:
     stage : what is being done, in words a user understands ("matching regions").
     fraction : how much of the stage is done, 0..1.
     detail : a short value worth showing, such as the current loss; may be empty.
+    notice : the detail is for people who see no progress, too, such as the time that a stage will take.
     """
 
     stage: str
     fraction: float
     detail: str = ""
+    notice: bool = False
 
 
 Progress = Callable[[ProgressEvent], None]

@@ -116,7 +116,7 @@ def match_slices(
     )
     if coarser > 1.5:
         detail = f"to save memory, regions are kept {coarser:.0f} times as coarse within the slices"
-        progress(ProgressEvent(SLICES, 1.0, detail))
+        progress(ProgressEvent(SLICES, 1.0, detail, notice=True))
     result = [
         ROIPair(m, f, p.similarity, p.confidence, source="slices", name=p.name)
         for m, f, (_, _, p) in zip(placed_moving, placed_fixed, found, strict=True)

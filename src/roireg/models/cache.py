@@ -130,7 +130,7 @@ class EmbeddingCache:
                 self._prune(path)
         except (OSError, RuntimeError) as error:
             note = f"the temporary folder takes no more embeddings ({error}); what is needed again is encoded again"
-            self.progress(ProgressEvent("keeping embeddings", 1.0, note))
+            self.progress(ProgressEvent("keeping embeddings", 1.0, note, notice=True))
 
     def _spilled(self, key: str) -> Embedding | None:
         path = None if self._overflow is None else self._overflow / f"{key}.pt"
@@ -158,7 +158,7 @@ class EmbeddingCache:
         except (_safetensors().SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             # Half a file after a crash or a full disk: the image is at hand, so nothing is lost but time.
             note = f"{path.name} in the embedding cache is unreadable ({error}); encoding the image again"
-            self.progress(ProgressEvent("reading embeddings", 1.0, note))
+            self.progress(ProgressEvent("reading embeddings", 1.0, note, notice=True))
             return None
 
     def _save(self, key: str, embedding: Embedding) -> None:

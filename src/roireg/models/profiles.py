@@ -26,18 +26,20 @@ class Profile:
     crop_layers : of everything mode, see `roireg.segment.everything.EverythingOptions`.
     input_size : side in pixels of what the network sees, at most the model's own; None keeps that.
     dtype : number format of the encoder; "auto" is bfloat16 where the device computes in it.
+    volume_points : about how many points a network for volumes is asked; the rest is for 2D networks.
     """
 
     points: int
     crop_layers: int
     input_size: int | None
     dtype: Precision
+    volume_points: int = 216
 
 
 PROFILES = {
-    "fast": Profile(points=16, crop_layers=0, input_size=512, dtype="auto"),
+    "fast": Profile(points=16, crop_layers=0, input_size=512, dtype="auto", volume_points=64),
     "balanced": Profile(points=24, crop_layers=0, input_size=512, dtype="auto"),
-    "full": Profile(points=32, crop_layers=0, input_size=None, dtype="float32"),
+    "full": Profile(points=32, crop_layers=0, input_size=None, dtype="float32", volume_points=512),
 }
 """By name; "full" is what the authors publish."""
 

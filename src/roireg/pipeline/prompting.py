@@ -162,18 +162,26 @@ class PromptSession:
             gammas=self.settings.gammas,
         )
         maps, segmenters, seen = [], [], []
-        for number, image in enumerate((self.fixed, self.moving)):
+        steps, done = 2 * (1 + len(views)), 0
+
+        def encoded() -> None:
+            nonlocal done
+            done += 1
+            progress(ProgressEvent("encoding the images", done / steps))
+
+        for image in (self.fixed, self.moving):
             # First the segmenter: a network says best itself which images it takes.
             segmenters.append(_another(segmenter))
             segmenters[-1].prepare(image)
             maps.append(_features(image.to(device), extractor).to("cpu"))
+            encoded()
             shown = []
             for view in views:
                 picture, own = view_of(image, view), _another(segmenter)
                 own.prepare(picture)
                 shown.append((view, picture, own))
+                encoded()
             seen.append(tuple(shown))
-            progress(ProgressEvent("encoding the images", (number + 1) / 2))
         if self.settings.standardise:
             maps = list(standardised(maps[0], maps[1]))
         self.sides = {

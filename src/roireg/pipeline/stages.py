@@ -13,7 +13,7 @@ from roireg.core.progress import Progress
 from roireg.features import FeatureExtractor, make_extractor
 from roireg.models.base import DenseEncoder, PromptableModel
 from roireg.models.cache import EmbeddingCache, shared_cache
-from roireg.models.profiles import load_for_profile
+from roireg.models.profiles import load_for_profile, profile_named
 from roireg.models.rasters import slice_axis, slice_image
 from roireg.models.volumes import VolumeModel
 from roireg.pipeline.config import Config, NetworkConfig
@@ -59,7 +59,7 @@ class Network:
         s = self.settings
         if isinstance(self.model, VolumeModel):
             # As many prompts as a 2D network is asked with so many points per side.
-            points = Model3DSegmenter.points if s.points is None else s.points**2
+            points = profile_named(s.profile).volume_points if s.points is None else s.points**2
             return Model3DSegmenter(
                 self.model, window=s.window, points=points, limits=limits, cache=self.cache, progress=progress
             )
@@ -168,15 +168,14 @@ def expected_time(
 ) -> str:
     """Tell in words how long the regions of images take, or nothing where that is not measured.
 
-    Only 2D networks are slow enough to be worth it and quick to measure: one encoding, which is kept, and one batch
-    of points.
+    Only networks are slow enough to be worth it: one encoding is measured, which is kept, and one batch of points.
 
     Parameters
     ----------
     slices : volumes are segmented slice by slice, every slice for itself.
     axis : storage axis of these slices; None takes the coarsest.
     """
-    if not isinstance(segmenter, SliceSegmenter):
+    if not isinstance(segmenter, SliceSegmenter | Model3DSegmenter):
         return ""
     seconds = 0.0
     for image in images:
@@ -186,4 +185,5 @@ def expected_time(
             seconds += count * segmenter.estimate_seconds(slice_image(image, along, count // 2))
         else:
             seconds += segmenter.estimate_seconds(image)
-    return f"about {max(seconds, 1):.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
+    spelled = f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return f"the network takes about {spelled}"

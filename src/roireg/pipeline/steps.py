@@ -49,7 +49,7 @@ from roireg.pipeline.steering import blocked, combined, weighted
 from roireg.pipeline.verdict import judge
 from roireg.segment import LabelSegmenter
 
-__all__ = ["REGIONS", "Steer", "deform", "doubted", "nearest_affine", "solve"]
+__all__ = ["Steer", "deform", "doubted", "nearest_affine", "solve"]
 
 REGIONS = "finding regions"
 """The stage whose first event says how long a network will take."""
@@ -190,7 +190,7 @@ def _regions(
     m = job.settings.match
     expected = expected_time(job.stages.segmenter, job.moving, job.fixed, slices=m.slices, axis=m.slice_axis)
     if expected:
-        progress(ProgressEvent(REGIONS, 0.0, expected))
+        progress(ProgressEvent(REGIONS, 0.0, expected, notice=True))
     if m.slices and job.fixed.ndim == 3:
         return None
     return job.stages.segmenter(job.moving), job.stages.segmenter(job.fixed)

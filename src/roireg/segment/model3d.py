@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
+from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import Prompt, ROISet
@@ -209,33 +211,57 @@ class Model3DSegmenter:
         volume = self.prepare(image)
         grid = working_grid(image.grid, max_voxels=self.max_voxels)
         points = volume.foreground_points(self.points)
-        fewest, most = self.limits.min_fraction * grid.size, self.limits.max_fraction * grid.size
-        masks: list[Tensor] = []
-        scores: list[float] = []
+        found: list[tuple[Tensor, float]] = []
         done = 0
         for offset, members in volume.tiles(points):
             self.progress(ProgressEvent("segmenting everything", done / len(points), "encoding a part of the volume"))
             embedding = self._embedding(volume, offset)
             for first in range(0, len(members), self.batch):
-                batch = _tensor(members[first : first + self.batch] - np.array(offset))[:, None]
-                with torch.no_grad():
-                    answer = self.model.decode(
-                        embedding, points=batch, labels=torch.ones(batch.shape[:2], dtype=torch.long)
-                    )
-                    logits, quality = answer.logits.flatten(0, 1), answer.quality.flatten().float().cpu()
-                    for k in torch.nonzero(quality >= self.min_quality)[:, 0].tolist():
-                        full = self.model.upscale(logits[k][None, None], embedding)[0]
-                        mask = volume.bring_to(grid, offset, full)[0] > 0
-                        if max(1.0, fewest) <= int(mask.sum()) <= most:
-                            masks.append(mask)
-                            scores.append(float(quality[k].clamp(0, 1)))
+                batch = members[first : first + self.batch]
+                found += self._candidates(volume, offset, embedding, batch, grid)
                 done += len(batch)
                 self.progress(ProgressEvent("segmenting everything", done / len(points)))
-        if not masks:
+        if not found:
             return ROISet.empty(grid)
-        stack, score = torch.stack(masks), torch.tensor(scores)
+        stack, score = torch.stack([mask for mask, _ in found]), torch.tensor([quality for _, quality in found])
         chosen = mask_nms(stack, score, self.similar)
         return filter_regions(ROISet(stack[chosen], grid, scores=score[chosen]), self.limits)
+
+    def _candidates(
+        self, volume: Volume, offset: Offset, embedding: Embedding, points: Floats, grid: Grid
+    ) -> list[tuple[Tensor, float]]:
+        """Masks on a grid that single points of one cube give, with their quality; poor ones are left out."""
+        fewest, most = self.limits.min_fraction * grid.size, self.limits.max_fraction * grid.size
+        asked = _tensor(points - np.array(offset))[:, None]
+        found: list[tuple[Tensor, float]] = []
+        with torch.no_grad():
+            answer = self.model.decode(embedding, points=asked, labels=torch.ones(asked.shape[:2], dtype=torch.long))
+            logits, quality = answer.logits.flatten(0, 1), answer.quality.flatten().float().cpu()
+            for k in torch.nonzero(quality >= self.min_quality)[:, 0].tolist():
+                full = self.model.upscale(logits[k][None, None], embedding)[0]
+                mask = volume.bring_to(grid, offset, full)[0] > 0
+                if max(1.0, fewest) <= int(mask.sum()) <= most:
+                    found.append((mask, float(quality[k].clamp(0, 1))))
+        return found
+
+    def estimate_seconds(self, image: Image) -> float:
+        """Tell how long the candidates take, from one measured cube, which is kept encoded, and one batch of points.
+
+        Raises
+        ------
+        GeometryError, InputError
+            As `prepare`.
+        """
+        volume = self.prepare(image)
+        points = volume.foreground_points(self.points)
+        tiles = list(volume.tiles(points))
+        offset, members = tiles[0]
+        start = perf_counter()
+        embedding = self._embedding(volume, offset)
+        encoded = perf_counter()
+        batch = members[: self.batch]
+        self._candidates(volume, offset, embedding, batch, working_grid(image.grid, max_voxels=self.max_voxels))
+        return len(tiles) * (encoded - start) + len(points) / len(batch) * (perf_counter() - encoded)
 
 
 def volume_segmenter(

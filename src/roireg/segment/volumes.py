@@ -45,8 +45,8 @@ class Slices:
 class _SliceProgress:
     """Turns the progress within one slice into that of all slices, with the time left."""
 
-    def __init__(self, count: int, progress: Progress) -> None:
-        self.count, self.done, self.progress = count, 0, progress
+    def __init__(self, stage: str, count: int, progress: Progress) -> None:
+        self.stage, self.count, self.done, self.progress = stage, count, 0, progress
         self.start = perf_counter()
 
     def __call__(self, event: ProgressEvent) -> None:
@@ -62,7 +62,7 @@ class _SliceProgress:
         fraction = done / self.count
         left = (perf_counter() - self.start) * (1 - fraction) / fraction if fraction > 0 else 0.0
         detail = f"{left:.0f} s left" if left >= 1 else ""
-        self.progress(ProgressEvent("segmenting slices", fraction, detail))
+        self.progress(ProgressEvent(self.stage, fraction, detail))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +116,10 @@ class SliceSegmenter:
             return promptable(self.segmenter).prepare(image)
         slices = self.slices(image)
         segmenter = promptable(slices.segmenter)
-        for done, part in enumerate(slices.images, start=1):
+        told = _SliceProgress("encoding slices", len(slices.images), self.progress)
+        for part in slices.images:
             segmenter.prepare(part)
-            self.progress(ProgressEvent("encoding slices", done / len(slices.images)))
+            told.next_slice()
         return slices
 
     def slices(self, image: Image) -> Slices:
@@ -151,7 +152,7 @@ class SliceSegmenter:
         plane = _plane(image.grid, grid, slices.axis)
         masks: list[Tensor] = []
         scores: list[Tensor] = []
-        told = _SliceProgress(len(slices.images), self.progress)
+        told = _SliceProgress("segmenting slices", len(slices.images), self.progress)
         segmenter = slices.segmenter
         if isinstance(segmenter, ModelSegmenter):
             segmenter = replace(segmenter, progress=told)
