@@ -77,6 +77,16 @@ def test_a_little_folding_is_a_doubt():
     assert any("folds at" in r for r in found.reasons)
 
 
+def test_a_deformation_stronger_than_bodies_differ_is_a_doubt():
+    image = painted(GRID)
+    found = judge(finished(image, image, wave(GRID, 1.1)), start())
+    assert found.metrics["folding_percent"].value == 0
+    assert found.metrics["sdlogj"].value > found.config.verdict.stretch_uncertain
+    assert any("stretches and squeezes much" in r for r in found.reasons)
+    found = judge(finished(image, image, wave(GRID, 0.3)), start())
+    assert not any("stretches" in r for r in found.reasons)
+
+
 def test_images_that_agree_less_than_before_fail():
     fixed = painted(GRID)
     found = judge(finished(fixed, fixed, Affine.translation((15.0, 9.0))), start())

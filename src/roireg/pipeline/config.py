@@ -126,6 +126,7 @@ class VerdictConfig(_Section):
 
     folding_uncertain: float = Field(0.1, ge=0, description="% of folded voxels")
     folding_failed: float = Field(1.0, ge=0, description="% of folded voxels")
+    stretch_uncertain: float = Field(0.65, ge=0, description="standard deviation of log det J (SDlogJ)")
     inverse_uncertain: float = Field(
         1.0, ge=0, description="99th percentile of the inverse error, voxels of the coarsest axis"
     )

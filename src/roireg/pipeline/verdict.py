@@ -30,8 +30,9 @@ JUDGED_VOXELS = 1_000_000
 def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None) -> Registration:
     """Return the result with metrics, verdict and reasons.
 
-    failed: heavy folding; or the images agree less than before. uncertain: some folding, an inverse that does not
-    invert, regions that do not end up together, little agreement, or another start that explains the images as well.
+    failed: heavy folding; or the images agree less than before. uncertain: some folding, a deformation stronger than
+    bodies differ, an inverse that does not invert, regions that do not end up together, little agreement, or another
+    start that explains the images as well.
     """
     rules = result.config.verdict
     grid = _judged_grid(result.fixed.grid)
@@ -55,6 +56,8 @@ def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None
         failed.append(f"the deformation folds at {fold:.2g} % of the voxels")
     elif fold > rules.folding_uncertain:
         doubts.append(f"the deformation folds at {fold:.2g} % of the voxels")
+    if folding["sdlogj"] > rules.stretch_uncertain:
+        doubts.append(f"the deformation stretches and squeezes much (SDlogJ {folding['sdlogj']:.2f})")
     if after is None:
         failed.append("after registration the images share no part of space")
     elif before is not None and all(after[name] < before[name] for name in after):
