@@ -1,32 +1,40 @@
-"""Rewrite the benchmark tables of the pages: ``python docs/make_benchmarks.py [RESULTS.csv ...]``.
+"""Rewrite the benchmark tables of the pages from docs/benchmarks.csv and docs/prompts.csv.
 
-Results of ``roireg bench`` that are named replace docs/benchmarks.csv; of rows for the same set, pair and method the
-one of the last file counts. Without names the tables follow from docs/benchmarks.csv as it is.
+Results of ``roireg bench`` that are named replace docs/benchmarks.csv; those of ``python -m roireg.bench.prompts``,
+after ``--prompts``, replace docs/prompts.csv. Of rows for the same set, pair, method (and prompt) the one of the last
+file counts. Without names the tables follow from the rows as they are.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from roireg.bench import METHODS, Row, read_rows
+from roireg.bench import METHODS, Row, prompts, read_rows
+from roireg.bench.prompt_tables import PromptRow, calibration_table, read_prompts, transfer_table, write_prompts
 from roireg.bench.results import write_rows
 from roireg.bench.statistics import got_worse, main_method
 from roireg.bench.table import NOTES, as_markdown, best_peers, set_tables, summary_tables
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "benchmarks.csv"
+PROMPTS = DOCS / "prompts.csv"
 
 
-def main(files: Sequence[str]) -> None:
+def main() -> None:
     """Write results and pages anew."""
-    if files:
-        write_rows(RESULTS, joined(files))
-    rows = read_rows(RESULTS)
-    for page, text in pages(rows).items():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", nargs="*", help="results.csv of roireg bench")
+    parser.add_argument("--prompts", nargs="+", default=[], help="prompts.csv of python -m roireg.bench.prompts")
+    options = parser.parse_args()
+    if options.results:
+        write_rows(RESULTS, joined(options.results))
+    if options.prompts:
+        write_prompts(PROMPTS, joined_prompts(options.prompts))
+    for page, text in pages(read_rows(RESULTS), read_prompts(PROMPTS)).items():
         page.write_text(text, encoding="utf-8")
 
 
@@ -37,23 +45,58 @@ def joined(files: Sequence[str | Path]) -> list[Row]:
     return sorted(rows.values(), key=lambda row: (order.index(row.method), row.set))
 
 
-def pages(rows: Sequence[Row]) -> dict[Path, str]:
+def joined_prompts(files: Sequence[str | Path]) -> list[PromptRow]:
+    """Return the prompts of several runs in the order of the methods; a later file replaces an earlier one."""
+    rows = {(row.set, row.pair, row.label, row.method): row for file in files for row in read_prompts(file)}
+    order = list(prompts.METHODS)
+    return sorted(rows.values(), key=lambda row: (order.index(row.method), row.set))
+
+
+def pages(rows: Sequence[Row], asked: Sequence[PromptRow]) -> dict[Path, str]:
     """Return the text of every page that shows benchmarks."""
     main_page, sets, readme = DOCS / "benchmarks.md", DOCS / "benchmark-sets.md", DOCS.parent / "README.md"
+    text = main_page.read_text(encoding="utf-8")
+    tables = "\n".join(as_markdown(t) for t in summary_tables(rows))
+    for name, block in {"benchmark": f"{tables}\n{told(rows)}", **prompt_blocks(asked)}.items():
+        text = with_block(text, name, block)
     return {
-        main_page: with_block(main_page, "\n".join(as_markdown(t) for t in summary_tables(rows)) + f"\n{told(rows)}"),
-        readme: with_block(readme, summary(rows)),
+        main_page: text,
+        readme: with_block(readme.read_text(encoding="utf-8"), "benchmark", summary(rows)),
         sets: all_sets(rows),
     }
 
 
-def with_block(page: Path, block: str) -> str:
-    """Return a page with the text between its benchmark markers replaced."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- benchmark:begin -->\n")
-    _, end, after = rest.partition("<!-- benchmark:end -->")
+def with_block(text: str, name: str, block: str) -> str:
+    """Return a text with what is between the markers of a name replaced.
+
+    Raises
+    ------
+    ValueError
+        When there are no such markers.
+    """
+    before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
+    _, end, after = rest.partition(f"<!-- {name}:end -->")
     if not (begin and end):
-        raise ValueError(f"{page.name} has no markers benchmark:begin and benchmark:end")
+        raise ValueError(f"there are no markers {name}:begin and {name}:end")
     return f"{before}{begin}{block}{end}{after}"
+
+
+def prompt_blocks(rows: Sequence[PromptRow]) -> dict[str, str]:
+    """Return the tables of prompts: the sets that the confidence was fitted on, and the others."""
+    fitted = [row for row in rows if row.set in prompts.SETS]
+    others = [row for row in rows if row.set not in prompts.SETS]
+
+    def of(kept: Sequence[PromptRow], method: str) -> list[PromptRow]:
+        return [row for row in kept if row.method == method]
+
+    return {
+        "prompts": transfer_table(fitted),
+        "prompts-sets": transfer_table(of(fitted, "default"), by="set"),
+        "prompts-calibration": calibration_table(of(fitted, "default")),
+        "prompts-calibration-unguided": calibration_table(of(fitted, "guide: none")),
+        "prompts-others": transfer_table(of(others, "default"), by="set"),
+        "prompts-calibration-others": calibration_table(of(others, "default")),
+    }
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -101,4 +144,4 @@ def all_sets(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

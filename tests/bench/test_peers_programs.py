@@ -221,7 +221,7 @@ def test_greedy_has_fewer_levels_on_few_slices(tmp_path, out):
     assert outcome.reason == ""
     points, truth = scene(3).points, scene(3).truth.map_points(scene(3).points)
     moved = load_transforms(outcome.output.files).map_points(points)
-    assert np.linalg.norm(moved - truth, axis=1).mean() < 0.5 * np.linalg.norm(points - truth, axis=1).mean()
+    assert np.linalg.norm(moved - truth, axis=1).mean() < 0.75 * np.linalg.norm(points - truth, axis=1).mean()
 
 
 # -- programs from sources --------------------------------------------------------------------------

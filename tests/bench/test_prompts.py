@@ -10,22 +10,22 @@ import pytest
 
 from bench.scenes import write_set
 from roireg.bench.cases import load_folder
-from roireg.bench.prompts import (
-    METHODS,
+from roireg.bench.prompt_tables import (
     PromptRow,
     calibration,
-    label_point,
-    main,
     markdown,
-    measure,
     plot_calibration,
+    read_prompts,
     right,
+    transfer_table,
+    write_prompts,
 )
+from roireg.bench.prompts import METHODS, label_point, main, measure
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 
 ROW = PromptRow(
-    "s", "p", "heart", "default", 0.9, 0.8, True, True, 0.9, True, 0.7, 0.85, True, 0.8, 0.7, 0.9, 0.0, 0.2
+    "s", "p", "heart", "default", 0.9, 0.8, True, True, 0.9, True, 0.7, 0.85, True, 0.8, 0.7, 0.9, 0.0, 0.2, "1"
 )
 
 
@@ -72,6 +72,21 @@ def test_the_page_has_a_line_per_method_and_the_calibration(tmp_path):
     assert "## Calibration: default" in page and "0.8–0.9" in page
     plot_calibration(rows, tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 5000
+
+
+def test_a_table_can_have_a_line_per_set():
+    lines = transfer_table([ROW, replace(ROW, set="t", dice=0.5)], by="set").splitlines()
+    assert lines[0].startswith("| set | prompts |")
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| s", "| t"]
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    rows = [ROW, replace(ROW, label="left, lung", found=False, returned_distance=float("inf"))]
+    write_prompts(tmp_path / "rows.csv", rows)
+    assert read_prompts(tmp_path / "rows.csv") == rows
+    (tmp_path / "other.csv").write_text("set,pair\na,b\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"other.csv: no table of prompts"):
+        read_prompts(tmp_path / "other.csv")
 
 
 def test_a_set_is_measured_and_written(tmp_path):

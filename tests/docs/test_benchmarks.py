@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from roireg.bench import read_rows
+from roireg.bench.prompt_tables import read_prompts, write_prompts
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -24,7 +26,7 @@ def maker() -> ModuleType:
 
 
 def test_the_pages_show_what_was_measured(maker: ModuleType) -> None:
-    for page, text in maker.pages(read_rows(maker.RESULTS)).items():
+    for page, text in maker.pages(read_rows(maker.RESULTS), read_prompts(maker.PROMPTS)).items():
         assert page.read_text(encoding="utf-8") == text, f"{page.name}: run python docs/make_benchmarks.py"
 
 
@@ -37,7 +39,13 @@ def test_later_results_replace_earlier_ones(maker: ModuleType, tmp_path: Path) -
     assert next(row for row in joined if row.place == rows[0].place).session == "later"
 
 
-def test_a_page_without_markers_is_refused(maker: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text("# Page", encoding="utf-8")
+def test_later_prompts_replace_earlier_ones(maker: ModuleType, tmp_path: Path) -> None:
+    rows = read_prompts(maker.PROMPTS)
+    write_prompts(tmp_path / "later.csv", [replace(rows[0], version="later")])
+    joined = maker.joined_prompts([maker.PROMPTS, tmp_path / "later.csv"])
+    assert len(joined) == len(rows) and [row.version for row in joined].count("later") == 1
+
+
+def test_a_page_without_markers_is_refused(maker: ModuleType) -> None:
     with pytest.raises(ValueError, match="benchmark:begin"):
-        maker.with_block(tmp_path / "page.md", "text")
+        maker.with_block("# Page", "benchmark", "text")

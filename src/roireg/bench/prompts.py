@@ -7,25 +7,24 @@ and what is found there is compared with the label of the fixed image. Labels ar
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from roireg.bench.cases import CaseFolder, find_folders
+from roireg.bench.methods import source_version
+from roireg.bench.prompt_tables import PromptRow, markdown, plot_calibration, write_prompts
 from roireg.core.errors import InputError, RoiregError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -36,7 +35,7 @@ from roireg.match.carry import Guide
 from roireg.match.transfer import TransferOptions
 from roireg.pipeline.prompting import PROMPT_PRESETS, PromptSession, PromptSettings
 
-__all__ = ["METHODS", "PromptRow", "calibration", "label_point", "main", "markdown", "measure", "plot_calibration"]
+__all__ = ["METHODS", "label_point", "main", "measure"]
 
 SETS = ("acdc_intra", "samreg_lung_slices", "chest_xray_jsrt", "hippocampus")
 
@@ -59,44 +58,6 @@ METHODS: dict[str, tuple[PromptSettings, str]] = {
     "promptreg": (PROMPT_PRESETS["promptreg"], "none"),
 }
 """Settings and guide that are compared; the quick registration of "auto" is computed once per pair."""
-
-
-@dataclass(frozen=True)
-class PromptRow:
-    """One prompt of one method.
-
-    Attributes
-    ----------
-    set, pair, label, method : what was asked, and how.
-    source_inside : share of the region at the prompt that lies in the label.
-    source_dice : its Dice with the label: no counterpart can be expected to be better.
-    found : whether there is a region at all, whatever its confidence.
-    point_inside : whether the corresponding prompt lies in the label of the fixed image.
-    inside : share of the region found that lies in the label. centroid_inside : whether its centroid does.
-    dice : its Dice with the label.
-    confidence : as reported. answered : whether it is high enough for an answer under default settings.
-    appearance, overlap, returned_overlap, returned_distance : what the confidence is made of.
-    seconds : CPU time of the answer.
-    """
-
-    set: str
-    pair: str
-    label: str
-    method: str
-    source_inside: float
-    source_dice: float
-    found: bool
-    point_inside: bool
-    inside: float
-    centroid_inside: bool
-    dice: float
-    confidence: float
-    answered: bool
-    appearance: float
-    overlap: float
-    returned_overlap: float
-    returned_distance: float
-    seconds: float
 
 
 def label_point(mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.float64]:
@@ -193,6 +154,7 @@ def _rows(session: PromptSession, labels: tuple[Image, Image], names: Mapping[in
             0.0 if e is None else e.returned_overlap,
             float("inf") if e is None else e.returned_distance,
             seconds,
+            source_version(),
         )
 
 
@@ -209,118 +171,6 @@ def _at(truth: torch.Tensor, grid: Grid, point: NDArray[np.float64]) -> bool:
     if (index < 0).any() or (index >= np.array(grid.shape)).any():
         return False
     return bool(truth[tuple(index)])
-
-
-# -- tables and plot ------------------------------------------------------------------------------
-
-
-def right(row: PromptRow) -> bool:
-    """Tell whether a counterpart is right: its Dice is at least three quarters of that of the region at the prompt.
-
-    This judges the way across alone, whatever the segmenter makes of the prompt.
-    """
-    return row.dice >= 0.75 * row.source_dice
-
-
-def calibration(rows: Sequence[PromptRow]) -> list[tuple[float, float, int, float, float]]:
-    """Share of right counterparts by tenth of the confidence: (low, high, count, mean confidence, share right).
-
-    Prompts whose own region has less than 0.1 Dice with the structure are left out, as are empty tenths.
-    """
-    known = [r for r in rows if r.source_dice >= 0.1]
-    table = []
-    for k in range(10):
-        own = [r for r in known if min(int(r.confidence * 10), 9) == k]
-        if own:
-            share = float(np.mean([right(r) for r in own]))
-            table.append((k / 10, (k + 1) / 10, len(own), float(np.mean([r.confidence for r in own])), share))
-    return table
-
-
-def markdown(rows: Sequence[PromptRow], *, notes: str = "") -> str:
-    """Return the tables as Markdown: per set one line per method, then the calibration of the default."""
-    parts = ["# Prompts that cross images\n"]
-    if notes:
-        parts.append(f"{notes}\n")
-    for name in dict.fromkeys(r.set for r in rows):
-        own = [r for r in rows if r.set == name]
-        parts.append(f"## {name}\n\n{_table(own)}")
-    if len({r.set for r in rows}) > 1:
-        parts.append(f"## All sets\n\n{_table(rows)}")
-    present = {r.method for r in rows}
-    for method in (m for m in ("default", "guide: none") if m in present):
-        lines = [
-            (f"{low:.1f}–{high:.1f}", str(n), f"{mean:.2f}", f"{share:.2f}")
-            for low, high, n, mean, share in calibration([r for r in rows if r.method == method])
-        ]
-        parts.append(f"## Calibration: {method}\n")
-        parts.append(_grid(("confidence", "prompts", "mean confidence", "share right"), lines))
-    return "\n".join(parts)
-
-
-def _table(rows: Sequence[PromptRow]) -> str:
-    head = (
-        "method",
-        "prompts",
-        "point in structure",
-        "majority in structure",
-        "of those possible",
-        "centroid in structure",
-        "Dice",
-        "Dice at the prompt",
-        "not answered",
-        "right",
-        "right, of the answered",
-        "CPU s",
-    )
-    lines = []
-    for method in dict.fromkeys(r.method for r in rows):
-        own = [r for r in rows if r.method == method]
-        possible = [r for r in own if r.source_inside > 0.5]
-        trusted = [r for r in own if r.answered]
-        lines.append(
-            (
-                method,
-                str(len(own)),
-                _percent(own, lambda r: r.point_inside),
-                _percent(own, lambda r: r.inside > 0.5),
-                f"{_percent(possible, lambda r: r.inside > 0.5)} of {len(possible)}",
-                _percent(own, lambda r: r.centroid_inside),
-                f"{np.mean([r.dice for r in own]):.3f}",
-                f"{np.mean([r.source_dice for r in own]):.3f}",
-                _percent(own, lambda r: not r.answered),
-                _percent(own, right),
-                f"{_percent(trusted, right)} of {len(trusted)}",
-                f"{np.mean([r.seconds for r in own]):.2f}",
-            )
-        )
-    return _grid(head, lines)
-
-
-def _percent(rows: Sequence[PromptRow], test: Callable[[PromptRow], bool]) -> str:
-    return f"{100 * float(np.mean([test(r) for r in rows])):.0f} %" if rows else "–"
-
-
-def _grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines)) + "\n"
-
-
-def plot_calibration(rows: Sequence[PromptRow], path: Path) -> None:
-    """Draw confidence against the share of right answers, one dot per tenth, as large as the count."""
-    table = calibration(rows)
-    figure = Figure(figsize=(4.2, 4.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--", label="perfect")
-    axes.plot([t[3] for t in table], [t[4] for t in table], color="#0072b2", linewidth=1)
-    axes.scatter([t[3] for t in table], [t[4] for t in table], s=[12 + 4 * t[2] for t in table], color="#0072b2")
-    for _, _, n, mean, share in table:
-        axes.annotate(str(n), (mean, share), textcoords="offset points", xytext=(7, -11), fontsize=8)
-    axes.set(xlabel="confidence", ylabel="share of right counterparts", xlim=(0, 1.02), ylim=(-0.03, 1.05))
-    axes.set_title("Calibration, number of prompts beside the dots", fontsize=9)
-    axes.legend(fontsize=8, loc="upper left")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
 
 
 # -- command --------------------------------------------------------------------------------------
@@ -357,10 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(rows: Sequence[PromptRow], out: Path, given: Sequence[str]) -> None:
-    with atomic_path(out / "prompts.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(PromptRow)])
-        writer.writeheader()
-        writer.writerows(asdict(r) for r in rows)
+    write_prompts(out / "prompts.csv", rows)
     notes = (
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"torch {torch.__version__}, {torch.get_num_threads()} thread(s).\n\n"
