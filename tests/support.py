@@ -5,9 +5,30 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
 from roireg.core.grid import Grid
+from roireg.core.transforms import Transform
+
+
+class Homography(Transform):
+    """The perspective map of a flat scene, a (3, 3) matrix."""
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        self.matrix = matrix
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    def _map(self, points: torch.Tensor) -> torch.Tensor:
+        matrix = torch.as_tensor(self.matrix, dtype=points.dtype)
+        mapped = points @ matrix[:, :2].T + matrix[:, 2]
+        return mapped[:, :2] / mapped[:, 2:]
+
+    def inverse(self) -> Homography:
+        return Homography(np.linalg.inv(self.matrix))
 
 
 def axis_orders(ndim: int) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fit.scenes import affine, centred, disc, painted, single, turned
-from roireg.core.errors import InputError
+from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
@@ -22,10 +22,11 @@ from roireg.core.warp import warp
 from roireg.evaluate import deformation_summary, displacement_errors, inverse_consistency
 from roireg.features import make_extractor
 from roireg.fit.level import VelocityOptions, level_spacings, normalise
+from roireg.fit.perspective import perspective_flow
 from roireg.fit.published import bending_energy, fit_published
 from roireg.fit.velocity import fit_velocity
 from roireg.synth import GaussianBumps, make_pair
-from support import grids, rotation
+from support import Homography, grids, rotation
 
 QUICK = VelocityOptions(levels=2, iterations=(30, 30), max_voxels=20_000)
 BLIND = VelocityOptions(
@@ -146,6 +147,26 @@ def test_the_initial_affine_comes_after_the_flow_and_grids_may_differ():
     whole = Chain((fit.transform, start))
     mask = inner(FLAT)
     assert true_error(whole, truth, FLAT, mask) < 0.5 * true_error(start, truth, FLAT, mask)
+
+
+def test_a_fit_begins_with_the_flow_of_a_perspective():
+    tilt = np.array([[0.95, 0.1, 3.0], [-0.05, 1.0, -2.0], [2e-3, -1e-3, 1.0]])
+    truth, start = Homography(tilt), affine(np.eye(2), (2.0, -1.0))
+    flow = perspective_flow(tilt / np.cbrt(np.linalg.det(tilt)), start, FLAT)
+    mask = inner(FLAT)
+    assert true_error(Chain((flow, start)), truth, FLAT, mask) < 0.1
+    fixed, moving = painted(FLAT, count=120), painted(FLAT, count=120, truth=truth)
+    fit = fit_velocity(fixed, moving, initial=start, rest=flow, reach=2.0, options=QUICK)
+    assert len(fit.losses) == 1  # the coarse level is left out
+    assert true_error(Chain((fit.transform, start)), truth, FLAT, mask) < 0.3
+    blank = fixed.with_data(torch.ones_like(fixed.data))
+    idle = fit_velocity(blank, blank, initial=start, rest=flow, options=QUICK)
+    assert true_error(Chain((idle.transform, start)), truth, FLAT, mask) < 0.15
+
+
+def test_a_mirror_is_no_flow():
+    with pytest.raises(GeometryError, match="mirror"):
+        perspective_flow(np.diag([-1.0, -1.0, 1.0]) + 0.0, affine(np.eye(2), (0.0, 0.0)), FLAT)
 
 
 def test_the_same_call_twice_gives_the_same_bits_and_others_in_between_change_nothing():

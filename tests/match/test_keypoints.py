@@ -14,6 +14,8 @@ from roireg.core.seeds import generator
 from roireg.core.transforms import Affine
 from roireg.core.warp import warp
 from roireg.match import keypoint_maps
+from roireg.match.moments import fit_projective, map_projective
+from support import Homography
 
 GRID = Grid(
     (200, 220), np.array([[0.0, 0.7, -60.0], [0.9, 0.0, 12.0], [0.0, 0.0, 1.0]])
@@ -54,6 +56,31 @@ def test_an_affine_is_found_better_by_the_affine_map():
     moving = warp(fixed, truth.inverse(), GRID.padded((30, 30), (30, 30)))
     similarity, affine = find(moving, fixed)
     assert error(affine.affine, truth) < 0.7 < error(similarity.affine, truth)
+
+
+def test_a_perspective_is_found_where_an_affine_map_does_not_do():
+    fixed = texture(4)
+    tilt = np.array([[0.9, 0.05, 14.0], [-0.1, 1.0, -16.0], [9e-4, -6e-4, 1.0]])
+    grid = GRID.padded((40, 40), (40, 40))
+    moving = warp(fixed, Homography(tilt).inverse(), grid)
+    *_, affine, tilted = find(moving, fixed)
+    assert affine.perspective is None and tilted.perspective is not None and tilted.decisive
+    points = 0.5 * (GRID.corners() + GRID.center)
+    truth = map_projective(tilt, points)
+    off = np.linalg.norm(map_projective(tilted.perspective, points) - truth, axis=1).max()
+    assert off < 0.7 < np.linalg.norm(affine.affine.map_points(points) - truth, axis=1).max()
+    assert tilted.spread < 0.7 < affine.spread
+    # An affine map needs no perspective.
+    flat = about(GRID, rotation(20) @ np.array([[1.1, 0.1], [0.0, 0.95]]), (5.0, 5.0))
+    assert len(find(warp(fixed, flat.inverse(), grid), fixed)) == 2
+
+
+def test_a_homography_goes_through_four_points():
+    corners = GRID.corners()
+    target = corners + np.array([[3.0, 1.0], [-2.0, 5.0], [0.0, 9.0], [4.0, -4.0]])
+    matrix = fit_projective(corners, target)
+    np.testing.assert_allclose(map_projective(matrix, corners), target, atol=1e-6)
+    assert np.linalg.det(matrix) == pytest.approx(1)
 
 
 def test_images_that_share_nothing_or_show_nothing_propose_nothing_decisive():

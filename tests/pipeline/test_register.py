@@ -11,6 +11,8 @@ import torch
 import roireg
 from pipeline.cases import error, quick
 from roireg.core.errors import GeometryError, InputError
+from roireg.core.filters import gaussian_smooth
+from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.transforms import Affine, Chain, DisplacementField
@@ -18,6 +20,7 @@ from roireg.core.warp import warp
 from roireg.evaluate import deformation_summary
 from roireg.pipeline import preset
 from roireg.synth import make_pair
+from support import Homography
 
 
 def pairs_of(case, *, status="proposed") -> ROIPairs:
@@ -62,6 +65,23 @@ def test_a_picture_on_its_side_is_found_by_its_key_points(flat):
     assert np.linalg.norm(found.map_points(points) - truth.map_points(points), axis=1).max() < 1.0
     blind = quick(start={"key_points": False})
     assert roireg.register(fixed, moving, config=blind).provenance["start"] != "key points"
+
+
+def test_a_photograph_of_a_flat_scene_from_aside_is_found_by_its_key_points():
+    grid = Grid.pixels((240, 300))
+    noise = np.random.default_rng(5).normal(size=(3, *grid.shape)).astype(np.float32)
+    blobs = [gaussian_smooth(torch.from_numpy(n[None]), s) * s for n, s in zip(noise, (2.0, 4.0, 8.0), strict=True)]
+    fixed = Image(sum(blobs), grid, name="front", unit="px")
+    truth = Homography(np.array([[0.8, 0.1, 10.0], [-0.1, 0.95, 20.0], [9e-4, -3e-4, 1.0]]))
+    moving = replace(warp(fixed, truth.inverse(), grid), name="aside")
+    found = roireg.register(fixed, moving, config=quick())
+    points = grid.with_shape((12, 12)).points()
+    expected = truth.map_points(points)
+    seen = ((expected >= 0) & (expected <= np.array(grid.shape[::-1]) - 1)).all(axis=1)
+    assert np.linalg.norm(found.map_points(points) - expected, axis=1)[seen].mean() < 0.5
+    assert found.verdict == "ok" and found.provenance["start"] == "key points"
+    back = np.linalg.norm(found.inverse.map_points(expected[seen]) - points[seen], axis=1)
+    assert back.mean() < 0.5
 
 
 def test_an_oblique_anisotropic_volume_is_registered_to_another_grid(deep, deep_result):

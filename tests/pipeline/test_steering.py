@@ -185,7 +185,7 @@ def test_accepted_pairs_propose_a_start(flat):
 
 
 def test_accepted_pairs_propose_a_start_also_where_key_points_have_decided(flat, monkeypatch):
-    decided = [KeypointMap(Affine.translation((9.0, 9.0)), agreeing=30, matched=31, decisive=True)]
+    decided = [KeypointMap(Affine.translation((9.0, 9.0)), agreeing=30, matched=31, decisive=True, spread=1.0)]
     monkeypatch.setattr(steps, "keypoint_maps", lambda *images, **how: decided)
     asked: list[list[str]] = []
 

@@ -21,7 +21,7 @@ from roireg.core.filters import gaussian_smooth, resize
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPairs
-from roireg.core.transforms import Affine, exponential
+from roireg.core.transforms import Affine, VelocityField, exponential
 from roireg.core.warp import resample, sample, slab_points, voxel_coords, warp
 from roireg.fit.objectives import (
     FeatureDistance,
@@ -178,9 +178,16 @@ class Level:
             self.distance = FeatureDistance(warp(features(f), None, self.compared).data, weight=importance)
             self.moving_features = features(m).data
 
-    def place(self, initial: Affine) -> None:
-        """Begin a fit without regions, `initial` (fixed world -> moving world) to follow the flow."""
+    def place(self, initial: Affine, rest: VelocityField | None = None) -> None:
+        """Begin a fit without regions, `initial` (fixed world -> moving world) to follow the flow.
+
+        `rest` is the flow that costs nothing; None is no motion.
+        """
         self.initial, self.regions = initial, None
+        self.rest = torch.zeros(self.grid.ndim, *self.control.shape, device=self.world_from_voxel.device)
+        if rest is not None:
+            parameters = rest.field.displacement if self.options.model == "displacement" else rest.velocity
+            self.rest = warp(Image(parameters.to(self.rest.device), rest.grid), None, self.control).data
         if self.correlation is not None:
             self.pull = _Pull.of(self.grid, self.moving_grid, initial, self.moving.device)
         if self.distance is not None:
@@ -203,7 +210,8 @@ class Level:
         self.region_pull = _Pull.of(self.control, coarse, self.initial, fixed.device)
 
     def smooth(self, parameters: Tensor) -> Tensor:
-        return gaussian_smooth(parameters, self.sigma)
+        """Return the velocity whose deviation from the flow at rest is low-passed."""
+        return self.rest + gaussian_smooth(parameters - self.rest, self.sigma)
 
     def displacement(self, velocity: Tensor) -> Tensor:
         if self.options.model == "displacement":
@@ -220,7 +228,7 @@ class Level:
     def loss(self, velocity: Tensor) -> Tensor:
         o = self.options
         displacement = self.displacement(velocity)
-        total = o.smoothness * diffusion(velocity, self.control.spacing)
+        total = o.smoothness * diffusion(velocity - self.rest, self.control.spacing)
         if self.correlation is not None:
             warped = self.pull(self.moving, displacement, self.grid.shape)
             weight = self._moving_weight(self.pull, displacement, self.grid)
@@ -243,6 +251,7 @@ def build_levels(
     features: FeatureFunction | None = None,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
+    reach: float | None = None,
 ) -> Iterator[Level]:
     """Yield the levels of a fit, coarse to fine, for :func:`fit_levels`; arguments as for :func:`fit_velocity`."""
     fixed = fixed.with_data(normalise(fixed.data, None if fixed_mask is None else fixed_mask.data > 0))
@@ -257,6 +266,8 @@ def build_levels(
         min_length=options.min_length,
         finest=options.finest if fixed.grid.size > options.native_voxels else 1.0,
     )
+    if reach is not None:
+        spacings = [s for s in spacings if s.min() <= reach] or spacings[-1:]
     iterations = options.iterations[-len(spacings) :]
     iterations = (iterations[0],) * (len(spacings) - len(iterations)) + iterations
     for number, (spacing, steps) in enumerate(zip(spacings, iterations, strict=True)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROISet
-from roireg.core.transforms import Affine
+from roireg.core.transforms import Affine, VelocityField
 from roireg.fit.dense_affine import AffineOptions, Candidate, choose_affine, refine_affine
 from roireg.fit.level import FeatureFunction, Level, VelocityOptions, build_levels
 from roireg.fit.velocity import fit_levels
@@ -33,12 +34,16 @@ class Start:
     source : where it came from.
     loss : what the trial deformation from it reached.
     rivals : other starts, somewhere at least an eighth of the diagonal away, with their losses, best first.
+    flow : what the deformation begins with, before the affine; None is no motion.
+    reach : how far off this start is at most, in mm; None: anything.
     """
 
     affine: Affine
     source: str
     loss: float
     rivals: tuple[tuple[Affine, float], ...]
+    flow: VelocityField | None = None
+    reach: float | None = None
 
 
 def single_pair_maps(
@@ -111,7 +116,7 @@ def find_start(
     probe_voxels : voxels of that second level.
     margin : how much lower (relative) the loss of a trial must be for a proposal to win over the best given start.
     """
-    masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    masks: dict[str, Any] = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     refined = choose_affine(fixed, moving, [*given, *proposals], options=options, **masks)[:probes]
     # Which start is right shows in features and, in 3D, on wide windows: narrow ones find a match anywhere.
     trial = velocity.model_copy(update={"window": 2, "feature_weight": 2 * velocity.feature_weight})

@@ -44,6 +44,8 @@ def fit_velocity(
     moving: Image,
     *,
     initial: Affine,
+    rest: VelocityField | None = None,
+    reach: float | None = None,
     options: VelocityOptions | None = None,
     pairs: ROIPairs | None = None,
     features: FeatureFunction | None = None,
@@ -57,37 +59,46 @@ def fit_velocity(
     ----------
     fixed, moving : one-channel images, any grids in the same world.
     initial : affine from fixed to moving world, applied after the flow.
+    rest : flow to begin with, from which deviations are smooth; None is no motion.
+    reach : how far off that is at most, in mm: levels with larger voxels are left out. None: anything.
     pairs : corresponding regions for the region term, weighted by confidence.
     features : image -> dense features on the same grid, compared beside the intensities; None leaves them out.
     fixed_mask, moving_mask : one-channel images, > 0 where the images are to be compared.
 
     Returns
     -------
-    The field, on the control lattice of the finest level. Where the optimum is no better than no motion at the
-    finest level, the field is exactly zero.
+    The field, on the control lattice of the finest level. Where the optimum is no better than `rest` at the finest
+    level, the field is that.
     """
     levels = build_levels(
         fixed,
         moving,
         options=options or VelocityOptions(),
+        reach=reach,
         features=features,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
     )
-    return fit_levels(levels, initial=initial, pairs=pairs, progress=progress)
+    return fit_levels(levels, initial=initial, rest=rest, pairs=pairs, progress=progress)
 
 
 def fit_levels(
-    levels: Iterable[Level], *, initial: Affine, pairs: ROIPairs | None = None, progress: Progress = silent
+    levels: Iterable[Level],
+    *,
+    initial: Affine,
+    rest: VelocityField | None = None,
+    pairs: ROIPairs | None = None,
+    progress: Progress = silent,
 ) -> VelocityFit:
     """Fit a velocity field from level to level; a list of levels serves many fits, one after the other."""
     velocity: Tensor | None = None
+    deviation = torch.zeros(0)
     regions: tuple[Tensor, Tensor, Tensor] | None = None
     losses = []
     for level in levels:
         if velocity is None:
             regions = _region_inputs(pairs, level.options)
-        level.place(initial)
+        level.place(initial, rest)
         if regions is not None and pairs is not None:
             level.add_regions(pairs, *regions)
 
@@ -100,16 +111,16 @@ def fit_levels(
                 )
             )
 
-        still = torch.zeros(level.grid.ndim, *level.control.shape, device=level.world_from_voxel.device)
-        begin = still if velocity is None else resize(velocity, level.control.shape)
+        begin = level.rest if velocity is None else level.rest + resize(deviation, level.control.shape)
         velocity, first, last = _descend(level, begin, report)
+        deviation = velocity - level.rest
         losses.append((first, last))
     assert velocity is not None
     with torch.no_grad():
-        unmoved = float(level.loss(still))
+        unmoved = float(level.loss(level.rest))
     loss = losses[-1][1]
     if not loss < unmoved:
-        velocity, loss = still, unmoved
+        velocity, loss = level.rest, unmoved
     return VelocityFit(_extended(level.control, velocity), tuple(losses), loss)
 
 

@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.feature import SIFT, match_descriptors
 
+from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine
 from roireg.core.warp import resample
-from roireg.match.moments import fit_affine, fit_similarity
+from roireg.match.moments import fit_affine, fit_projective, fit_similarity, map_projective
 
 __all__ = ["KeypointMap", "keypoint_maps"]
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 PIXELS = 150_000
 """Most pixels of the images in which key points are looked for."""
@@ -33,18 +35,30 @@ DECISIVE = (15, 0.5)
 """So many pairs, and such a share of all, never agree by chance: one random pair in 400 is within the tolerance."""
 
 
-@dataclass(frozen=True)
+PERSPECTIVE = 30
+"""Fewest pairs that must agree on a perspective, which an affine map leaves with twice the squared error."""
+
+DEPTH = 4.0
+"""Most that a perspective may differ in scale along a line between the places of the fixed image."""
+
+
+@dataclass(frozen=True, eq=False)
 class KeypointMap:
     """A map from fixed to moving world on which `agreeing` of `matched` pairs of key points agree.
 
     `decisive` maps leave no doubt about the large motion. One that moves next to nothing never is: marks of the
     scanner or the frame of the picture lie in the same place in both images, whatever the anatomy does.
+
+    `perspective` is the (3, 3) homography where that is the map, None otherwise; `affine` is then what comes nearest.
+    `spread` is the root mean square distance in mm of the pairs that agree.
     """
 
     affine: Affine
     agreeing: int
     matched: int
     decisive: bool
+    spread: float
+    perspective: Array | None = None
 
 
 def keypoint_maps(
@@ -56,7 +70,7 @@ def keypoint_maps(
     fixed_mask: Image | None = None,
     samples: int = 2000,
 ) -> list[KeypointMap]:
-    """Find the similarity and the affine map on which most matched key points agree.
+    """Find the similarity, the affine map and, where there is one, the perspective on which most key points agree.
 
     SIFT (Lowe, IJCV 2004) in the gray images, mutual nearest neighbours with the ratio test, and RANSAC (Fischler and
     Bolles, CACM 1981) over similarities from two pairs each. Any rotation and scale; the same contrast.
@@ -70,7 +84,8 @@ def keypoint_maps(
 
     Returns
     -------
-    The similarity, then the affine map; none where fewer than six pairs agree, or in 3D.
+    The similarity, the affine map, and the perspective of a flat scene if an affine map does not do; none where
+    fewer than six pairs agree, or in 3D.
     """
     if fixed.ndim != 2 or moving.ndim != 2:
         return []
@@ -96,11 +111,44 @@ def keypoint_maps(
             matrix = fit_affine(s, t, weight) if affine else fit_similarity(s[None], t[None], weight[None])[0]
             agrees = _errors(matrix[None], source, target)[0] < tolerance
         if abs(np.linalg.det(matrix[:2, :2])) > 1e-6:
-            count = int(agrees.sum())
-            still = float(np.linalg.norm(source[agrees] - target[agrees], axis=1).mean()) < 2 * tolerance
-            decisive = count >= max(DECISIVE[0], DECISIVE[1] * len(near)) and not still
-            maps.append(KeypointMap(Affine(matrix), count, len(near), bool(decisive)))
+            maps.append(_judged(matrix, source, target, agrees, tolerance))
+    homography, agrees = _perspective(source, target, agrees, tolerance, fixed.grid)
+    if homography is not None:
+        nearest = fit_affine(source[agrees], target[agrees], np.ones(agrees.sum()))
+        maps.append(_judged(nearest, source, target, agrees, tolerance, homography))
     return maps
+
+
+def _judged(
+    matrix: Array, source: Array, target: Array, agrees: Flags, tolerance: float, perspective: Array | None = None
+) -> KeypointMap:
+    count, s, t = int(agrees.sum()), source[agrees], target[agrees]
+    still = float(np.linalg.norm(s - t, axis=1).mean()) < 2 * tolerance
+    decisive = count >= max(DECISIVE[0], DECISIVE[1] * len(source)) and not still
+    off = map_projective(matrix if perspective is None else perspective, s) - t
+    spread = float(np.sqrt(np.square(off).sum(1).mean()))
+    return KeypointMap(Affine(matrix), count, len(source), bool(decisive), spread, perspective)
+
+
+def _perspective(
+    source: Array, target: Array, agrees: Flags, tolerance: float, grid: Grid
+) -> tuple[Array | None, Flags]:
+    """Homography that grows out of the pairs that agree on an affine map, and the pairs that agree on it."""
+    matrix = np.eye(3)
+    for fraction in (1.0, 1.0, 0.5, 0.25, 0.25):
+        if agrees.sum() < PERSPECTIVE:
+            return None, agrees
+        matrix = fit_projective(source[agrees], target[agrees])
+        depth = np.c_[grid.corners(), np.ones(4)] @ matrix[2]
+        if not 0 < depth.max() < DEPTH * depth.min():
+            return None, agrees
+        agrees = np.linalg.norm(map_projective(matrix, source) - target, axis=1) < fraction * tolerance
+    if agrees.sum() < PERSPECTIVE:
+        return None, agrees
+    s, t = source[agrees], target[agrees]
+    flat = _errors(fit_affine(s, t, np.ones(len(s)))[None], s, t)[0]
+    tilted = np.linalg.norm(map_projective(matrix, s) - t, axis=1)
+    return (matrix if np.square(flat).mean() > 2 * np.square(tilted).mean() else None), agrees
 
 
 def _errors(matrices: Array, source: Array, target: Array) -> Array:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 __all__ = [
     "batched_matrices",
     "fit_affine",
+    "fit_projective",
     "fit_similarity",
+    "map_projective",
     "moment_rotations",
     "overlap_coefficient",
     "plausible",
@@ -86,6 +88,40 @@ def fit_affine(source: Array, target: Array, weight: Array, *, ridge: float = 0.
     cross = (t * w[:, None]).T @ s + start[:-1, :-1] @ pull
     linear = np.linalg.lstsq((variance + pull).T, cross.T, rcond=None)[0].T
     return batched_matrices(linear[None], (mean_t - linear @ mean_s)[None])[0]
+
+
+def fit_projective(source: Array, target: Array) -> Array:
+    """Least-squares homography of the plane by the normalised linear method (Hartley, IEEE TPAMI 19:580-593, 1997).
+
+    Parameters
+    ----------
+    source, target : (N, 2) points in mm, four or more.
+
+    Returns
+    -------
+    (3, 3) matrix of determinant 1 or -1, source to target.
+    """
+    s, t = (_normaliser(points) for points in (source, target))
+    (x, y), (u, v) = map_projective(s, source).T, map_projective(t, target).T
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    rows = [[x, y, one, zero, zero, zero, -u * x, -u * y, -u], [zero, zero, zero, x, y, one, -v * x, -v * y, -v]]
+    system = np.concatenate([np.stack(row, axis=1) for row in rows])
+    solution = np.linalg.eigh(system.T @ system)[1][:, 0]
+    matrix = np.linalg.inv(t) @ solution.reshape(3, 3) @ s
+    return np.asarray(matrix / np.cbrt(np.linalg.det(matrix)))
+
+
+def map_projective(matrix: Array, points: Array) -> Array:
+    """Map (N, d) points by a (d+1, d+1) homogeneous matrix."""
+    mapped = points @ matrix[:, :-1].T + matrix[:, -1]
+    return np.asarray(mapped[:, :-1] / mapped[:, -1:])
+
+
+def _normaliser(points: Array) -> Array:
+    """(3, 3) matrix that brings points around 0, at a mean distance of the square root of 2."""
+    centre = points.mean(0)
+    scale = np.sqrt(2) / max(float(np.linalg.norm(points - centre, axis=1).mean()), 1e-12)
+    return np.array([[scale, 0, -scale * centre[0]], [0, scale, -scale * centre[1]], [0, 0, 1]])
 
 
 def moment_rotations(moving: Array, fixed: Array) -> Iterator[Array]:

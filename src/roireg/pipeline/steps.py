@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,14 +17,16 @@ import scipy
 import torch
 
 from roireg import __version__
+from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.seeds import generator
-from roireg.core.transforms import Affine, Chain, Transform
+from roireg.core.transforms import Affine, Chain, Transform, VelocityField
 from roireg.features import make_extractor
 from roireg.fit.dense_affine import Candidate
 from roireg.fit.level import FeatureFunction
+from roireg.fit.perspective import perspective_flow
 from roireg.fit.published import fit_published
 from roireg.fit.region_affine import affine_from_regions
 from roireg.fit.start import Start, find_start, single_pair_maps
@@ -145,7 +147,16 @@ def solve(
         doubts += (f"{stages.network.model.card.name} led to no region pair; the result rests on the images alone",)
     with watch("fitting the deformation"):
         transform = deform(
-            f, m, found, start.affine, settings, fixed_mask=inside_f, moving_mask=inside_m, progress=progress
+            f,
+            m,
+            found,
+            start.affine,
+            settings,
+            rest=start.flow,
+            reach=start.reach,
+            fixed_mask=inside_f,
+            moving_mask=inside_m,
+            progress=progress,
         )
     with watch("judging the result"):
         result = Registration(
@@ -339,10 +350,20 @@ def _match_and_start(job: _Job, sets: tuple[ROISet, ROISet], watch: _Stopwatch) 
             moving_mask=job.inside_m,
             progress=watch.progress,
         )
+    start = _with_perspective(start, landmarks, job.f.grid)
     if not labelled:
         with watch("pairing regions"):
             found = pair_regions(guide=start.affine)
     return found if known is None else combined(known, found), start
+
+
+def _with_perspective(start: Start, landmarks: Sequence[KeypointMap], grid: Grid) -> Start:
+    """Return the start with the perspective of key points that left no doubt and that it came from."""
+    for k in landmarks:
+        if k.perspective is not None and k.decisive and start.source == "key points":
+            flow = perspective_flow(k.perspective, start.affine, grid)
+            return replace(start, flow=flow, reach=2 * k.spread)
+    return start
 
 
 def _ruled_out(moving: ROISet, fixed: ROISet, known: ROIPairs) -> tuple[ROIPair, ...]:
@@ -365,6 +386,8 @@ def deform(
     affine: Affine,
     settings: Config,
     *,
+    rest: VelocityField | None = None,
+    reach: float | None = None,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     progress: Progress = silent,
@@ -373,6 +396,7 @@ def deform(
 
     Parameters
     ----------
+    rest, reach : flow to begin with, and how far off it is; the published objective begins with none.
     fixed_mask, moving_mask : one-channel images, > 0 where the images are to be compared.
     """
     dense = settings.dense
@@ -393,6 +417,8 @@ def deform(
             f,
             m,
             initial=affine,
+            rest=rest,
+            reach=reach,
             options=o,
             pairs=on_device,
             features=_dense_features(settings),
