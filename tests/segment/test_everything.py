@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roireg.core.errors import InputError
+from roireg.models.base import Embedding
 from roireg.segment.everything import (
     EverythingOptions,
     crop_boxes,
@@ -67,7 +68,7 @@ def test_thresholds_and_the_batch_size_do_what_they_say(scene):
 def test_small_upscaling_steps_change_nothing(scene, monkeypatch):
     raster, _ = scene
     whole = everything(FakeModel(), raster, options=EverythingOptions(points=8))
-    monkeypatch.setattr("roireg.segment.everything.UPSCALE_BYTES", 1)
+    monkeypatch.setattr("roireg.segment.everything.UPSCALE_BYTES", {"cpu": 1})
     assert torch.equal(everything(FakeModel(), raster, options=EverythingOptions(points=8)).masks, whole.masks)
 
 
@@ -121,7 +122,7 @@ def test_volumes_with_a_network_for_volumes():
 def test_progress_tells_the_time_left_and_can_stop_the_run(scene):
     raster, _ = scene
     events = []
-    everything(FakeModel(), raster, options=EverythingOptions(points=16), progress=events.append)
+    everything(FakeModel(), raster, options=EverythingOptions(points=16, batch=16), progress=events.append)
     assert [e.fraction for e in events] == [k / 16 for k in range(17)]
     assert events[0].detail == "encoding the image"
     assert all("left" in e.detail for e in events[1:])
@@ -135,7 +136,7 @@ def test_progress_tells_the_time_left_and_can_stop_the_run(scene):
 
     model = FakeModel()
     with pytest.raises(Stopped):
-        everything(model, raster, options=EverythingOptions(points=16), progress=stop)
+        everything(model, raster, options=EverythingOptions(points=16, batch=16), progress=stop)
     assert len(model.decoded) == 1
 
 
@@ -152,11 +153,20 @@ def test_the_estimate_scales_with_points_crops_and_images(scene, monkeypatch):
     ) == 5 * (1 + 4)
 
 
-def test_the_estimate_asks_for_one_encoding_and_one_batch(scene):
+@pytest.mark.parametrize(("batch", "asked"), [(64, [64]), (6, [6, 6, 4])])
+def test_the_estimate_asks_for_one_encoding_and_few_points(batch, asked, scene):
     raster, _ = scene
     model = FakeModel()
-    estimate_seconds(model, raster, options=EverythingOptions(points=32))
-    assert model.encoded == 1 and model.decoded == [16]
+    estimate_seconds(model, raster, options=EverythingOptions(points=32, batch=batch))
+    assert model.encoded == 1 and model.decoded == asked
+
+
+def test_large_embeddings_are_asked_less_at_once():
+    def batch(side):
+        tensors = {"image": torch.zeros(1, 4, side, side)}
+        return EverythingOptions().batch_for(Embedding(tensors, (8, 8), np.ones(2), np.zeros(2), (side, side)))
+
+    assert [batch(side) for side in (8, 16, 32, 64, 128)] == [64, 32, 8, 2, 1]
 
 
 def test_options_of_a_profile():

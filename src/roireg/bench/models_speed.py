@@ -28,7 +28,7 @@ from roireg.models.preprocess import Preprocessing
 from roireg.models.profiles import PROFILES, Profile
 from roireg.models.sam import CARDS, PATCH, SamNetwork, check_size, resize_sam
 from roireg.segment.candidates import pack
-from roireg.segment.everything import UPSCALE_BYTES, EverythingOptions, everything, point_grid
+from roireg.segment.everything import EverythingOptions, everything, point_grid, upscaled_at_once
 
 __all__ = [
     "Cost",
@@ -93,9 +93,9 @@ def measure(model: SamNetwork, size: int, *, clock: Callable[[], float] = perf_c
     crop = np.array([[0, 0], [size, size]])
     points = torch.as_tensor(point_grid((size, size), EverythingOptions(points=8)), dtype=torch.float32)
     labels = torch.ones((BATCH, 1), dtype=torch.int64)
-    step = EverythingOptions().batch_on(model.device)
     with torch.no_grad():
         encode, embedding = timed(lambda: model.encode(raster))
+        step = EverythingOptions().batch_for(embedding)
         decode, answers = timed(
             lambda: [
                 model.decode(embedding, points=points[i : i + step, None], labels=labels[i : i + step])
@@ -104,11 +104,17 @@ def measure(model: SamNetwork, size: int, *, clock: Callable[[], float] = perf_c
         )
         logits = torch.cat([a.logits for a in answers]).flatten(0, 1)
         quality = torch.cat([a.quality for a in answers]).flatten()
-        # As many masks as everything mode has in hand at once, the rest of the batch at the same rate.
-        some = min(len(logits), max(1, UPSCALE_BYTES // (4 * size**2)))
-        upscale, full = timed(lambda: model.upscale(logits[:some, None], embedding)[:, 0])
+        # A few masks, in the portions of everything mode; the rest of the batch at the same rate.
+        at_once = upscaled_at_once(model.device, (size, size))
+        some = min(len(logits), max(16, at_once))
+        upscale, full = timed(
+            lambda: [model.upscale(part[:, None], embedding)[:, 0] for part in logits[:some].split(at_once)]
+        )
         sort, _ = timed(
-            lambda: pack(full, quality[:some], offset=1e-6, min_stability=0, crop=crop, shape=(size, size))
+            lambda: [
+                pack(part, q, offset=1e-6, min_stability=0, crop=crop, shape=(size, size))
+                for part, q in zip(full, quality[:some].split(at_once), strict=True)
+            ]
         )
     rate = len(logits) / some
     return Cost(size, str(model.dtype).removeprefix("torch."), encode, decode, upscale * rate, sort * rate)

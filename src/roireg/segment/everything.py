@@ -31,12 +31,23 @@ __all__ = [
     "estimate_seconds",
     "everything",
     "point_grid",
+    "upscaled_at_once",
 ]
 
 Encode = Callable[[Tensor], Embedding]
 
-UPSCALE_BYTES = 128 * 2**20
-"""Most bytes of full-resolution logits held at once."""
+CPU_CELLS = 8192
+"""Prompts times cells of the embedding that a CPU decodes at once.
+
+Keeps the tensors of the decoder below 32 MB: on Linux larger blocks go back to the system as soon as they are free,
+and the next one is mapped anew, page by page, which costs half as much again as the arithmetic.
+"""
+
+MEASURED = 16
+"""Fewest points that an estimate of the time is measured with."""
+
+UPSCALE_BYTES = {"cpu": 4 * 2**20}
+"""Bytes of full-resolution logits held at once, by kind of device; 128 MiB on others. Few stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class EverythingOptions:
     Attributes
     ----------
     points : points per side of the grid; volumes take points^(2/3) per side, which is about as many in total.
-    batch : prompts decoded at once; None takes 16 on the CPU, where larger ones are slower, and 64 elsewhere.
+    batch : prompts decoded at once; None takes 64, on the CPU fewer for large embeddings, where many are slower.
     min_quality : predicted intersection over union above which a mask is kept; 0 keeps all.
     min_stability : stability above which a mask is kept, see `stability`; 0 keeps all.
     offset : shift of the threshold, in logits, that the stability is measured with.
@@ -79,9 +90,11 @@ class EverythingOptions:
         chosen = profile_named(profile)
         return cls(points=chosen.points, crop_layers=chosen.crop_layers)
 
-    def batch_on(self, device: torch.device) -> int:
-        """Return how many prompts to decode at once on a device."""
-        return self.batch or (16 if device.type == "cpu" else 64)
+    def batch_for(self, embedding: Embedding) -> int:
+        """Return how many prompts to decode at once."""
+        image = embedding.tensors["image"]
+        cells = math.prod(image.shape[2:])
+        return self.batch or (64 if image.device.type != "cpu" else min(64, max(1, CPU_CELLS // cells)))
 
     def __post_init__(self) -> None:
         batch = 1 if self.batch is None else self.batch
@@ -152,7 +165,6 @@ def everything(
     crops = crop_boxes(shape, options)
     counts = [len(point_grid(shape, options, layer)) for layer, _ in crops]
     clock = _Clock(counts)
-    size = options.batch_on(model.device)
     found: list[Candidate] = []
     done = 0
     for layer, crop in crops:
@@ -160,6 +172,7 @@ def everything(
         part = raster[(slice(None), *(slice(int(a), int(b)) for a, b in crop.T))]
         with clock.encoding():
             embedding = (encode or model.encode)(part)
+        size = options.batch_for(embedding)
         here: list[Candidate] = []
         points = point_grid(tuple(part.shape[1:]), options, layer)
         for first in range(0, len(points), size):
@@ -188,8 +201,8 @@ def estimate_seconds(
 ) -> float:
     """Tell how long everything mode will take for a number of such images, from a short measurement.
 
-    The raster is encoded once and one batch of points is answered. With an `encode` that remembers, the encoding
-    is not lost: the run that follows does not repeat it.
+    The raster is encoded once and one batch of points, or a few, are answered. With an `encode` that remembers, the
+    encoding is not lost: the run that follows does not repeat it.
     """
     shape = tuple(raster.shape[1:])
     crops = crop_boxes(shape, options)
@@ -197,9 +210,11 @@ def estimate_seconds(
     clock = _Clock(counts)
     with clock.encoding():
         embedding = (encode or model.encode)(raster)
-    batch = point_grid(shape, options)[: options.batch_on(model.device)]
-    with clock.decoding(len(batch)):
-        _answers(model, embedding, batch, options, crops[0][1], shape)
+    size = options.batch_for(embedding)
+    points = point_grid(shape, options)[: max(size, MEASURED)]
+    with clock.decoding(len(points)):
+        for first in range(0, len(points), size):
+            _answers(model, embedding, points[first : first + size], options, crops[0][1], shape)
     return images * clock.total()
 
 
@@ -295,7 +310,7 @@ def _answers(
             good = quality > options.min_quality
             logits, quality = logits[good], quality[good]
         found: list[Candidate] = []
-        step = max(1, UPSCALE_BYTES // (4 * int(np.prod(embedding.shape))))
+        step = upscaled_at_once(device, embedding.shape)
         for first in range(0, len(logits), step):
             full = model.upscale(logits[first : first + step, None], embedding)[:, 0].float()
             found += pack(
@@ -307,6 +322,11 @@ def _answers(
                 shape=shape,
             )
     return found
+
+
+def upscaled_at_once(device: torch.device, shape: Sequence[int]) -> int:
+    """Return how many masks of a raster of a shape are brought to full resolution at once."""
+    return max(1, UPSCALE_BYTES.get(device.type, 128 * 2**20) // (4 * math.prod(shape)))
 
 
 def _unpacked(found: list[Candidate], shape: tuple[int, ...]) -> Masks:
