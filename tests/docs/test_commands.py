@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from roireg.app.bench import bench_app
 from roireg.app.cli import app
-from roireg.bench import prompts
+from roireg.bench import models_speed, prompts
 from roireg.bench.methods import METHODS
 from roireg.core.image import Image
 from roireg.evaluate import ReportInput, render_report
@@ -162,9 +162,15 @@ def check_python(arguments: list[str], output: Path | None) -> None:
         # Options that are wrong end the program; data that is not there is told.
         assert prompts.main(arguments[2:]) == 2
         return
+    if arguments[:2] == ["-m", "roireg.bench.models_speed"]:
+        models_speed.make_parser().parse_args(arguments[2:])
+        return
     script, *results = arguments
     assert (ROOT / script).is_file()
-    assert all(file.endswith("/results.csv") for file in results)
+    kind = "/results.csv"
+    if results[:1] == ["--prompts"]:
+        kind = f"/{results.pop(0).strip('-')}.csv"
+    assert all(file.endswith(kind) for file in results)
 
 
 RUNNERS: dict[str, Callable[[list[str], Path | None], None]] = {
@@ -245,7 +251,9 @@ def test_options_that_are_named_exist() -> None:
         known |= set(re.findall(r"--[a-z0-9-]+", CliRunner().invoke(app, [str(name), "--help"], env=WIDE).output))
     for name in typer.main.get_command(bench_app).commands:
         known |= set(re.findall(r"--[a-z0-9-]+", CliRunner().invoke(bench_app, [name, "--help"], env=WIDE).output))
-    known.add("--version")
+    for tool in (prompts, models_speed):
+        known |= set(re.findall(r"--[a-z0-9-]+", tool.make_parser().format_help()))
+    known |= {"--version", "--prompts"}
     for page in PAGES:
         text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         named = set(re.findall(r"(?<![\w|:-])--[a-z0-9][a-z0-9-]*", text))

@@ -35,6 +35,7 @@ __all__ = [
     "compare_with_reference",
     "end_to_end",
     "main",
+    "make_parser",
     "measure",
     "profile_table",
     "random_sam",
@@ -229,8 +230,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print and, if asked, write the tables."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options of the command."""
     parser = argparse.ArgumentParser(prog="python -m roireg.bench.models_speed", description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument("--reference-size", type=int, default=256, help="input size of the comparison in pixels")
@@ -240,7 +241,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--end-to-end", action="store_true", help="also a whole pair, as published against `fast`: ten minutes"
     )
     parser.add_argument("-o", "--out", type=Path, help="write the tables to this Markdown file")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print and, if asked, write the tables."""
+    given = make_parser().parse_args(arguments)
     clock = process_time if given.cpu_time else perf_counter
     try:
         model = random_sam(given.reference_size, device=given.device)

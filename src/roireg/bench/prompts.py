@@ -35,7 +35,7 @@ from roireg.match.carry import Guide
 from roireg.match.transfer import TransferOptions
 from roireg.pipeline.prompting import PROMPT_PRESETS, PromptSession, PromptSettings
 
-__all__ = ["METHODS", "label_point", "main", "measure"]
+__all__ = ["METHODS", "label_point", "main", "make_parser", "measure"]
 
 SETS = ("acdc_intra", "samreg_lung_slices", "chest_xray_jsrt", "hippocampus")
 
@@ -176,9 +176,8 @@ def _at(truth: torch.Tensor, grid: Grid, point: NDArray[np.float64]) -> bool:
 # -- command --------------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options of the command."""
     parser = argparse.ArgumentParser(prog="python -m roireg.bench.prompts", description=__doc__)
     parser.add_argument("data", type=Path, help="a case set (a folder with pairs.json) or a folder of case sets")
     parser.add_argument("--sets", default=",".join(SETS), help="comma-separated folder names; all: every set")
@@ -187,7 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="only the first pairs of every set")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of guide and views")
-    options = parser.parse_args(given)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = make_parser().parse_args(given)
     torch.set_num_threads(options.threads)
     methods = [m.strip() for m in options.methods.split(",")]
     try:
