@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from docs.scripts import script
 from roireg.bench import read_rows
 from roireg.bench.prompt_tables import read_prompts, write_prompts
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_benchmarks", DOCS / "make_benchmarks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("make_benchmarks")
 
 
 def test_the_pages_show_what_was_measured(maker: ModuleType) -> None:

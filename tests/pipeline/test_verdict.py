@@ -15,6 +15,7 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPairs, ROISet
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform
+from roireg.fit.perspective import perspective_flow
 from roireg.fit.start import Start
 from roireg.pipeline import Config, Registration
 from roireg.pipeline.verdict import judge
@@ -85,6 +86,17 @@ def test_a_deformation_stronger_than_bodies_differ_is_a_doubt():
     assert any("stretches and squeezes much" in r for r in found.reasons)
     found = judge(finished(image, image, wave(GRID, 0.3)), start())
     assert not any("stretches" in r for r in found.reasons)
+
+
+def test_what_a_perspective_stretches_is_no_doubt():
+    tilt = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.03, 0.0, 1.0]])
+    flow = perspective_flow(tilt, Affine.identity(2), GRID)
+    image = painted(GRID)
+    result = finished(image, image, flow)
+    found = judge(result, start())
+    assert found.metrics["sdlogj"].value > found.config.verdict.stretch_uncertain
+    assert any("stretches" in r for r in found.reasons)
+    assert not any("stretches" in r for r in judge(result, replace(start(), flow=flow)).reasons)
 
 
 def test_images_that_agree_less_than_before_fail():

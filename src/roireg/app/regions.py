@@ -18,7 +18,6 @@ from roireg.app.prompting import check_network
 from roireg.app.summary import escape, number
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.core.progress import ProgressEvent
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.seeds import resolve_device
 from roireg.core.warp import warp
@@ -27,7 +26,7 @@ from roireg.evaluate.plots import distinct_colours, draw_regions, intensity_wind
 from roireg.io import check_image, read_image, write_labels
 from roireg.pipeline import Config
 from roireg.pipeline.prompts import check_prompt
-from roireg.pipeline.stages import Network, expected_time
+from roireg.pipeline.stages import Network, tell_time
 from roireg.segment import HierarchySegmenter, PromptableSegmenter, RegionFilter
 from roireg.segment.promptable import NetworkAnswers
 
@@ -77,8 +76,8 @@ def segment(
             asked = Config().with_network(model, profile=profile or "balanced", window=window, cache=cache)
             network = Network.load(asked.network, resolve_device(device), progress)
             segmenter = network.segmenter(RegionFilter(smallest, largest, None, max_count), progress)
-            if prompt is None and (expected := expected_time(segmenter, image)):
-                progress(ProgressEvent("finding regions", 0.0, expected, notice=True))
+            if prompt is None:
+                tell_time(progress, segmenter, image)
         rois = segmenter(image) if prompt is None else segmenter.segment(image, prompt)
     stem = stem_of(out)
     layers, layer_of = _layers(rois, image)

@@ -39,7 +39,7 @@ PERSPECTIVE = 30
 """Fewest pairs that must agree on a perspective, which an affine map leaves with twice the squared error."""
 
 DEPTH = 4.0
-"""Most that a perspective may differ in scale along a line between the places of the fixed image."""
+"""Most by which the denominator of a perspective may differ between two corners of the fixed image."""
 
 
 @dataclass(frozen=True, eq=False)

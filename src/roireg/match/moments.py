@@ -112,7 +112,7 @@ def fit_projective(source: Array, target: Array) -> Array:
 
 
 def map_projective(matrix: Array, points: Array) -> Array:
-    """Map (N, d) points by a (d+1, d+1) homogeneous matrix."""
+    """Map (N, d) points in mm by a (d+1, d+1) homogeneous matrix; returns (N, d)."""
     mapped = points @ matrix[:, :-1].T + matrix[:, -1]
     return np.asarray(mapped[:, :-1] / mapped[:, -1:])
 

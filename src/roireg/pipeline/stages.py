@@ -9,7 +9,7 @@ import torch
 
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.core.progress import Progress
+from roireg.core.progress import Progress, ProgressEvent
 from roireg.features import FeatureExtractor, make_extractor
 from roireg.models.base import DenseEncoder, PromptableModel
 from roireg.models.cache import EmbeddingCache, shared_cache
@@ -20,7 +20,10 @@ from roireg.pipeline.config import Config, NetworkConfig
 from roireg.segment import EverythingOptions, PromptableSegmenter, RegionFilter, SliceSegmenter, make_segmenter
 from roireg.segment.model3d import Model3DSegmenter
 
-__all__ = ["FEATURE_VOXELS", "Network", "Stages", "expected_time"]
+__all__ = ["FEATURE_VOXELS", "REGIONS", "Network", "Stages", "expected_time", "tell_time"]
+
+REGIONS = "finding regions"
+"""The stage that regions are found in."""
 
 FEATURE_VOXELS = {2: 9_216, 3: 64_000}
 """Voxels of the feature maps that regions are compared on; finer ones cost time and change no pair."""
@@ -187,3 +190,16 @@ def expected_time(
             seconds += segmenter.estimate_seconds(image)
     spelled = f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     return f"the network takes about {spelled}"
+
+
+def tell_time(
+    progress: Progress,
+    segmenter: PromptableSegmenter,
+    *images: Image,
+    slices: bool = False,
+    axis: int | None = None,
+) -> None:
+    """Announce the `expected_time` of the regions of images, to be told before they are found."""
+    expected = expected_time(segmenter, *images, slices=slices, axis=axis)
+    if expected:
+        progress(ProgressEvent(REGIONS, 0.0, expected, notice=True))

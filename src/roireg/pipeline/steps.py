@@ -46,15 +46,12 @@ from roireg.match import (
 from roireg.pipeline.checks import starting_map
 from roireg.pipeline.config import Config
 from roireg.pipeline.registration import Registration
-from roireg.pipeline.stages import Stages, expected_time
+from roireg.pipeline.stages import REGIONS, Stages, tell_time
 from roireg.pipeline.steering import blocked, combined, weighted
 from roireg.pipeline.verdict import judge
 from roireg.segment import LabelSegmenter
 
 __all__ = ["Steer", "deform", "doubted", "nearest_affine", "solve"]
-
-REGIONS = "finding regions"
-"""The stage whose first event says how long a network will take."""
 
 Steer = Callable[[Affine, ROIPairs, Progress], tuple[ROIPairs, tuple[str, ...]]]
 """Start and pairs in; pairs to go on with and what a reader of the verdict must know out."""
@@ -199,9 +196,7 @@ def _regions(
     if pairs is not None:
         return None
     m = job.settings.match
-    expected = expected_time(job.stages.segmenter, job.moving, job.fixed, slices=m.slices, axis=m.slice_axis)
-    if expected:
-        progress(ProgressEvent(REGIONS, 0.0, expected, notice=True))
+    tell_time(progress, job.stages.segmenter, job.moving, job.fixed, slices=m.slices, axis=m.slice_axis)
     if m.slices and job.fixed.ndim == 3:
         return None
     return job.stages.segmenter(job.moving), job.stages.segmenter(job.fixed)

@@ -25,8 +25,7 @@ class GreedyPeer(Peer):
 
     Stages, levels and start of its quick start: image centres together, affine, then the warp. A rigid stage before
     keeps the affine one on mutual information from running away; greedy draws its samples anew in every run. The
-    metrics are those of its reference, without the weights and the log-demons of the quick start, which end worse on
-    small and thin images.
+    metrics are those of its reference, without the weights and the log-demons of the newer quick start.
 
     Attributes
     ----------
