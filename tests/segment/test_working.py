@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roireg.core.errors import InputError
+from roireg.core.errors import GeometryError, InputError
 from roireg.core.image import Image
 from roireg.segment.working import normalised_on, working_grid
 from support import grids, make_grid
@@ -33,7 +33,7 @@ def test_a_small_grid_is_returned_as_it_is():
 
 
 def test_limit_below_one_is_refused():
-    with pytest.raises(InputError, match="at least one voxel"):
+    with pytest.raises(GeometryError, match="at least one voxel"):
         working_grid(make_grid((20, 21)), max_voxels=0)
 
 

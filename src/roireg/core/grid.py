@@ -166,6 +166,34 @@ class Grid:
         index_from_new[:-1, -1] = (factor - 1) / 2
         return Grid(tuple(shape), self.affine @ index_from_new)
 
+    def coarsened(self, max_voxels: int) -> Grid:
+        """Return a grid over the same box with at most `max_voxels` voxels, as isotropic as the data allows.
+
+        One spacing in mm is sought for all axes; an axis that is coarser already keeps its voxels, so nothing is
+        ever upsampled. A grid that is small enough is returned as it is.
+
+        Raises
+        ------
+        GeometryError
+            When `max_voxels` is below 1.
+        """
+        if max_voxels < 1:
+            raise GeometryError(f"a grid needs at least one voxel, found max_voxels={max_voxels}")
+        if self.size <= max_voxels:
+            return self
+
+        def shape(spacing: float) -> Array:
+            return np.asarray(np.maximum(1, np.floor(self.extent / np.maximum(self.spacing, spacing) + 1e-6)))
+
+        fine, coarse = float(self.spacing.min()), float(self.extent.max())
+        for _ in range(60):
+            middle = float(np.sqrt(fine * coarse))
+            if np.prod(shape(middle)) > max_voxels:
+                fine = middle
+            else:
+                coarse = middle
+        return self.with_shape([int(n) for n in shape(coarse)])
+
     def padded(self, before: Sequence[int], after: Sequence[int]) -> Grid:
         """Return the grid grown by whole voxels per axis (negative values crop)."""
         shift = np.eye(self.ndim + 1)

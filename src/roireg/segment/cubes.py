@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.warp import warp
-from roireg.segment.working import cells_over
 
 __all__ = ["Offset", "Volume", "patient_grid"]
 
@@ -133,7 +132,7 @@ class Volume:
 
     def foreground_points(self, count: int) -> Floats:
         """(N, 3) indices of about `count` evenly spread points, those in the background left out if others remain."""
-        points = self.grid.index_from_world(self.grid.with_shape(cells_over(self.grid, count)).points())
+        points = self.grid.index_from_world(self.grid.coarsened(count).points())
         index = np.clip(np.round(points).astype(int), 0, np.array(self.grid.shape) - 1)
         values = self.raster[0].cpu().numpy()
         low, high = float(values.min()), float(np.percentile(values, 99.5))

@@ -19,7 +19,6 @@ from skimage.segmentation import watershed
 
 from roireg.core.filters import gaussian_smooth, gradient
 from roireg.core.grid import Grid
-from roireg.segment.working import cells_over
 
 __all__ = ["CRITERIA", "MergeTree", "Partition", "build_tree", "partition"]
 
@@ -81,7 +80,7 @@ def partition(data: NDArray[np.float32], grid: Grid, *, sigma: float, count: int
     slope = gradient(smooth, spacing).pow(2).sum(dim=(0, 1)).sqrt().numpy()
     # Rounding makes ties of values that differ by the noise of arithmetic only, for instance after inversion.
     slope = np.round(slope.astype(np.float64) * 2**16) / 2**16
-    cells = cells_over(grid, max(1, min(count, grid.size // SMALLEST)))
+    cells = grid.coarsened(max(1, min(count, grid.size // SMALLEST))).shape
     cell = np.zeros(grid.shape, dtype=np.int64)
     for axis, (n, c) in enumerate(zip(grid.shape, cells, strict=True)):
         position = (np.arange(n) * c) // n

@@ -17,40 +17,8 @@ MAX_VOXELS = {2: 256 * 256, 3: 350_000}
 
 
 def working_grid(grid: Grid, *, max_voxels: int | None = None) -> Grid:
-    """Return a grid over the same box with at most `max_voxels` voxels, as isotropic as the data allows.
-
-    One spacing in mm is sought for all axes; an axis that is coarser already keeps its voxels, so nothing is
-    ever upsampled. A grid that is small enough is returned as it is.
-
-    Raises
-    ------
-    InputError
-        When `max_voxels` is below 1.
-    """
-    limit = MAX_VOXELS[grid.ndim] if max_voxels is None else int(max_voxels)
-    if limit < 1:
-        raise InputError(f"a working grid needs at least one voxel, found max_voxels={limit}")
-    if grid.size <= limit:
-        return grid
-    return grid.with_shape(cells_over(grid, limit))
-
-
-def cells_over(grid: Grid, limit: int) -> tuple[int, ...]:
-    """Largest shape of at most `limit` near-isotropic cells over the box of a grid, by bisection on their size."""
-
-    def shape(size: float) -> NDArray[np.int64]:
-        return np.maximum(1, np.floor(grid.extent / np.maximum(grid.spacing, size) + 1e-6)).astype(np.int64)
-
-    fine, coarse = float(grid.spacing.min()), float(grid.extent.max())
-    if int(np.prod(shape(fine))) <= limit:
-        return tuple(int(n) for n in shape(fine))
-    for _ in range(60):
-        middle = float(np.sqrt(fine * coarse))
-        if int(np.prod(shape(middle))) > limit:
-            fine = middle
-        else:
-            coarse = middle
-    return tuple(int(n) for n in shape(coarse))
+    """Return the grid coarsened to `max_voxels`, by default those of its dimension; see `Grid.coarsened`."""
+    return grid.coarsened(MAX_VOXELS[grid.ndim] if max_voxels is None else max_voxels)
 
 
 def normalised_on(image: Image, grid: Grid) -> NDArray[np.float32]:
