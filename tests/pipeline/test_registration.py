@@ -14,6 +14,7 @@ from pipeline.cases import quick
 from roireg.core.errors import InputError, OutputError
 from roireg.core.transforms import Affine, Chain
 from roireg.core.warp import warp
+from roireg.evaluate import Truth
 from roireg.io import read_image, read_pairs, read_transform
 from roireg.pipeline import OUTPUTS
 
@@ -159,12 +160,12 @@ def test_labels_move_without_new_labels(flat, flat_result):
 
 
 def test_scores_add_the_state_before_and_after(flat, flat_result):
-    scored = flat_result.scored(
-        fixed_labels=flat.fixed_labels,
-        moving_labels=flat.moving_labels,
-        fixed_points=flat.fixed_points,
-        moving_points=flat.moving_points,
+    truth = Truth(
+        unit="px",
+        labels=(flat.fixed_labels, flat.moving_labels),
+        points=(flat.fixed_points, flat.moving_points),
     )
+    scored = flat_result.scored(truth)
     added = set(scored.metrics) - set(flat_result.metrics)
     assert any(n.startswith("dice") for n in added) and any(n.startswith("landmark_error") for n in added)
     assert set(flat_result.metrics) < set(scored.metrics)
@@ -180,11 +181,10 @@ def test_scores_add_the_state_before_and_after(flat, flat_result):
     assert error.unit == "px"
 
 
-def test_one_side_alone_adds_nothing_and_uneven_points_are_refused(flat, flat_result):
-    alone = flat_result.scored(fixed_labels=flat.fixed_labels, moving_points=flat.moving_points)
-    assert alone.metrics == flat_result.metrics
-    with pytest.raises(InputError, match=r"found \d+ fixed and \d+ moving points"):
-        flat_result.scored(fixed_points=flat.fixed_points, moving_points=flat.moving_points[:-1])
+def test_an_empty_truth_adds_nothing_and_uneven_points_are_refused(flat, flat_result):
+    assert flat_result.scored(Truth()).metrics == flat_result.metrics
+    with pytest.raises(InputError, match="as many points"):
+        flat_result.scored(Truth(points=(flat.fixed_points, flat.moving_points[:-1])))
 
 
 def test_what_lies_outside_the_moving_image_gets_its_lowest_value(flat, deep_result):
@@ -194,7 +194,7 @@ def test_what_lies_outside_the_moving_image_gets_its_lowest_value(flat, deep_res
 
 def test_a_label_that_the_transform_loses_counts_as_zero(flat_result, flat):
     away = replace(flat_result, transform=Chain((Affine.translation([500.0, 0.0]),)))
-    scored = away.scored(fixed_labels=flat.fixed_labels, moving_labels=flat.moving_labels)
+    scored = away.scored(Truth(labels=(flat.fixed_labels, flat.moving_labels)))
     found = scored.metrics["dice_mean"]
     assert found.value == 0 and found.before > 0.3
     assert "hd95_mean" not in scored.metrics

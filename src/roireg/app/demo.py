@@ -9,8 +9,8 @@ from roireg.app.console import Outcome, Session
 from roireg.app.outputs import check_folder, filled_folder
 from roireg.app.registering import EXIT_FAILED, RegisterJob, run_job, summarise
 from roireg.app.summary import escape, metric_table
-from roireg.core.transforms import Affine, DisplacementField
-from roireg.evaluate import MetricValue, displacement_errors, metric
+from roireg.core.transforms import DisplacementField
+from roireg.evaluate import Truth, score
 from roireg.io import PointSet, write_image, write_labels, write_points, write_transform
 from roireg.synth import SyntheticPair, as_raster, make_pair
 
@@ -42,13 +42,8 @@ def demo(session: Session, out: Path, *, volume: bool, seed: int) -> Outcome:
         result, files = run_job(job, progress)
     summarise(session, job, result, files, seconds=time.perf_counter() - started)
     body = pair.fixed_labels.data[0] != 0
-    errors = [
-        displacement_errors(t, pair.transform, pair.fixed.grid, body)
-        for t in (Affine.identity(pair.fixed.ndim), result.transform)
-    ]
-    truth: dict[str, MetricValue] = {
-        name: metric(name, errors[1][name], errors[0][name], unit=pair.fixed.unit) for name in errors[1]
-    }
+    scores = score(result.transform, Truth(pair.fixed.grid, pair.fixed.unit, transform=pair.transform, mask=body))
+    truth = {name: value for name, value in scores.metrics.items() if name.startswith("displacement_error")}
     session.say("\ntrue error, known because the deformation was made here:")
     session.say(metric_table(truth))
     document = {**result.result_json(), "out": out, "files": files}

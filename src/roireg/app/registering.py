@@ -20,7 +20,7 @@ from roireg.core.progress import Progress, silent
 from roireg.core.rois import Prompt
 from roireg.core.transforms import Transform
 from roireg.core.warp import warp
-from roireg.evaluate import MetricValue, ReportInput, render_report
+from roireg.evaluate import MetricValue, ReportInput, Truth, render_report
 from roireg.io import PointSet, atomic_path, read_pairs, read_points, sha256_of, write_labels, write_points
 from roireg.pipeline import OUTPUTS, Config, Registration, preset, register
 from roireg.pipeline.checks import INIT_WORDS, check_labels, check_points
@@ -242,12 +242,12 @@ def _read_carried(job: RegisterJob, fixed: Image, moving: Image) -> _Carried:
 
 def _scored(result: Registration, carried: _Carried) -> Registration:
     """Add the scores of whatever is there for both sides."""
-    given: dict[str, Any] = {}
+    labels, points = None, None
     if carried.fixed_labels is not None and carried.moving_labels is not None:
-        given |= {"fixed_labels": carried.fixed_labels, "moving_labels": carried.moving_labels}
+        labels = carried.fixed_labels, carried.moving_labels
     if carried.fixed_points is not None and carried.moving_points is not None:
-        given |= {"fixed_points": carried.fixed_points.points, "moving_points": carried.moving_points.points}
-    return result.scored(**given) if given else result
+        points = carried.fixed_points.points, carried.moving_points.points
+    return result.scored(Truth(unit=result.fixed.unit, labels=labels, points=points))
 
 
 def _write_carried(folder: Path, job: RegisterJob, result: Registration, carried: _Carried) -> None:

@@ -8,7 +8,7 @@ from roireg.bench.quick import quick_cases
 from roireg.bench.results import Row, read_rows, write_rows
 from roireg.bench.run import run_benchmark
 from roireg.bench.schema import schema, schema_text
-from roireg.bench.scoring import Scores, Truth, measure, read_truth, score
+from roireg.bench.scoring import read_truth
 from roireg.bench.table import markdown
 
 __all__ = [
@@ -21,16 +21,13 @@ __all__ = [
     "Method",
     "Output",
     "Row",
-    "Scores",
     "Stopwatch",
-    "Truth",
     "choose_cases",
     "find_folders",
     "find_problems",
     "load_folder",
     "make_method",
     "markdown",
-    "measure",
     "quick_cases",
     "read_rows",
     "read_truth",
@@ -38,7 +35,6 @@ __all__ = [
     "run_benchmark",
     "schema",
     "schema_text",
-    "score",
     "write_rows",
     "write_set",
 ]

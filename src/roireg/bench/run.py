@@ -16,10 +16,11 @@ from roireg.bench.cases import Case, CaseFolder, data_files
 from roireg.bench.isolation import Outcome, run_isolated, warm_up, was_cut_short
 from roireg.bench.protocol import Inputs, Method
 from roireg.bench.results import Row, planned, read_rows, write_rows
-from roireg.bench.scoring import Scores, Truth, load_transforms, measure, read_truth
+from roireg.bench.scoring import load_transforms, numbers, read_truth
 from roireg.bench.thumbnails import Scene, read_scene, thumbnail_path, write_thumbnail
 from roireg.core.errors import GeometryError, InputError, OutputError, RoiregError
 from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.evaluate import Truth, score
 
 __all__ = ["THUMBNAILS", "run_benchmark"]
 
@@ -215,7 +216,6 @@ class _Known:
 
     inputs: Inputs
     truth: Truth
-    before: Scores
     scene: Scene
 
 
@@ -225,8 +225,7 @@ def _read(folder: CaseFolder, case: Case, shown: Path) -> _Known:
         for side, name in (("fixed", case.fixed), ("moving", case.moving))
     )
     inputs = Inputs(fixed, moving, folder.modality)
-    truth = read_truth(folder, case)
-    return _Known(inputs, truth, measure(None, truth), read_scene(folder, case))
+    return _Known(inputs, read_truth(folder, case), read_scene(folder, case))
 
 
 def _copied(image: Path, folder: Path) -> Path:
@@ -246,7 +245,7 @@ def _copied(image: Path, folder: Path) -> Path:
 
 
 def _measure(row: Row, method: Method, known: _Known, order: _Order, picture: Path) -> Row:
-    row = replace(row, before=dict(known.before.values), unit=known.truth.unit)
+    row = replace(row, before=numbers(known.truth.baseline), unit=known.truth.unit)
     with tempfile.TemporaryDirectory(prefix="roireg-bench-") as place:
         outcome = run_isolated(
             method, known.inputs, Path(place), threads=row.threads, timeout=order.timeout, stop=order.stop
@@ -274,7 +273,7 @@ def _scored(row: Row, outcome: Outcome, known: _Known, place: Path, picture: Pat
     )
     try:
         transform = load_transforms(output.files)
-        scores = measure(transform, known.truth)
+        scores = score(transform, known.truth)
     except RoiregError as error:
         # Files of a method that cannot be read or used are the method's failure, not ours.
         return replace(row, status="failed", reason=str(error).replace(f"{place}{os.sep}", ""))
@@ -285,7 +284,8 @@ def _scored(row: Row, outcome: Outcome, known: _Known, place: Path, picture: Pat
     except RoiregError:
         # A transform can be scored and still lead too far for a picture.
         picture.unlink(missing_ok=True)
-    return replace(row, after=dict(scores.values), dice_labels=dict(scores.dice))
+    dice = {} if scores.labels is None else dict(sorted(scores.labels.dice.items()))
+    return replace(row, after=numbers(scores), dice_labels=dice)
 
 
 def _detail(row: Row) -> str:

@@ -22,6 +22,7 @@ from roireg.evaluate.metrics import (
     surface_distances,
 )
 from roireg.evaluate.report import ReportInput, render_report
+from roireg.evaluate.score import Scores, Truth, score
 from roireg.evaluate.similarity import similarity
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "LabelScores",
     "MetricValue",
     "ReportInput",
+    "Scores",
+    "Truth",
     "centroid_errors",
     "deformation_summary",
     "dice",
@@ -39,6 +42,7 @@ __all__ = [
     "metric",
     "overlap_mask",
     "render_report",
+    "score",
     "score_labels",
     "score_moved_labels",
     "sd_log_jacobian",

@@ -17,15 +17,7 @@ from roireg.core.image import Image
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Chain, Transform
 from roireg.core.warp import warp
-from roireg.evaluate import (
-    MetricValue,
-    ReportInput,
-    landmark_errors,
-    metric,
-    render_report,
-    score_moved_labels,
-    summarise_errors,
-)
+from roireg.evaluate import MetricValue, ReportInput, Truth, render_report, score
 from roireg.io import atomic_path, new_folder, write_image, write_pairs, write_transform
 from roireg.pipeline.config import Config
 
@@ -82,42 +74,17 @@ class Registration:
         """Map (N, d) fixed-world points to moving-world points, mm."""
         return self.transform.map_points(points)
 
-    def scored(
-        self,
-        *,
-        fixed_labels: Image | None = None,
-        moving_labels: Image | None = None,
-        fixed_points: NDArray[np.float64] | None = None,
-        moving_points: NDArray[np.float64] | None = None,
-    ) -> Registration:
-        """Return the result with label overlap and landmark errors added, before and after.
-
-        Labels need both maps, points both (N, d) arrays of equal length; a side that is missing adds nothing. A label
-        of both maps that the transform pushes out of the fixed image counts as a Dice of 0.
+    def scored(self, truth: Truth) -> Registration:
+        """Return the result with what `evaluate.score` measures against a truth added to its metrics.
 
         Raises
         ------
         InputError
             When the points of both sides differ in number.
+        GeometryError
+            When the truth has another dimension than the images.
         """
-        metrics = dict(self.metrics)
-        unit = self.fixed.unit
-        if fixed_labels is not None and moving_labels is not None:
-            before = score_moved_labels(fixed_labels, moving_labels, None).means()
-            after = score_moved_labels(fixed_labels, moving_labels, self.transform).means()
-            for name, value in after.items():
-                metrics[name] = metric(name, value, before.get(name), unit=None if name.startswith("dice") else unit)
-        if fixed_points is not None and moving_points is not None:
-            if len(fixed_points) != len(moving_points):
-                raise InputError(
-                    f"landmarks of both images must correspond row by row, found {len(fixed_points)} fixed "
-                    f"and {len(moving_points)} moving points"
-                )
-            before = summarise_errors(landmark_errors(None, fixed_points, moving_points), "landmark_error")
-            after = summarise_errors(landmark_errors(self.transform, fixed_points, moving_points), "landmark_error")
-            for name, value in after.items():
-                metrics[name] = metric(name, value, before.get(name), unit=unit)
-        return replace(self, metrics=metrics)
+        return replace(self, metrics={**self.metrics, **score(self.transform, truth).metrics})
 
     def result_json(self) -> dict[str, Any]:
         """Return verdict, metrics, timings and provenance as plain JSON values."""
