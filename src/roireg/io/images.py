@@ -1,8 +1,8 @@
 """Images and label maps from files to `Image` and back.
 
-World is LPS mm. Raster files (PNG, JPEG, TIFF, BMP) have world = pixel index: spacing 1, origin 0, unit "px";
-resolution tags and EXIF rotation are ignored. Supported for reading is what ITK reads (NIfTI, NRRD, MetaImage,
-DICOM, raster, MINC, VTK ...).
+World is LPS mm. Raster files (PNG, JPEG, BMP) have world = pixel index: spacing 1, origin 0, unit "px"; resolution
+tags and EXIF rotation are ignored. TIFF is read by `roireg.io.tiff`, which takes a physical pixel size where the file
+means one. Supported for reading is what ITK reads (NIfTI, NRRD, MetaImage, DICOM, raster, MINC, VTK ...).
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from roireg.io._itk import extension, grid_from_itk, itk_reason, not_finite, per
 from roireg.io.dicom import has_position, projection, read_series
 from roireg.io.files import atomic_path
 from roireg.io.nifti import check_nifti
+from roireg.io.raster import Selection, Stored, refuse_selection
+from roireg.io.tiff import read_tiff, write_tiff
 
 __all__ = ["check_image", "read_image", "read_labels", "write_image", "write_labels"]
 
 Array = NDArray[Any]
 
-RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".jp2")
+TIFF = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn", ".qptiff", ".bif", ".lsm", ".stk")
+RASTER = (".png", ".jpg", ".jpeg", ".bmp", ".jp2", *TIFF)
 VOLUME = (".nii", ".nii.gz", ".nrrd", ".mha")
 _RASTER_TYPES = {
     ".png": ("uint8", "uint16"),
     ".jpg": ("uint8",),
     ".jpeg": ("uint8",),
-    ".tif": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32"),
-    ".tiff": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32"),
+    ".tif": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
+    ".tiff": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
 }
 _READABLE = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or BMP"
 
@@ -46,7 +49,15 @@ _READABLE = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or BMP"
 # -- reading --------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path, *, frame: int | None = None, series: str | None = None) -> Image:
+def read_image(
+    path: str | Path,
+    *,
+    frame: int | None = None,
+    series: str | None = None,
+    level: int | None = None,
+    page: int | str | None = None,
+    channel: int | str | None = None,
+) -> Image:
     """Read a 2D or 3D image.
 
     Parameters
@@ -54,29 +65,40 @@ def read_image(path: str | Path, *, frame: int | None = None, series: str | None
     path : a file, a folder with a DICOM series, or ``folder::SERIES_UID``.
     frame : which volume of a 4D image, from 0; None expects a 2D or 3D image.
     series : UID of the DICOM series where a folder has several.
+    level : step of the pyramid of a TIFF file, 0 (and None) is full resolution; every level has the same world.
+    page : which of several pictures of a TIFF file, from 0; "all" stacks pages of equal size as slices.
+    channel : one channel of a TIFF file, from 0 or by its name; None keeps all.
 
     Returns
     -------
     Image with (channel, *spatial) float32 data, storage order; RGB(A) and vector pixels become channels. Its
-    `dtype` is the stored pixel type, its unit "px" for raster files and "mm" otherwise. A radiograph (a DICOM
-    file without patient position) is 2D.
+    `dtype` is the stored pixel type, its unit "px" for raster files without physical size and "mm" otherwise; its
+    `metadata` say what was taken of a file with several pictures. A radiograph (a DICOM file without patient
+    position) is 2D.
 
     Raises
     ------
     InputError
-        When the file is missing, no image, damaged, 4D without `frame`, complex, or holds NaN or infinite values.
+        When the file is missing, no image, damaged, complex, holds NaN or infinite values, or several pictures
+        (4D, pages) and no choice.
     GeometryError
         When its geometry is unusable (sheared or singular axes).
     """
-    array, grid, metadata = _read(path, frame=frame, series=series)
-    data = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-    unit = "px" if extension(Path(path)) in RASTER else "mm"
-    image = Image(data, grid, name=str(path), unit=unit, dtype=str(array.dtype), metadata=metadata)
+    stored = _read(path, Selection(frame, series, level, page, channel))
+    data = torch.from_numpy(np.array(stored.array, dtype=np.float32, order="C"))
+    image = _image(path, data, stored)
     _check_finite(image)
     return image
 
 
-def read_labels(path: str | Path, *, frame: int | None = None, series: str | None = None) -> Image:
+def read_labels(
+    path: str | Path,
+    *,
+    frame: int | None = None,
+    series: str | None = None,
+    level: int | None = None,
+    page: int | str | None = None,
+) -> Image:
     """Read a label map: (1, *spatial) int32 data. Palette images give their indices.
 
     Raises
@@ -86,7 +108,8 @@ def read_labels(path: str | Path, *, frame: int | None = None, series: str | Non
     """
     if extension(Path(path)) in (".jpg", ".jpeg"):
         raise InputError(f"{path}: JPEG alters label values; save the label map as PNG or NIfTI")
-    array, grid, metadata = _read(path, frame=frame, series=series, indices=True)
+    stored = _read(path, Selection(frame, series, level, page), indices=True)
+    array = stored.array
     if array.shape[0] != 1:
         raise InputError(
             f"{path}: a label map has one value per voxel, found {array.shape[0]} channels; save it as an index image"
@@ -98,9 +121,18 @@ def read_labels(path: str | Path, *, frame: int | None = None, series: str | Non
     limits = np.iinfo(np.int32)
     if int(array.min()) < limits.min or int(array.max()) > limits.max:
         raise InputError(f"{path}: labels must fit 32-bit integers, found values up to {array.max()}")
-    data = torch.from_numpy(np.array(array, dtype=np.int32, order="C"))
-    unit = "px" if extension(Path(path)) in RASTER else "mm"
-    return Image(data, grid, name=str(path), unit=unit, dtype=str(array.dtype), metadata=metadata)
+    return _image(path, torch.from_numpy(np.array(array, dtype=np.int32, order="C")), stored)
+
+
+def _image(path: str | Path, data: torch.Tensor, stored: Stored) -> Image:
+    return Image(
+        data,
+        stored.grid,
+        name=str(path),
+        unit=stored.unit,
+        dtype=str(stored.array.dtype),
+        metadata=dict(stored.metadata),
+    )
 
 
 def check_image(image: Image) -> None:
@@ -128,11 +160,8 @@ def _check_finite(image: Image) -> None:
             raise InputError(not_finite(image.name, nan, infinite))
 
 
-def _read(
-    path: str | Path, *, frame: int | None, series: str | None, indices: bool = False
-) -> tuple[Array, Grid, dict[str, str]]:
-    """Return ((channel, *spatial) array of the stored type, grid, metadata)."""
-    place = Path(path)
+def _read(path: str | Path, selection: Selection, *, indices: bool = False) -> Stored:
+    place, frame, series = Path(path), selection.frame, selection.series
     if not place.exists() and "::" in str(path) and series is None:
         folder, _, series = str(path).rpartition("::")
         place = Path(folder)
@@ -141,6 +170,11 @@ def _read(
     metadata: dict[str, str] = {}
     if not os.access(place, os.R_OK):
         raise InputError(f"{place}: no permission to read this; change its permissions")
+    if place.is_file() and extension(place) in TIFF:
+        if place.stat().st_size == 0:
+            raise InputError(_unreadable(place))
+        return read_tiff(place, selection, indices=indices)
+    refuse_selection(str(place), "this file" if place.is_file() else "a DICOM series", selection)
     if place.is_dir():
         image, metadata = read_series(place, series=series, frame=frame)
         if image.GetDimension() == 4:
@@ -149,7 +183,7 @@ def _read(
         if extension(place) in RASTER:
             flat = _through_pillow(place, indices=indices)
             if flat is not None:
-                return flat[None], Grid.pixels(flat.shape), metadata
+                return Stored(flat[None], Grid.pixels(flat.shape), "px", metadata)
         image = _read_file(place, frame)
     array = sitk.GetArrayFromImage(image)
     if np.iscomplexobj(array):
@@ -163,13 +197,9 @@ def _read(
     if array.ndim not in (3, 4):
         raise InputError(f"{place}: expected a 2D or 3D image, found {array.ndim - 1} spatial axes")
     if extension(place) in RASTER:
-        return array, Grid.pixels(array.shape[1:]), metadata
-    name = str(place)
-    return (
-        array,
-        grid_from_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), name),
-        metadata,
-    )
+        return Stored(array, Grid.pixels(array.shape[1:]), "px", metadata)
+    grid = grid_from_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), str(place))
+    return Stored(array, grid, "mm", metadata)
 
 
 def _read_file(path: Path, frame: int | None) -> sitk.Image:
@@ -256,7 +286,8 @@ def write_image(path: str | Path, image: Image) -> None:
     """Write an image in its stored pixel type (`image.dtype`); integers are rounded and clipped to its range.
 
     The extension chooses the format: .nii, .nii.gz, .nrrd, .mha for 2D and 3D; .png (uint8, uint16), .jpg (uint8)
-    and .tif for 2D gray, RGB or RGBA, without the geometry. The file appears only when complete.
+    for 2D gray, RGB or RGBA, without the geometry; .tif for any channels, with the voxel size of an image in mm but
+    no origin or direction. The file appears only when complete.
 
     Raises
     ------
@@ -275,7 +306,10 @@ def write_image(path: str | Path, image: Image) -> None:
         raise InputError(f"{target}: cannot write an image with the extension {kind!r}; use one of {known}")
     grid = Grid.pixels(image.grid.shape) if kind in _RASTER_TYPES else image.grid
     with atomic_path(target) as temporary:
-        _write(temporary, target, to_itk_image(array, grid))
+        if kind in (".tif", ".tiff"):
+            write_tiff(temporary, array, image.grid, image.unit)
+        else:
+            _write(temporary, target, to_itk_image(array, grid))
 
 
 def write_labels(path: str | Path, labels: Image) -> None:
@@ -318,15 +352,21 @@ def _stored(image: Image) -> Array:
 
 def _check_raster(target: Path, image: Image, array: Array) -> None:
     kind = extension(target)
-    if image.ndim == 3 and not (kind in (".tif", ".tiff") and image.unit == "px"):
+    tiff = kind in TIFF
+    if image.ndim == 3 and not (tiff and _at_zero(image.grid)):
         raise InputError(f"{target}: a 3D image does not fit a {kind} file; use .nii.gz, .nrrd or .mha")
     if str(array.dtype) not in _RASTER_TYPES[kind]:
         raise InputError(
             f"{target}: a {kind} file holds {' or '.join(_RASTER_TYPES[kind])}, found {array.dtype}; use .nii.gz"
         )
     allowed = (1, 3) if kind in (".jpg", ".jpeg") else (1, 3, 4)
-    if image.channels not in allowed:
+    if image.channels not in allowed and not tiff:
         raise InputError(f"{target}: a {kind} file holds {allowed} channels, found {image.channels}; use .nii.gz")
+
+
+def _at_zero(grid: Grid) -> bool:
+    """Tell whether a grid is all spacing: its axes run along the world's and index 0 is the origin."""
+    return grid.is_close(Grid.from_itk(grid.shape[::-1], grid.itk[1], [0.0] * grid.ndim, np.eye(grid.ndim)))
 
 
 def _write(temporary: Path, target: Path, image: sitk.Image) -> None:
