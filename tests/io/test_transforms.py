@@ -370,14 +370,12 @@ def test_an_image_is_not_a_field(tmp_path: Path) -> None:
         read_transform(tmp_path / "i.nii.gz")
 
 
-@pytest.mark.parametrize(
-    ("extension", "message"), [(".mha", "NaN or infinite at 1 voxels"), (".nii.gz", "found 1 NaN and 0 infinite")]
-)
-def test_field_with_nan_is_refused(tmp_path: Path, extension: str, message: str) -> None:
+@pytest.mark.parametrize("extension", [".mha", ".nii.gz"])
+def test_field_with_nan_is_refused(tmp_path: Path, extension: str) -> None:
     vectors = np.zeros((4, 5, 6, 3))
     vectors[1, 2, 3, 0] = np.nan
     sitk.WriteImage(sitk.GetImageFromArray(vectors, isVector=True), str(tmp_path / f"f{extension}"))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="NaN or infinite at 1 voxels"):
         read_transform(tmp_path / f"f{extension}")
 
 

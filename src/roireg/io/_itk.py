@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
-from roireg.core.errors import GeometryError
+from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 
 __all__ = ["HeaderWarning", "grid_from_itk", "itk_reason", "quiet", "to_itk_image", "warn_header"]
@@ -25,7 +25,7 @@ log = logging.getLogger("roireg.io")
 
 SHEAR_NOTICED = 1e-4
 SHEAR_REFUSED = 0.02
-"""Largest |cosine| between two image axes that is rounding (noticed) and repairable (refused, 1.1 degrees)."""
+"""Largest |cosine| between two image axes that needs no word (noticed) and that is usable (refused, 1.1 degrees)."""
 
 _LOCK = threading.RLock()
 
@@ -78,22 +78,6 @@ def _descriptor_to_log() -> Iterator[None]:
                     log.debug("%s", line)
 
 
-@contextmanager
-def permissive_sform() -> Iterator[None]:
-    """Let ITK read a NIfTI file whose sform is slightly sheared (it takes the nearest rotation)."""
-    key = "ITK_NIFTI_SFORM_PERMISSIVE"
-    with _LOCK:
-        before = os.environ.get(key)
-        os.environ[key] = "ON"
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = before
-
-
 def itk_reason(error: Exception) -> str:
     """Return the last line of an ITK exception, which says what went wrong, without addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -118,55 +102,79 @@ def shear_of(direction: ArrayLike) -> float:
     return float(np.abs(unit.T @ unit - np.eye(len(unit))).max())
 
 
-def orthogonal(direction: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """Return a direction matrix with orthogonal axes, the nearest rotation where it is slightly sheared.
-
-    Raises
-    ------
-    GeometryError
-        When the axes are sheared by more than about a degree.
-    """
-    shear = shear_of(direction)
-    if shear > SHEAR_REFUSED:
-        refuse_shear(shear, name)
-    if shear <= SHEAR_NOTICED:
-        return direction
-    warn_shear(shear, name)
-    u, _, vt = np.linalg.svd(direction)
-    return np.asarray(u @ vt)
-
-
 def refuse_shear(shear: float, name: str) -> None:
     """Raise the error for axes that are not orthogonal."""
     raise GeometryError(
-        f"{name}: the image axes are sheared by {_degrees(shear):.1f} degrees, but ITK, ANTs and Slicer need "
+        f"{name}: the image axes are sheared by {degrees(shear):.1f} degrees, but ITK, ANTs and Slicer need "
         "orthogonal axes; resample the image onto an orthogonal grid first"
     )
 
 
-def warn_shear(shear: float, name: str) -> None:
-    """Warn that slightly sheared axes were made orthogonal."""
-    warn_header(name, f"the image axes are sheared by {_degrees(shear):.2f} degrees; the nearest rotation is used")
-
-
-def _degrees(cosine: float) -> float:
+def degrees(cosine: float) -> float:
+    """Return how far, in degrees, an angle of this |cosine| is from a right one."""
     return float(np.degrees(np.arcsin(min(cosine, 1.0))))
+
+
+def warn_shear(shear: float, name: str) -> None:
+    """Warn of axes that are not quite orthogonal, which a `Grid` holds as they are."""
+    warn_header(
+        name,
+        f"the image axes are sheared by {degrees(shear):.2f} degrees, which is kept; ITK, ANTs and Slicer take the "
+        "nearest right angles, or refuse the file",
+    )
+
+
+def chosen_frame(name: str, frames: int, frame: int | None, *, shape: Sequence[int] = ()) -> int:
+    """Return the number of the frame to read of a 4D image.
+
+    Raises
+    ------
+    InputError
+        When none is chosen out of several, or there is no such frame.
+    """
+    if frame is None and frames == 1:
+        return 0
+    if frame is None or not 0 <= frame < frames:
+        asked = "" if frame is None else f" and no frame {frame}"
+        size = f" ({' x '.join(map(str, shape))})" if shape else ""
+        raise InputError(
+            f"{name}: the image is 4D{size} with {frames} frames{asked}, expected one 2D or 3D image; "
+            f"choose one with --frame N, N from 0 to {frames - 1}"
+        )
+    return frame
 
 
 def grid_from_itk(
     size: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float], name: str
 ) -> Grid:
-    """Build a `Grid` from ITK geometry (x first), naming the file in errors and repairing slight shear."""
+    """Build a `Grid` from ITK geometry (x first), naming the file in errors; slight shear is kept."""
     d = len(size)
     matrix = np.asarray(direction, dtype=np.float64).reshape(d, d)
     if min(spacing) <= 0 or not np.isfinite(spacing).all():
         raise GeometryError(f"{name}: spacings must be positive numbers, found {tuple(spacing)}; fix its header")
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
         raise GeometryError(f"{name}: the direction matrix is singular or not finite; fix its header")
+    shear = shear_of(matrix)
+    if shear > SHEAR_REFUSED:
+        refuse_shear(shear, name)
+    if shear > SHEAR_NOTICED:
+        warn_shear(shear, name)
     try:
-        return Grid.from_itk(size, spacing, origin, orthogonal(matrix, name))
+        return Grid.from_itk(size, spacing, origin, matrix)
     except GeometryError as error:
         raise error if str(error).startswith(name) else GeometryError(f"{name}: {error}") from error
+
+
+def check_shear(grid: Grid) -> None:
+    """Refuse to write an image that no other program would read.
+
+    Raises
+    ------
+    GeometryError
+        When its axes are sheared by more than about a degree.
+    """
+    if shear_of(grid.direction) > SHEAR_REFUSED:
+        raise GeometryError("an image with sheared axes cannot be written; resample it onto an orthogonal grid first")
 
 
 def to_itk_image(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
@@ -175,10 +183,9 @@ def to_itk_image(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
     Raises
     ------
     GeometryError
-        When the axes of the grid are not orthogonal, which no file format here can hold.
+        When the axes of the grid are sheared by more than about a degree, which other programs refuse.
     """
-    if shear_of(grid.direction) > SHEAR_NOTICED:
-        raise GeometryError("an image with sheared axes cannot be written; resample it onto an orthogonal grid first")
+    check_shear(grid)
     if array.shape[0] == 1:
         image = sitk.GetImageFromArray(np.ascontiguousarray(array[0]), isVector=False)
     else:

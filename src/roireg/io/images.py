@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,19 @@ from numpy.typing import NDArray
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from roireg.io._itk import extension, grid_from_itk, itk_reason, not_finite, permissive_sform, quiet, to_itk_image
+from roireg.io._itk import (
+    check_shear,
+    chosen_frame,
+    extension,
+    grid_from_itk,
+    itk_reason,
+    not_finite,
+    quiet,
+    to_itk_image,
+)
 from roireg.io.dicom import has_position, projection, read_series
 from roireg.io.files import atomic_path
-from roireg.io.nifti import check_nifti
+from roireg.io.nifti import is_nifti, read_nifti, write_nifti
 from roireg.io.raster import Selection, Stored, refuse_selection
 from roireg.io.tiff import read_tiff, write_tiff
 
@@ -178,20 +187,21 @@ def _read(path: str | Path, selection: Selection, *, indices: bool = False) -> S
     if place.is_dir():
         image, metadata = read_series(place, series=series, frame=frame)
         if image.GetDimension() == 4:
-            image = image[:, :, :, _chosen_frame(str(place), image.GetSize()[3], frame)]
+            image = image[:, :, :, chosen_frame(str(place), image.GetSize()[3], frame)]
     else:
         if extension(place) in RASTER:
             flat = _through_pillow(place, indices=indices)
             if flat is not None:
                 return Stored(flat[None], Grid.pixels(flat.shape), "px", metadata)
+        if is_nifti(place):
+            stored = read_nifti(place, frame=frame)
+            return replace(stored, array=_colours(stored.array, str(place), frame))
         image = _read_file(place, frame)
     array = sitk.GetArrayFromImage(image)
     if np.iscomplexobj(array):
         raise InputError(f"{place}: complex values cannot be registered; save the magnitude as a real image")
     if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)
-        if len(array) > 4:  # a series kept as vector pixels (NRRD sequence, diffusion), not colours
-            array = array[_chosen_frame(str(place), len(array), frame)][None]
+        array = _colours(np.moveaxis(array, -1, 0), str(place), frame)
     else:
         array = array[None]
     if array.ndim not in (3, 4):
@@ -202,9 +212,13 @@ def _read(path: str | Path, selection: Selection, *, indices: bool = False) -> S
     return Stored(array, grid, "mm", metadata)
 
 
+def _colours(array: Array, name: str, frame: int | None) -> Array:
+    """Return the channels of vector pixels; of more than four, which are a series (diffusion), the frame."""
+    return array if len(array) <= 4 else array[chosen_frame(name, len(array), frame)][None]
+
+
 def _read_file(path: Path, frame: int | None) -> sitk.Image:
-    sheared = check_nifti(path) if extension(path) in (".nii", ".nii.gz", ".hdr", ".img") else False
-    with quiet(), permissive_sform() if sheared else nullcontext():
+    with quiet():
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         try:
@@ -217,7 +231,7 @@ def _read_file(path: Path, frame: int | None) -> sitk.Image:
             reader.ReadImageInformation()
             size = list(reader.GetSize())
             if len(size) > 3:
-                chosen = _chosen_frame(str(path), int(np.prod(size[3:])), frame, shape=size)
+                chosen = chosen_frame(str(path), int(np.prod(size[3:])), frame, shape=size)
                 index = [int(i) for i in np.unravel_index(chosen, size[3:], order="F")]
                 reader.SetExtractSize(size[:3] + [0] * (len(size) - 3))
                 reader.SetExtractIndex([0, 0, 0, *index])
@@ -230,19 +244,6 @@ def _read_file(path: Path, frame: int | None) -> sitk.Image:
         if image.GetDimension() == 3 and kind == "GDCMImageIO" and image.GetSize()[2] == 1 and not has_position(path):
             image = projection(image)
     return image
-
-
-def _chosen_frame(name: str, frames: int, frame: int | None, *, shape: list[int] | None = None) -> int:
-    if frame is None and frames == 1:
-        return 0
-    if frame is None or not 0 <= frame < frames:
-        asked = "" if frame is None else f" and no frame {frame}"
-        size = f" ({' x '.join(map(str, shape))})" if shape else ""
-        raise InputError(
-            f"{name}: the image is 4D{size} with {frames} frames{asked}, expected one 2D or 3D image; "
-            f"choose one with --frame N, N from 0 to {frames - 1}"
-        )
-    return frame
 
 
 def _unreadable(path: Path) -> str:
@@ -305,9 +306,12 @@ def write_image(path: str | Path, image: Image) -> None:
         known = ", ".join((*VOLUME, *_RASTER_TYPES))
         raise InputError(f"{target}: cannot write an image with the extension {kind!r}; use one of {known}")
     grid = Grid.pixels(image.grid.shape) if kind in _RASTER_TYPES else image.grid
+    check_shear(grid)
     with atomic_path(target) as temporary:
         if kind in (".tif", ".tiff"):
             write_tiff(temporary, array, image.grid, image.unit)
+        elif kind in (".nii", ".nii.gz"):
+            write_nifti(temporary, array, grid)
         else:
             _write(temporary, target, to_itk_image(array, grid))
 

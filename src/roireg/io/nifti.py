@@ -1,212 +1,447 @@
-"""What ITK does not say about a NIfTI file: truncated data, contradictory or missing geometry."""
+"""NIfTI-1 and NIfTI-2: where the header puts the voxels, and what it makes of the stored numbers.
+
+nibabel parses and writes the headers. Which of the orientations of a header counts, and what is done where it is
+contradictory, is decided here, as ITK (hence Slicer and ANTs) does:
+
+- The sform where the qform says the same but for rounding, where its code is 1 (scanner) or where there is no qform;
+  else the qform. The other one where the first is
+  unusable (not finite, singular, sheared by more than about a degree) or gives other voxel sizes than the header.
+- An sform with voxels of 1 mm along the axes, no qform beside it and other voxel sizes in the header is what
+  converters leave when they know nothing: the sizes of the header count.
+- Without either, the voxel sizes along the axes of LPS, first voxel in the origin.
+
+An axis that is sheared by rounding keeps its shear: the voxels lie where the matrix says.
+"""
 
 from __future__ import annotations
 
 import gzip
-import zlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import nibabel
+import nibabel.quaternions
 import numpy as np
 from numpy.typing import NDArray
 
 from roireg.core.errors import GeometryError, InputError
-from roireg.io._itk import SHEAR_NOTICED, SHEAR_REFUSED, not_finite, refuse_shear, shear_of, warn_header, warn_shear
+from roireg.core.grid import Grid
+from roireg.io._itk import (
+    SHEAR_NOTICED,
+    SHEAR_REFUSED,
+    chosen_frame,
+    degrees,
+    refuse_shear,
+    shear_of,
+    warn_header,
+    warn_shear,
+)
+from roireg.io.raster import Stored
+from roireg.io.streams import first_bytes, read_exactly
 
-__all__ = ["check_nifti"]
+__all__ = ["is_nifti", "read_nifti", "write_nifti"]
 
 Array = NDArray[np.float64]
 
-# Fields used here, at the offsets of nifti1.h and nifti2.h.
-_NAMES = ["dim", "datatype", "bitpix", "pixdim", "vox_offset"]
-_NAMES += ["qform_code", "sform_code", "quatern", "qoffset", "srow"]
-_NIFTI1 = np.dtype(
-    {
-        "names": _NAMES,
-        "formats": ["8i2", "i2", "i2", "8f4", "f4", "i2", "i2", "3f4", "3f4", "(3,4)f4"],
-        "offsets": [40, 70, 72, 76, 108, 252, 254, 256, 268, 280],
-        "itemsize": 348,
-    }
-)
-_NIFTI2 = np.dtype(
-    {
-        "names": _NAMES,
-        "formats": ["8i8", "i2", "i2", "8f8", "i8", "i4", "i4", "3f8", "3f8", "(3,4)f8"],
-        "offsets": [16, 12, 14, 104, 168, 344, 348, 352, 376, 400],
-        "itemsize": 540,
-    }
-)
-_BLOCK = 1 << 22
-_FLOATS = {16: "f4", 64: "f8"}
-_ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
-_MAGIC = {348: (344, _NIFTI1), 540: (4, _NIFTI2)}
+RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
+_MILLIMETRES = {1: 1e3, 3: 1e-3}
+"""Length in mm of the units that xyzt_units names, where it is not 1: metre and micrometre."""
+_VECTORS = (1005, 1006, 1007)
+"""Intent codes of symmetric matrices, displacements and vectors: the fifth axis holds components."""
+_DISPLACEMENT = 1006
+_COLOURS = {128: 3, 2304: 4}
+_CODES = {1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI", 5: "template"}
+_SIZE_DIFFERS = 0.01
+_SAME_PLACE = 0.1
+"""Part of a voxel up to which qform and sform say the same: a quaternion is rounded more than a matrix."""
+_LEVEL = 4
+"""Of compression: half the time of gzip's own choice, and files some per cent larger."""
 
 
-def check_nifti(path: Path) -> bool:
-    """Check the header of a NIfTI file; warn of real problems.
+def is_nifti(path: Path) -> bool:
+    """Tell whether a file is NIfTI-1 or NIfTI-2 by name and first bytes; Analyze 7.5 is neither."""
+    return path.name.lower().endswith(_ENDINGS) and _parsed(path) is not None
 
-    Returns whether ITK must be told to accept a slightly sheared sform. Files that are not NIfTI
-    (Analyze 7.5, or no image at all) are left to ITK.
+
+def read_nifti(path: Path, *, frame: int | None = None, field: bool = False) -> Stored:
+    """Read a NIfTI file, or a detached pair by either of its names.
+
+    Parameters
+    ----------
+    frame : which volume of a 4D image, from 0.
+    field : whether the vectors are displacements: three of them on one slice are then a volume, not colours of a
+        plane, and RAS components (of the intent code of displacements, as ITK has it) become LPS.
+
+    Returns
+    -------
+    Values scaled by the slope and intercept of the header, where it has them; the metadata say under ``placed by``
+    which orientation of the header was used.
 
     Raises
     ------
     InputError
-        When the file holds fewer bytes than its header announces, or NaN or infinite values: ITK would put zeros
-        in their place without a word.
+        When the file is damaged, shorter than its header says, 4D without `frame`, or holds complex values.
     GeometryError
-        When the only orientation in the file is sheared or singular.
+        When no orientation of the header is usable.
     """
-    header = _header(path)
-    if header is None:
-        return False
     name = str(path)
-    dim = np.asarray(header["dim"], dtype=np.int64)
-    count = int(np.clip(dim[0], 1, 7))
-    voxels = int(np.prod(np.maximum(dim[1 : count + 1], 1)))
-    _check_length(path, header, voxels * int(header["bitpix"]) // 8)
-    if int(header["datatype"]) in _FLOATS:
-        _check_finite(path, header, voxels)
-    spatial = min(count, 3)
-    spacing = np.asarray(header["pixdim"], dtype=np.float64)[1:4]
-    for axis in range(spatial):
-        s = spacing[axis]
-        if dim[axis + 1] > 1 and (not np.isfinite(s) or s <= 0):
-            read_as = f"{abs(s):g}" if np.isfinite(s) and s < 0 else "1"
-            warn_header(name, f"the voxel size along axis {'xyz'[axis]} is {s:g}, read as {read_as} mm")
-    spacing = np.where(np.isfinite(spacing) & (spacing != 0), np.abs(spacing), 1.0)
-    return _check_orientation(name, header, dim[1:4], spacing, spatial)
-
-
-def _check_orientation(name: str, header: Any, size: NDArray[np.int64], spacing: Array, spatial: int) -> bool:
-    sform = np.asarray(header["srow"], dtype=np.float64)
-    has_q, has_s = int(header["qform_code"]) > 0, int(header["sform_code"]) > 0
-    lengths = np.linalg.norm(sform[:, :3], axis=0)
-    singular = has_s and (not np.isfinite(sform).all() or lengths.min() <= 0)
-    shear = 1.0 if singular else (shear_of(sform[:, :3]) if has_s else 0.0)
-    if has_s and not has_q:
-        if singular:
-            raise GeometryError(
-                f"{name}: its only orientation, the sform, is singular; correct it or export it again"
-            )
-        if shear > SHEAR_REFUSED:
-            refuse_shear(shear, name)
-        ratio = lengths[:spatial] / spacing[:spatial]
-        if np.abs(ratio - 1).max() > 0.01:
-            warn_header(
-                name,
-                f"the sform gives voxels of {_triple(lengths[:spatial])} mm but the header says "
-                f"{_triple(spacing[:spatial])} mm and there is no qform; the header's size is used, while programs "
-                "such as nibabel use the sform",
-            )
-        if shear > SHEAR_NOTICED:
-            warn_shear(shear, name)
-        # ITK refuses shears of far less than SHEAR_NOTICED, so it is always told to accept what is left.
-        return True
-    if has_s and has_q:
-        qform = _qform(header, spacing)
-        corners = np.stack(np.meshgrid(*[(0, max(int(n) - 1, 0)) for n in size], indexing="ij"), -1).reshape(-1, 3)
-        apart = np.linalg.norm(corners @ (qform[:, :3] - sform[:, :3]).T + qform[:, 3] - sform[:, 3], axis=1).max()
-        if singular or apart > max(0.5 * float(spacing[:spatial].max()), 1e-3):
-            warn_header(
-                name,
-                f"its qform and sform put the image in different places (up to {apart:.3g} mm apart); "
-                "other programs may show it elsewhere",
-            )
-    return False
-
-
-def world_from_voxel(path: Path) -> Array:
-    """Return the (4, 4) matrix of a NIfTI file from voxel (i, j, k) to world (x, y, z) in LPS, qform before sform."""
-    header = _header(path)
+    header = _parsed(path)
     if header is None:
-        raise InputError(f"{path}: expected a NIfTI file")
-    if int(header["qform_code"]) > 0:
-        matrix = _qform(header, np.abs(np.asarray(header["pixdim"], dtype=np.float64)[1:4]))
+        raise InputError(f"{path}: expected a NIfTI file, found something else; copy or export it again")
+    size = _sizes(header, name)
+    kind = int(header["datatype"])
+    dtype = _stored_type(header, name)
+    shape, components, frames = _layout(size, int(header["intent_code"]), kind, field)
+    grid, placed = _grid(header, shape, name)
+    # A single volume has no frames, whatever is chosen for the image beside it.
+    single = frames == 1 and (len(size) <= 3 or components > 1)
+    first = 0 if single else chosen_frame(name, frames, frame, shape=size)
+    voxels = math.prod(shape)
+    per_frame = voxels * (1 if kind in _COLOURS else components)
+    raw = read_exactly(
+        _data_file(path, header),
+        dtype.itemsize * per_frame,
+        skip=_offset(header, path) + first * dtype.itemsize * per_frame,
+        total=_offset(header, path) + math.prod(size) * dtype.itemsize,
+        name=name,
+    )
+    storage = shape[::-1]
+    if kind in _COLOURS:
+        values = np.moveaxis(raw.view(np.uint8).reshape(*storage, _COLOURS[kind]), -1, 0)
     else:
-        matrix = np.asarray(header["srow"], dtype=np.float64)
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.vstack([matrix, [0.0, 0.0, 0.0, 1.0]])
+        values = _scaled(raw.view(dtype).reshape(components, *storage), header, name)
+    if field and int(header["intent_code"]) == _DISPLACEMENT:
+        values = values * np.array([-1, -1, 1][: len(values)], values.dtype).reshape(-1, *[1] * len(storage))
+    return Stored(values, grid, "mm", placed)
 
 
-def _qform(header: Any, spacing: Array) -> Array:
-    """Return the 3x4 qform matrix from the unit quaternion (a, b, c, d), nifti1.h "METHOD 2"."""
-    b, c, d = (float(v) for v in header["quatern"])
-    a = np.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
-    vector = np.array([b, c, d])
-    cross = np.array([[0, -d, c], [d, 0, -b], [-c, b, 0]])
-    rotation = (a * a - vector @ vector) * np.eye(3) + 2 * np.outer(vector, vector) + 2 * a * cross
-    flip = -1.0 if float(header["pixdim"][0]) < 0 else 1.0
-    linear = rotation * (spacing * np.array([1.0, 1.0, flip]))
-    return np.column_stack([linear, np.asarray(header["qoffset"], dtype=np.float64)])
+def write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
+    """Write (channel, *spatial) values as NIfTI-1, compressed where the name ends in .gz.
+
+    The sform says exactly where the voxels lie, the qform the same up to shear, which a quaternion cannot hold.
+    Several channels are vectors as ITK writes them. Axes of more than 32767 voxels make it NIfTI-2.
+    """
+    size = grid.shape[::-1]
+    header = (nibabel.Nifti2Header if max(size) > 32767 else nibabel.Nifti1Header)()
+    header.set_data_dtype(values.dtype)
+    header.set_data_shape(size if len(values) == 1 else (*size, 1, 1)[:3] + (1, len(values)))
+    ras = np.eye(4)
+    lps = grid.affine[:, _other_order(grid.ndim)]
+    ras[: grid.ndim, : grid.ndim], ras[: grid.ndim, 3] = lps[:-1, :-1], lps[:-1, -1]
+    ras = RAS_FROM_LPS @ ras
+    header.set_qform(ras, 1, strip_shears=True)
+    header.set_sform(ras, 1)
+    header.set_xyzt_units("mm", "sec")
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["vox_offset"] = header.sizeof_hdr + 4
+    if len(values) > 1:
+        header["intent_code"] = _VECTORS[-1]
+    with path.open("wb") as file:
+        if path.name.endswith(".gz"):
+            # No name and no date inside: equal images give equal files.
+            with gzip.GzipFile("", "wb", compresslevel=_LEVEL, fileobj=file, mtime=0) as stream:
+                _write_parts(stream, header, values)
+        else:
+            _write_parts(file, header, values)
 
 
-def _header(path: Path) -> Any:
-    file = path
-    if path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists():
-        file = path.with_suffix(".hdr")
-    with file.open("rb") as stream:
-        raw = stream.read(65536)
-    if raw[:2] == b"\x1f\x8b":
-        try:
-            raw = zlib.decompressobj(wbits=31).decompress(raw, 540)  # unlike gzip, also of a file that is cut off
-        except zlib.error:  # not what its first bytes say: ITK reports it
-            return None
-    if len(raw) < 4:
-        return None
-    for order in _ORDERS:
-        magic, layout = _MAGIC.get(int(np.frombuffer(raw, f"{order}i4", 1)[0]), (0, None))
-        if layout is not None and len(raw) >= layout.itemsize and raw[magic : magic + 2] in (b"n+", b"ni"):
-            return np.frombuffer(raw, layout.newbyteorder(order), 1)[0]
+def _write_parts(stream: Any, header: Any, values: NDArray[Any]) -> None:
+    stream.write(header.binaryblock + bytes(4))
+    for channel in values:
+        for plane in channel:
+            stream.write(np.ascontiguousarray(plane, dtype=header.get_data_dtype()))
+
+
+def _other_order(ndim: int) -> list[int]:
+    """Columns of a homogeneous matrix with the axes in reverse: x first becomes storage order and back."""
+    return [*range(ndim)[::-1], ndim]
+
+
+# -- the file -------------------------------------------------------------------------------------
+
+
+def _partner(path: Path, kind: str) -> Path:
+    """Return the file of a detached pair (`kind` is "hdr" or "img") that belongs to either of its names."""
+    zipped = path.name.lower().endswith(".gz")
+    stem = path.name[: -len(".hdr.gz") if zipped else -len(".hdr")]
+    names = [f"{stem}.{kind}{gz}" for gz in ("", ".gz")] + [f"{stem}.{kind.upper()}{gz}" for gz in ("", ".GZ")]
+    if path.name.lower().removesuffix(".gz").endswith(kind):
+        return path
+    found = [path.with_name(n) for n in names if path.with_name(n).is_file()]
+    return found[0] if found else path.with_name(names[0])
+
+
+def _is_pair(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
+
+
+def _parsed(path: Path) -> Any:
+    file = _partner(path, "hdr") if _is_pair(path) else path
+    if not file.is_file():
+        file = path  # a lone .img may be a single file under another name
+    raw = first_bytes(file, 540)
+    for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+        if len(raw) >= kind.sizeof_hdr and kind.may_contain_header(raw):
+            return kind(raw[: kind.sizeof_hdr], check=False)
+    for pair in (nibabel.nifti1.Nifti1PairHeader, nibabel.nifti2.Nifti2PairHeader):
+        if len(raw) >= pair.sizeof_hdr and pair.may_contain_header(raw):
+            return pair(raw[: pair.sizeof_hdr], check=False)
     return None
 
 
-def _check_length(path: Path, header: Any, data_bytes: int) -> None:
-    if path.suffix.lower() in (".hdr", ".img"):
-        return
-    needed = int(header["vox_offset"]) + data_bytes
-    with path.open("rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-        stream.seek(-4, 2)
-        tail = int.from_bytes(stream.read(4), "little")
-    if not zipped:
-        found = path.stat().st_size
-    elif tail == needed % 2**32:
-        return  # a complete gzip file ends with its unzipped length
-    else:
-        found = _unzipped_length(path)  # several gzip members, trailing bytes, or truly cut off
-    if found < needed:
-        ends = "its compressed data end early" if zipped else f"found {found}"
-        raise InputError(f"{path}: the file is truncated: its header announces {needed} bytes, {ends}; copy it again")
+def _data_file(path: Path, header: Any) -> Path:
+    if not _is_pair(path):
+        return path
+    file = _partner(path, "img")
+    if file.is_file():
+        return file
+    if bytes(header["magic"]).startswith(b"n+"):
+        return path
+    raise InputError(f"{path}: its voxels are expected beside it in {file.name}, which is not there; copy both files")
 
 
-def _check_finite(path: Path, header: Any, voxels: int) -> None:
-    dtype = np.dtype(_FLOATS[int(header["datatype"])]).newbyteorder(header.dtype["dim"].base.byteorder)
-    file = path.with_suffix(".img") if path.suffix.lower() == ".hdr" else path
-    with file.open("rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-    nan = infinite = 0
-    with gzip.open(file, "rb") if zipped else file.open("rb") as stream:
-        stream.seek(int(header["vox_offset"]))
-        left = voxels * dtype.itemsize
-        while left > 0 and (block := stream.read(min(left, _BLOCK))):
-            left -= len(block)
-            values = np.frombuffer(block, dtype, len(block) // dtype.itemsize)
-            if not np.isfinite(values).all():
-                nan += int(np.isnan(values).sum())
-                infinite += int(np.isinf(values).sum())
-    if nan + infinite:
-        raise InputError(not_finite(str(path), nan, infinite))
+def _offset(header: Any, path: Path) -> int:
+    value = float(header["vox_offset"])
+    single = bytes(header["magic"]).startswith(b"n+")
+    least = header.sizeof_hdr + 4 if single else 0
+    if value == 0:
+        return least
+    if not np.isfinite(value) or value != int(value) or not header.sizeof_hdr * single <= value < 2**62:
+        raise InputError(
+            f"{path}: the header says that the voxels begin at byte {value:g}, expected a whole number of at least "
+            f"{least}; the file is damaged, copy or export it again"
+        )
+    return int(value)
 
 
-def _unzipped_length(path: Path) -> int:
-    length = 0
+def _sizes(header: Any, name: str) -> list[int]:
+    """Return the number of voxels along every axis, x first, trailing ones kept."""
+    dim = [int(n) for n in header["dim"]]
+    if not 1 <= dim[0] <= 7:
+        raise InputError(f"{name}: the header announces {dim[0]} axes, expected 1 to 7; the file is damaged")
+    size = dim[1 : dim[0] + 1]
+    if min(size) < 1:
+        listed = " x ".join(map(str, size))
+        raise InputError(f"{name}: the header announces an image of {listed} voxels, so there is nothing in it")
+    return size
+
+
+def _stored_type(header: Any, name: str) -> np.dtype[Any]:
+    kind = int(header["datatype"])
+    if kind in _COLOURS:
+        return np.dtype(f"V{_COLOURS[kind]}")
     try:
-        with gzip.open(path, "rb") as stream:
-            while block := stream.read(_BLOCK):
-                length += len(block)
-    except (OSError, EOFError, zlib.error):  # what was readable up to here is the answer
-        return length
-    return length
+        dtype = header.get_data_dtype()
+    except (KeyError, nibabel.spatialimages.HeaderDataError) as error:
+        raise InputError(
+            f"{name}: voxels of the NIfTI type {kind} are not supported; save the image as 16-bit integers or 32-bit "
+            "floats"
+        ) from error
+    if dtype.kind == "c":
+        raise InputError(f"{name}: complex values cannot be registered; save the magnitude as a real image")
+    if dtype.kind not in "iuf" or dtype.itemsize == 0:
+        raise InputError(f"{name}: voxels of the NIfTI type {kind} ({dtype}) are not supported; save it as integers")
+    return dtype
 
 
-def _triple(values: Array) -> str:
+def _layout(size: Sequence[int], intent: int, kind: int, field: bool) -> tuple[list[int], int, int]:
+    """Return (spatial size x first, channels, frames)."""
+    if len(size) < 2:
+        return list(size), 1, 1
+    spatial, rest = list(size[:3]), list(size[3:])
+    components = 1
+    if kind in _COLOURS:
+        components = _COLOURS[kind]
+    elif len(rest) >= 2 and rest[0] == 1 and (intent in _VECTORS or field):
+        components, rest = rest[1], rest[2:]
+        if spatial[2] == 1 and not (field and components == 3):
+            # ITK writes a plane of vectors so: its z axis exists for the format alone.
+            spatial = spatial[:2]
+    return spatial, components, math.prod(rest)
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+def _scaled(stored: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
+    """Return native values: slope and intercept applied where the header has them (a slope of 0 or NaN is none)."""
+    native = stored.dtype.newbyteorder("=")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not np.isfinite(slope):
+        slope, intercept = 1.0, 0.0
+    if not np.isfinite(intercept):
+        warn_header(name, f"the intercept of its values is {intercept:g}, read as 0")
+        intercept = 0.0
+    if (slope, intercept) == (1.0, 0.0):
+        return stored.astype(np.float64 if native.itemsize > 8 else native, copy=False)
+    wide = (stored.dtype.itemsize > 2 and stored.dtype.kind != "f") or stored.dtype.itemsize > 4
+    values = np.empty(stored.shape, np.float64 if wide else np.float32)
+    for channel, source in zip(values, stored, strict=True):
+        for plane, numbers in zip(channel, source, strict=True):  # plane by plane: float64 of all would be large
+            plane[...] = numbers.astype(np.float64) * slope + intercept
+    return values
+
+
+# -- geometry -------------------------------------------------------------------------------------
+
+
+def _grid(header: Any, size: Sequence[int], name: str) -> tuple[Grid, dict[str, str]]:
+    if len(size) < 2:
+        raise InputError(f"{name}: expected a 2D or 3D image, found {len(size)} spatial axis")
+    spacing = _spacing(header, size, name)
+    ras, placed = _world_from_voxel(header, size, spacing, name)
+    unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7)
+    if unit is not None:
+        ras = np.diag([unit, unit, unit, 1.0]) @ ras
+        placed += f", in {'metres' if unit > 1 else 'micrometres'}"
+    lps = RAS_FROM_LPS @ ras
+    if len(size) == 2:
+        lps = _flat(lps)
+    shear = shear_of(lps[:-1, :-1])
+    if shear > SHEAR_NOTICED:
+        warn_shear(shear, name)
+    try:
+        return Grid(tuple(size)[::-1], lps[:, _other_order(len(size))]), {"placed by": placed}
+    except GeometryError as error:
+        raise GeometryError(f"{name}: {error}; correct its header or export it again") from error
+
+
+def _flat(lps: Array) -> Array:
+    """Return the 3x3 matrix of a 2D image: its place in x and y, or sizes alone where its plane is another one."""
+    linear, lengths = lps[:2, :2], np.linalg.norm(lps[:3, :2], axis=0)
+    within = np.allclose(np.linalg.norm(linear, axis=0), lengths, rtol=1e-4)
+    flat = np.eye(3)
+    flat[:2, :2] = linear if within else np.diag(lengths)
+    flat[:2, 2] = lps[:2, 3]
+    return flat
+
+
+def _spacing(header: Any, size: Sequence[int], name: str) -> Array:
+    """Return three positive voxel sizes; warn where the header has others."""
+    found = np.asarray(header["pixdim"], dtype=np.float64)[1:4]
+    usable = np.where(np.isfinite(found) & (found != 0), np.abs(found), 1.0)
+    for axis, (n, said, used) in enumerate(zip(size, found, usable, strict=False)):
+        if n > 1 and said != used:
+            warn_header(name, f"the voxel size along axis {'xyz'[axis]} is {said:g}, read as {used:g} mm")
+    return usable
+
+
+def _world_from_voxel(header: Any, size: Sequence[int], spacing: Array, name: str) -> tuple[Array, str]:
+    """Return the (4, 4) matrix from voxel (i, j, k) to RAS in the units of the header, and where it comes from."""
+    matrices = {"sform": _sform(header), "qform": _qform(header, spacing)}
+    codes = {form: int(header[f"{form}_code"]) for form in matrices}
+    present = {form: m for form, m in matrices.items() if codes[form] > 0}
+    if not present:
+        return RAS_FROM_LPS @ np.diag([*spacing, 1.0]), "voxel sizes alone, the header has no orientation"
+    faults = {form: _fault(m) for form, m in present.items()}
+    usable = [form for form in present if not faults[form]]
+    if not usable:
+        _refuse(present, faults, name)
+    labels = {form: f"{form} ({_CODES.get(codes[form], f'code {codes[form]}')})" for form in present}
+    chosen = "sform" if "sform" in usable and (codes["sform"] == 1 or "qform" not in usable) else usable[-1]
+    if len(present) == 1:
+        mended = _placeholder(matrices["sform"], size, spacing, name) if chosen == "sform" else None
+        if mended is not None:
+            return mended, "voxel sizes of the header, its sform is a placeholder"
+        return matrices[chosen], labels[chosen]
+    other = "qform" if chosen == "sform" else "sform"
+    if faults[other]:
+        warn_header(name, f"its {other} is {faults[other]}, so its {chosen} says where the image lies")
+        return matrices[chosen], labels[chosen]
+    sizes = np.linalg.norm(matrices["sform"][:3, : len(size)], axis=0)
+    apart = _distance(matrices["sform"], matrices["qform"], size)
+    if apart <= _SAME_PLACE * float(spacing[: len(size)].min()):
+        chosen, other = "sform", "qform"
+    elif np.abs(sizes / spacing[: len(size)] - 1).max() > _SIZE_DIFFERS:
+        chosen, other = "qform", "sform"
+    if apart > 1e-3:
+        labels[chosen] += f"; the {labels[other]} puts voxels up to {apart:.3g} mm from there"
+    if apart > max(0.5 * float(spacing[: len(size)].max()), 1e-3):
+        warn_header(
+            name,
+            f"its qform and sform put the image in different places (up to {apart:.3g} mm apart); the {chosen} is "
+            "used, as ITK and Slicer do, while programs such as nibabel, FSL and SPM use the sform",
+        )
+    return matrices[chosen], labels[chosen]
+
+
+def _sform(header: Any) -> Array:
+    return np.vstack([np.asarray([header[f"srow_{axis}"] for axis in "xyz"], dtype=np.float64), [0, 0, 0, 1]])
+
+
+def _qform(header: Any, spacing: Array) -> Array:
+    """Return the matrix of the quaternion, shortened to unit length where rounding made it longer."""
+    vector = np.array([header[f"quatern_{letter}"] for letter in "bcd"], dtype=np.float64)
+    vector = vector / max(1.0, float(np.linalg.norm(vector)))
+    square = 1.0 - float(vector @ vector)
+    # Rounding of a half turn: the root of what it leaves would be a turn of up to 0.06 degrees.
+    scalar = 0.0 if square < abs(header.quaternion_threshold) else np.sqrt(square)
+    rotation = nibabel.quaternions.quat2mat([scalar, *vector])
+    flip = -1.0 if float(header["pixdim"][0]) < 0 else 1.0
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation * (spacing * [1.0, 1.0, flip])
+    matrix[:3, 3] = [header[f"qoffset_{axis}"] for axis in "xyz"]
+    return matrix
+
+
+def _fault(matrix: Array) -> str:
+    """Say what is wrong with an orientation in words that follow "is"; "" where nothing is."""
+    linear = matrix[:3, :3]
+    if not np.isfinite(matrix).all():
+        return "not finite"
+    lengths = np.linalg.norm(linear, axis=0)
+    if lengths.min() <= 0 or abs(np.linalg.det(linear / lengths)) < 1e-6:
+        return "singular"
+    shear = shear_of(linear)
+    return f"sheared by {degrees(shear):.1f} degrees" if shear > SHEAR_REFUSED else ""
+
+
+def _refuse(present: dict[str, Array], faults: dict[str, str], name: str) -> None:
+    form = next(iter(present))
+    if faults[form].startswith("sheared"):
+        refuse_shear(shear_of(present[form][:3, :3]), name)
+    said = f"its only orientation, the {form}, is {faults[form]}"
+    if len(present) == 2:
+        said = f"its sform is {faults['sform']} and its qform is {faults['qform']}"
+    raise GeometryError(f"{name}: {said}; correct it or export it again")
+
+
+def _placeholder(sform: Array, size: Sequence[int], spacing: Array, name: str) -> Array | None:
+    """Return the sform with the voxel sizes of the header where it has 1 mm along the axes; None elsewhere.
+
+    Warns wherever header and sform disagree about the sizes.
+    """
+    lengths = np.linalg.norm(sform[:3, :3], axis=0)
+    if np.abs(lengths[: len(size)] / spacing[: len(size)] - 1).max() <= _SIZE_DIFFERS:
+        return None
+    linear = sform[:3, :3]
+    unit = np.array_equal(np.abs(linear), np.eye(3))
+    # Equal sizes of 1 are what a header says that was never filled in.
+    unit = unit and not np.array_equal(spacing, np.ones(3))
+    used = "header's size" if unit else "sform"
+    warn_header(
+        name,
+        f"the sform gives voxels of {_times(lengths[: len(size)])} mm but the header says "
+        f"{_times(spacing[: len(size)])} mm and there is no qform; the {used} is used, while "
+        + ("programs such as nibabel use the sform" if unit else "ITK and Slicer use the header's size"),
+    )
+    if not unit:
+        return None
+    matrix = sform.copy()
+    matrix[:3, :3] = linear * spacing
+    return matrix
+
+
+def _distance(first: Array, second: Array, size: Sequence[int]) -> float:
+    """Largest distance between the places two matrices give to the corner voxels."""
+    ends = [(0, n - 1) for n in (*size, 1)[:3]]
+    corners = np.stack([*np.meshgrid(*ends, indexing="ij"), np.ones((2, 2, 2))], -1).reshape(-1, 4)
+    return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
+
+
+def _times(values: Array) -> str:
     return " x ".join(f"{v:.4g}" for v in values)

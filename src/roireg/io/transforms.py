@@ -11,18 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
 from roireg.io._itk import extension, grid_from_itk, itk_reason, quiet, to_itk_image
 from roireg.io.files import atomic_path
-from roireg.io.nifti import check_nifti, world_from_voxel
+from roireg.io.nifti import is_nifti, read_nifti
 
 __all__ = ["AntsFiles", "from_itk", "read_transform", "to_itk", "write_ants", "write_transform"]
 
@@ -125,29 +127,30 @@ def _field_to_itk(field: DisplacementField) -> sitk.DisplacementFieldTransform:
 
 
 def _field_from_image(image: sitk.Image, name: str) -> DisplacementField:
-    d = image.GetDimension()
-    if d not in (2, 3) or image.GetNumberOfComponentsPerPixel() != d:
-        raise InputError(
-            f"{name}: a {d}D displacement field has {d} components per voxel, found "
-            f"{image.GetNumberOfComponentsPerPixel()}; it may be an image instead of a transform"
-        )
     grid = grid_from_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), name)
-    vectors = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0)
+    vectors = sitk.GetArrayViewFromImage(image)
+    return _field(
+        np.moveaxis(vectors, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else vectors[None], grid, name
+    )
+
+
+def _field_from_nifti(path: Path) -> DisplacementField:
+    found = read_nifti(path, field=True)
+    return _field(found.array, found.grid, str(path))
+
+
+def _field(vectors: NDArray[Any], grid: Grid, name: str) -> DisplacementField:
+    """Return a field from (component, *spatial) vectors in LPS mm."""
+    if len(vectors) != grid.ndim:
+        raise InputError(
+            f"{name}: a {grid.ndim}D displacement field has {grid.ndim} components per voxel, found {len(vectors)}; "
+            "it may be an image instead of a transform"
+        )
     displacement = torch.from_numpy(np.array(vectors, dtype=np.float32, order="C"))
     wrong = int((~torch.isfinite(displacement)).any(dim=0).sum())
     if wrong:
         raise GeometryError(f"{name}: the displacement is NaN or infinite at {wrong} voxels; compute the field again")
     return DisplacementField(grid, displacement)
-
-
-def _one_slice_field(image: sitk.Image, path: Path) -> DisplacementField:
-    """Give a 3D NIfTI field of one slice its third axis back, which ITK drops when it reads vectors."""
-    if extension(path) not in (".nii", ".nii.gz"):
-        return _field_from_image(image, str(path))
-    world_from_index = world_from_voxel(path)[:, [2, 1, 0, 3]]
-    vectors = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0)[:, None]
-    displacement = torch.from_numpy(np.array(vectors, dtype=np.float32, order="C"))
-    return DisplacementField(Grid(tuple(displacement.shape[1:]), world_from_index), displacement)
 
 
 def _bspline(spline: sitk.BSplineTransform, name: str) -> DisplacementField:
@@ -361,8 +364,8 @@ def read_transform(path: str | Path) -> Transform:
         raise InputError(f"{place}: no such file; check the path of the transform")
     name = str(place)
     if extension(place) in (*FIELD, ".mhd", ".nhdr"):
-        if extension(place) in (".nii", ".nii.gz"):
-            check_nifti(place)
+        if is_nifti(place):
+            return _field_from_nifti(place)
         with quiet():
             try:
                 image = sitk.ReadImage(name)
@@ -370,8 +373,7 @@ def read_transform(path: str | Path) -> Transform:
                 raise InputError(
                     f"{name}: the displacement field cannot be read ({itk_reason(error)}); expected vectors"
                 ) from error
-        flat = image.GetDimension() == 2 and image.GetNumberOfComponentsPerPixel() == 3
-        return _one_slice_field(image, place) if flat else _field_from_image(image, name)
+        return _field_from_image(image, name)
     with quiet():
         try:
             transform = sitk.ReadTransform(name)

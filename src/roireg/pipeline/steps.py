@@ -438,7 +438,7 @@ def _provenance(job: _Job, preset_name: str, start: Start) -> dict[str, object]:
         "preset": preset_name,
         "start": start.source,
         **origin,
-        "fixed": {"name": job.fixed.name, "grid": repr(job.fixed.grid)},
-        "moving": {"name": job.moving.name, "grid": repr(job.moving.grid)},
+        "fixed": {"name": job.fixed.name, "grid": repr(job.fixed.grid), **job.fixed.metadata},
+        "moving": {"name": job.moving.name, "grid": repr(job.moving.grid), **job.moving.metadata},
         "settings": job.settings.model_dump(mode="json"),
     }
