@@ -1,25 +1,35 @@
-"""DICOM series: which one, in which order, and whether its slices can make a volume."""
+"""DICOM: which series of a folder, and which of its files make an image.
+
+How planes become a volume is in `roireg.io.dicom_planes`, label maps (SEG, RTSTRUCT) in `roireg.io.dicom_labels`.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
 from roireg.core.errors import InputError
-from roireg.io._itk import itk_reason, quiet, warn_header
+from roireg.io._itk import warn_header
+from roireg.io.dicom_labels import LABEL_CLASSES, read_label_file
+from roireg.io.dicom_planes import load_planes, one_volume, planes_of
+from roireg.io.raster import Selection, Stored
 
-__all__ = ["DicomSeries", "list_series", "read_series"]
+__all__ = ["DicomSeries", "is_dicom", "list_series", "read_dicom"]
 
-_POSITION, _ORIENTATION = "0020|0032", "0020|0037"
-_DESCRIPTION, _MODALITY, _INSTANCE = "0008|103e", "0008|0060", "0020|0013"
+_GROUPS = (b"\x02\x00", b"\x08\x00")
+"""How a DICOM file without preamble begins: group 2 or 8, little endian."""
 
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """One series of a folder: its UID, description, modality and the number of files."""
+    """One series of a folder: its UID, description, modality and files."""
 
     uid: str
     description: str
@@ -27,8 +37,15 @@ class DicomSeries:
     files: tuple[str, ...]
 
 
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file begins as DICOM files do."""
+    with path.open("rb") as stream:
+        start = stream.read(132)
+    return start[128:] == b"DICM" or (start[:2] in _GROUPS and start[4:6].isalpha() and start[4:6].isupper())
+
+
 def list_series(folder: str | Path) -> list[DicomSeries]:
-    """Return the DICOM series of a folder (not of its sub-folders), by UID.
+    """Return the DICOM series of a folder (not of its sub-folders), by UID; label maps among them.
 
     Raises
     ------
@@ -36,165 +53,168 @@ def list_series(folder: str | Path) -> list[DicomSeries]:
         When the folder does not exist or holds no DICOM series.
     """
     place = Path(folder)
-    if not place.is_dir():
-        raise InputError(f"{place}: no such folder; check the path")
-    with quiet():
-        found = [
-            (uid, tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(place), uid)))
-            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(place))
-        ]
-        series = [
-            DicomSeries(uid, tags.get(_DESCRIPTION, ""), tags.get(_MODALITY, ""), files)
-            for uid, files in found
-            for tags in [_tags(files[0])]
-        ]
-    if not series:
-        raise InputError(f"{place}: the folder holds no DICOM series; name a folder of DICOM slices or an image file")
-    return sorted(series, key=lambda s: s.uid)
+    return [_described(uid, entries) for uid, entries in sorted(_scan(place).items())]
 
 
-def read_series(folder: Path, *, series: str | None, frame: int | None) -> tuple[sitk.Image, dict[str, str]]:
-    """Read one series of a folder as an ITK image, slices sorted by position.
+def read_dicom(place: Path, selection: Selection, *, indices: bool = False) -> Stored:
+    """Read one DICOM file, or one series of a folder.
 
-    A series that holds every position several times (a cine or dynamic series) is a 4D image: `frame` picks
-    the n-th image, by instance number, at every position.
+    Parameters
+    ----------
+    place : a file or a folder.
+    selection : series and frame.
+    indices : a label map is wanted: SEG and RTSTRUCT come first, and nothing is interpolated.
 
     Returns
     -------
-    The image and its metadata (modality, series description, series uid).
+    A volume, or a 2D image where the file has no position (radiograph); metadata: modality, series, series_uid.
 
     Raises
     ------
     InputError
-        When the folder has no series, several of them and no choice, an unknown choice, or slices that do
-        not make a volume.
+        When there is no series, several and no choice, or files that do not make a volume.
     """
-    name = str(folder)
-    found = list_series(folder)
-    chosen = _choose(folder, found, series)
-    left_out = _left_out(folder, found)
-    if left_out:
-        warn_header(
-            name,
-            f"{len(left_out)} DICOM files in it are damaged or hold no image and are left out, such as {left_out[0]}",
-        )
-    with quiet():
-        tags = [_tags(f) for f in chosen.files]
-        files = _order(name, chosen, tags, frame)
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames(files)
-        try:
-            image = reader.Execute() if len(files) > 1 else sitk.ReadImage(files[0])
-        except RuntimeError as error:
-            raise InputError(
-                f"{name}: the DICOM series cannot be read ({itk_reason(error)}); check that its files are complete"
-            ) from error
-    if len(files) == 1 and _POSITION not in tags[0] and image.GetDimension() == 3 and image.GetSize()[2] == 1:
-        image = projection(image)
-    return image, {"modality": chosen.modality, "series": chosen.description, "series_uid": chosen.uid}
+    name = str(place)
+    if place.is_file():
+        header = _header(place)
+        if header is None:
+            raise InputError(f"{place}: the DICOM file is truncated or damaged; copy or export it again")
+        entries = [(place, header)]
+    else:
+        entries = _choose(place, _scan(place), selection.series, indices=indices)
+    first = entries[0][1]
+    if str(first.get("SOPClassUID")) in LABEL_CLASSES:
+        return read_label_file(entries[0][0], lambda uid: _series_near(entries[0][0].parent, uid))
+    if not _has_pixels(first):
+        kind = first.get("Modality") or "unknown kind"
+        raise InputError(f"{place}: this DICOM file ({kind}) holds no image; name a file or folder with images")
+    planes = [plane for file, header in _without_copies(name, entries) for plane in planes_of(file, header)]
+    stored = load_planes(name, one_volume(name, planes, selection.frame), nearest=indices)
+    series = _described(str(first.get("SeriesInstanceUID", "")), entries)
+    metadata = {"modality": series.modality, "series": series.description, "series_uid": series.uid}
+    return Stored(stored.array, stored.grid, stored.unit, metadata)
 
 
-def projection(image: sitk.Image) -> sitk.Image:
-    """Return a one-slice volume without position (radiograph, ultrasound) as a 2D image with its spacing."""
-    flat = image[:, :, 0]
-    flat.SetOrigin((0.0, 0.0))
-    flat.SetDirection((1.0, 0.0, 0.0, 1.0))
-    return flat
+# -- folders ----------------------------------------------------------------------------------------
+
+Entries = list[tuple[Path, Dataset]]
 
 
-def has_position(file: Path) -> bool:
-    """Tell whether a DICOM file says where in the patient its image lies."""
-    with quiet():
-        return _POSITION in _tags(str(file))
-
-
-def _choose(folder: Path, found: list[DicomSeries], series: str | None) -> DicomSeries:
-    listing = "; ".join(
-        f"{s.uid} ({s.modality or 'no modality'}, {s.description or 'no description'}, {len(s.files)} slices)"
-        for s in found
-    )
-    if series is None:
-        if len(found) > 1:
-            raise InputError(
-                f"{folder}: the folder holds {len(found)} DICOM series, expected one: {listing}; "
-                f"choose one as {folder}::SERIES_UID"
-            )
-        return found[0]
-    for s in found:
-        if series == s.uid:
-            return s
-    raise InputError(f"{folder}: no DICOM series {series}; found {listing}")
-
-
-def _left_out(folder: Path, found: list[DicomSeries]) -> list[str]:
-    """Return the names of DICOM files that belong to no series: GDCM skips damaged ones without a word."""
-    used = {Path(file).name for series in found for file in series.files}
-    names = []
+def _scan(folder: Path) -> dict[str, Entries]:
+    """Return the files with pixels or contours of a folder by series, sorted by name."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; check the path")
+    found: dict[str, Entries] = defaultdict(list)
+    damaged = []
     for file in sorted(folder.iterdir()):
-        if file.name in used or file.name == "DICOMDIR" or not file.is_file():
+        if file.name == "DICOMDIR" or not file.is_file() or not is_dicom(file):
             continue
-        with file.open("rb") as stream:
-            if stream.read(132)[128:] == b"DICM":
-                names.append(file.name)
-    return names
-
-
-def _tags(file: str) -> dict[str, str]:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    reader.ReadImageInformation()
-    wanted = (_POSITION, _ORIENTATION, _DESCRIPTION, _MODALITY, _INSTANCE)
-    return {tag: reader.GetMetaData(tag).strip() for tag in wanted if reader.HasMetaDataKey(tag)}
-
-
-def _order(name: str, chosen: DicomSeries, tags: list[dict[str, str]], frame: int | None) -> list[str]:
-    """Return the files of one volume from first to last slice; warn where they are unevenly spaced."""
-    if len(chosen.files) == 1 or any(_POSITION not in t or _ORIENTATION not in t for t in tags):
-        if len(chosen.files) > 1:
-            warn_header(name, "its slices do not say where they lie; they are stacked in the order of their names")
-        return list(chosen.files)
-    numbers = np.array([[float(v) for v in t[_ORIENTATION].split("\\")] for t in tags])
-    positions = np.array([[float(v) for v in t[_POSITION].split("\\")] for t in tags])
-    if np.abs(numbers - numbers[0]).max() > 1e-2:
+        header = _header(file)
+        if header is None:
+            damaged.append(file.name)
+        elif _has_pixels(header) or str(header.get("SOPClassUID")) in LABEL_CLASSES:
+            found[str(header.get("SeriesInstanceUID", ""))].append((file, header))
+    if damaged:
         raise InputError(
-            f"{name}: the slices of the DICOM series have different orientations (localizer or radial scan), "
-            "expected parallel slices; choose another series"
+            f"{folder}: {len(damaged)} of its DICOM files are damaged, such as {damaged[0]}; copy them again, or "
+            "move them elsewhere"
         )
-    normal = np.cross(numbers[0, :3], numbers[0, 3:])
-    along = np.round(positions @ normal, 3)
-    instance = [int(t.get(_INSTANCE) or 0) for t in tags]
-    order = sorted(range(len(tags)), key=lambda i: (along[i], instance[i], chosen.files[i]))
-    places, counts = np.unique(along, return_counts=True)
-    if counts.max() > 1:
-        if counts.min() != counts.max():
-            raise InputError(
-                f"{name}: the DICOM series holds {len(tags)} images at {len(places)} positions, expected one image "
-                "per position; sort it into one folder per volume"
-            )
-        frames = int(counts[0])
-        if frame is None or not 0 <= frame < frames:
-            raise InputError(
-                f"{name}: the DICOM series is 4D with {frames} frames of {len(places)} slices, expected one volume; "
-                f"choose one with --frame N, N from 0 to {frames - 1}"
-            )
-        order = order[frame::frames]
-    _check_gaps(name, places, positions[order], normal)
-    return [chosen.files[i] for i in order]
+    if not found:
+        inside = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and any(_dicom_inside(p))]
+        advice = (
+            f"its folder {inside[0]} does: name that" if inside else "name a folder of DICOM slices or an image file"
+        )
+        raise InputError(f"{folder}: the folder holds no DICOM series; {advice}")
+    return found
 
 
-def _check_gaps(name: str, places: np.ndarray, positions: np.ndarray, normal: np.ndarray) -> None:
-    if len(places) < 2:
-        return
-    steps = np.diff(places)
-    if steps.max() > 1.05 * steps.min() and steps.max() - steps.min() > 0.01:
-        warn_header(
-            name,
-            f"the distance between slices varies from {steps.min():.3g} to {steps.max():.3g} mm (slices may be "
-            "missing); they are taken as evenly spaced",
-        )
-    stack = positions[-1] - positions[0]
-    tilt = float(np.degrees(np.arccos(np.clip(stack @ normal / np.linalg.norm(stack), -1, 1))))
-    if tilt > 0.5:
-        warn_header(
-            name, f"the slices are stacked {tilt:.1f} degrees off their normal (gantry tilt); the tilt is ignored"
-        )
+def _dicom_inside(folder: Path) -> Sequence[Path]:
+    return [f for f in sorted(folder.iterdir())[:20] if f.is_file() and is_dicom(f)]
+
+
+def _header(file: Path) -> Dataset | None:
+    """Return everything but the pixels of a DICOM file; None where it cannot be parsed."""
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.filterwarnings("ignore", module="pydicom")
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            for element in ("SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "Rows"):
+                header.get(element)
+        except (
+            InvalidDicomError,
+            OSError,
+            EOFError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            NotImplementedError,
+        ):
+            return None
+    return header if "SOPClassUID" in header or "Rows" in header else None
+
+
+def _has_pixels(header: Dataset) -> bool:
+    return "Rows" in header and "Columns" in header
+
+
+def _described(uid: str, entries: Entries) -> DicomSeries:
+    first = entries[0][1]
+    return DicomSeries(
+        uid,
+        str(first.get("SeriesDescription") or ""),
+        str(first.get("Modality") or ""),
+        tuple(str(file) for file, _ in entries),
+    )
+
+
+def _choose(folder: Path, found: dict[str, Entries], series: str | None, *, indices: bool) -> Entries:
+    described = [_described(uid, entries) for uid, entries in sorted(found.items())]
+    listing = "; ".join(
+        f"{s.uid} ({s.modality or 'no modality'}, {s.description or 'no description'}, {_count(found[s.uid])})"
+        for s in described
+    )
+    if series is not None:
+        if series in found:
+            return found[series]
+        raise InputError(f"{folder}: no DICOM series {series}; found {listing}")
+    # Label maps that lie beside the images are taken where a label map is wanted, and only there.
+    wanted = [e for e in found.values() if (str(e[0][1].get("SOPClassUID")) in LABEL_CLASSES) == indices]
+    wanted = wanted or list(found.values())
+    if len(wanted) == 1:
+        return wanted[0]
+    raise InputError(
+        f"{folder}: the folder holds {len(found)} DICOM series, expected one: {listing}; choose one as "
+        f"{folder}::SERIES_UID"
+    )
+
+
+def _count(entries: Entries) -> str:
+    frames = [
+        int(h.get("NumberOfFrames") or 1) if str(h.get("NumberOfFrames") or 1).isdigit() else 1 for _, h in entries
+    ]
+    return f"{sum(frames)} slices"
+
+
+def _without_copies(name: str, entries: Entries) -> Entries:
+    """Leave out files that are the same image again, and tell."""
+    seen: dict[str, tuple[Path, Dataset]] = {}
+    for file, header in entries:
+        seen.setdefault(str(header.get("SOPInstanceUID") or file), (file, header))
+    if len(seen) < len(entries):
+        warn_header(name, f"{len(entries) - len(seen)} of its files are copies of others and are left out")
+    return list(seen.values())
+
+
+def _series_near(folder: Path, uid: str) -> Stored | None:
+    """Return the series of a UID from a folder, those inside it or beside it; None where it is not there."""
+    beside = [folder, *(p for p in sorted(folder.iterdir()) if p.is_dir())]
+    beside += [p for p in sorted(folder.parent.iterdir()) if p.is_dir() and p != folder]
+    for place in beside:
+        if not _dicom_inside(place):
+            continue
+        entries = _scan(place).get(uid)
+        if entries:
+            planes = [plane for file, header in entries for plane in planes_of(file, header)]
+            return load_planes(str(place), one_volume(str(place), planes, 0))
+    return None

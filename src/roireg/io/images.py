@@ -32,7 +32,7 @@ from roireg.io._itk import (
     quiet,
     to_itk_image,
 )
-from roireg.io.dicom import has_position, projection, read_series
+from roireg.io.dicom import is_dicom, read_dicom
 from roireg.io.files import atomic_path
 from roireg.io.nifti import is_nifti, read_nifti, write_nifti
 from roireg.io.raster import Selection, Stored, refuse_selection
@@ -176,27 +176,24 @@ def _read(path: str | Path, selection: Selection, *, indices: bool = False) -> S
         place = Path(folder)
     if not place.exists():
         raise InputError(f"{place}: no such file or folder; check the path")
-    metadata: dict[str, str] = {}
     if not os.access(place, os.R_OK):
         raise InputError(f"{place}: no permission to read this; change its permissions")
-    if place.is_file() and extension(place) in TIFF:
+    kind = "" if place.is_dir() else extension(place)
+    if kind in TIFF:
         if place.stat().st_size == 0:
             raise InputError(_unreadable(place))
         return read_tiff(place, selection, indices=indices)
-    refuse_selection(str(place), "this file" if place.is_file() else "a DICOM series", selection)
-    if place.is_dir():
-        image, metadata = read_series(place, series=series, frame=frame)
-        if image.GetDimension() == 4:
-            image = image[:, :, :, chosen_frame(str(place), image.GetSize()[3], frame)]
-    else:
-        if extension(place) in RASTER:
-            flat = _through_pillow(place, indices=indices)
-            if flat is not None:
-                return Stored(flat[None], Grid.pixels(flat.shape), "px", metadata)
-        if is_nifti(place):
-            stored = read_nifti(place, frame=frame)
-            return replace(stored, array=_colours(stored.array, str(place), frame))
-        image = _read_file(place, frame)
+    refuse_selection(str(place), "a DICOM series" if place.is_dir() else "this file", selection)
+    if place.is_dir() or (kind not in (*RASTER, *VOLUME) and is_dicom(place)):
+        return read_dicom(place, replace(selection, series=series), indices=indices)
+    if kind in RASTER:
+        flat = _through_pillow(place, indices=indices)
+        if flat is not None:
+            return Stored(flat[None], Grid.pixels(flat.shape), "px")
+    if is_nifti(place):
+        stored = read_nifti(place, frame=frame)
+        return replace(stored, array=_colours(stored.array, str(place), frame))
+    image = _read_file(place, frame)
     array = sitk.GetArrayFromImage(image)
     if np.iscomplexobj(array):
         raise InputError(f"{place}: complex values cannot be registered; save the magnitude as a real image")
@@ -206,10 +203,10 @@ def _read(path: str | Path, selection: Selection, *, indices: bool = False) -> S
         array = array[None]
     if array.ndim not in (3, 4):
         raise InputError(f"{place}: expected a 2D or 3D image, found {array.ndim - 1} spatial axes")
-    if extension(place) in RASTER:
-        return Stored(array, Grid.pixels(array.shape[1:]), "px", metadata)
+    if kind in RASTER:
+        return Stored(array, Grid.pixels(array.shape[1:]), "px")
     grid = grid_from_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), str(place))
-    return Stored(array, grid, "mm", metadata)
+    return Stored(array, grid, "mm")
 
 
 def _colours(array: Array, name: str, frame: int | None) -> Array:
@@ -235,15 +232,12 @@ def _read_file(path: Path, frame: int | None) -> sitk.Image:
                 index = [int(i) for i in np.unravel_index(chosen, size[3:], order="F")]
                 reader.SetExtractSize(size[:3] + [0] * (len(size) - 3))
                 reader.SetExtractIndex([0, 0, 0, *index])
-            image = reader.Execute()
+            return reader.Execute()
         except RuntimeError as error:
             raise InputError(
                 f"{path}: the file cannot be read, it looks truncated or damaged ({itk_reason(error)}); "
                 "copy or export it again"
             ) from error
-        if image.GetDimension() == 3 and kind == "GDCMImageIO" and image.GetSize()[2] == 1 and not has_position(path):
-            image = projection(image)
-    return image
 
 
 def _unreadable(path: Path) -> str:
