@@ -18,7 +18,7 @@ from pydicom.errors import InvalidDicomError
 from roireg.core.errors import InputError
 from roireg.io._itk import warn_header
 from roireg.io.dicom_labels import LABEL_CLASSES, read_label_file
-from roireg.io.dicom_planes import load_planes, one_volume, planes_of
+from roireg.io.dicom_planes import frame_count, load_planes, one_volume, planes_of
 from roireg.io.raster import Selection, Stored
 
 __all__ = ["DicomSeries", "is_dicom", "list_series", "read_dicom"]
@@ -169,31 +169,28 @@ def _described(uid: str, entries: Entries) -> DicomSeries:
 
 
 def _choose(folder: Path, found: dict[str, Entries], series: str | None, *, indices: bool) -> Entries:
-    described = [_described(uid, entries) for uid, entries in sorted(found.items())]
-    listing = "; ".join(
-        f"{s.uid} ({s.modality or 'no modality'}, {s.description or 'no description'}, {_count(found[s.uid])})"
-        for s in described
-    )
+    def listing() -> str:
+        return "; ".join(
+            f"{s.uid} ({s.modality or 'no modality'}, {s.description or 'no description'}, {slices(s.uid)} slices)"
+            for s in (_described(uid, entries) for uid, entries in sorted(found.items()))
+        )
+
+    def slices(uid: str) -> int:
+        return sum(frame_count(file, header) for file, header in found[uid])
+
     if series is not None:
         if series in found:
             return found[series]
-        raise InputError(f"{folder}: no DICOM series {series}; found {listing}")
+        raise InputError(f"{folder}: no DICOM series {series}; found {listing()}")
     # Label maps that lie beside the images are taken where a label map is wanted, and only there.
     wanted = [e for e in found.values() if (str(e[0][1].get("SOPClassUID")) in LABEL_CLASSES) == indices]
     wanted = wanted or list(found.values())
     if len(wanted) == 1:
         return wanted[0]
     raise InputError(
-        f"{folder}: the folder holds {len(found)} DICOM series, expected one: {listing}; choose one as "
+        f"{folder}: the folder holds {len(found)} DICOM series, expected one: {listing()}; choose one as "
         f"{folder}::SERIES_UID"
     )
-
-
-def _count(entries: Entries) -> str:
-    frames = [
-        int(h.get("NumberOfFrames") or 1) if str(h.get("NumberOfFrames") or 1).isdigit() else 1 for _, h in entries
-    ]
-    return f"{sum(frames)} slices"
 
 
 def _without_copies(name: str, entries: Entries) -> Entries:

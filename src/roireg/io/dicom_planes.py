@@ -25,7 +25,7 @@ from roireg.core.grid import Grid
 from roireg.io._itk import itk_reason, quiet, warn_header
 from roireg.io.raster import Stored, choose
 
-__all__ = ["Plane", "load_planes", "numbers", "one_volume", "planes_of"]
+__all__ = ["Plane", "frame_count", "load_planes", "numbers", "one_volume", "planes_of"]
 
 Array = NDArray[Any]
 
@@ -76,7 +76,7 @@ def planes_of(file: Path, header: Dataset) -> list[Plane]:
     """
     if header.get("SOPClassUID") == _WHOLE_SLIDE:
         raise InputError(f"{file}: DICOM of whole slides is not supported; convert it to OME-TIFF")
-    frames = int(_number(file, header, "NumberOfFrames", 1) or 1)
+    frames = frame_count(file, header)
     groups = header.get("PerFrameFunctionalGroupsSequence")
     if groups:
         if len(groups) != frames:
@@ -90,6 +90,17 @@ def planes_of(file: Path, header: Dataset) -> list[Plane]:
     if frames == 1:
         return [first]
     return [_moved(first, i, offset) for i, offset in enumerate(_frame_offsets(file, header, first, frames))]
+
+
+def frame_count(file: Path, header: Dataset) -> int:
+    """Return how many frames a file holds.
+
+    Raises
+    ------
+    InputError
+        When its header says something else than a number.
+    """
+    return int(_number(file, header, "NumberOfFrames", 1) or 1)
 
 
 def _plane(
