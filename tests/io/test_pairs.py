@@ -188,7 +188,7 @@ MISTAKES: dict[str, tuple[Edit, str]] = {
     "outside": (lambda d: d["fixed"].update(layers=["../x.png"]), "names files of the same folder"),
     "gone": (lambda d: d["fixed"].update(layers=["gone.nii.gz"]), "gone.nii.gz: no such file"),
     "grid": (lambda d: d["fixed"]["grid"]["affine"][0].__setitem__(3, 55.0), "the label map lies on"),
-    "shape": (lambda d: d["fixed"]["grid"].update(shape=[4, 5, 7]), "the label map lies on"),
+    "shape": (lambda d: d["fixed"]["grid"].update(shape=[2, 5, 6]), "the label map lies on"),
     "singular": (lambda d: d["fixed"]["grid"].update(affine=[[0.0] * 4] * 4), r"fixed\.grid is not usable"),
     "prompt": (
         lambda d: d["pairs"][0]["prompts"][0].update(points=[[1, 2]], labels=[1]),

@@ -15,7 +15,7 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.transforms import Affine
-from roireg.pipeline.checks import check_inputs, check_labels, check_pairs, check_points, starting_map
+from roireg.pipeline.checks import check_inputs, check_pairs, check_points, labels_on, starting_map
 from support import grids, make_grid, rotation
 
 
@@ -86,9 +86,26 @@ def test_large_masks_that_meet_in_one_voxel_meet():
 def test_labels_tolerate_rounded_headers_only():
     grid = make_grid((8, 9, 10), (2, 1, 3))
     image = image_on(grid)
-    check_labels(mask_on(at(grid, 0.005), (1, 1, 1)), image)
+    assert labels_on(mask_on(at(grid, 0.005), (1, 1, 1)), image).grid == grid
     with pytest.raises(GeometryError, match="another grid than its image"):
-        check_labels(mask_on(at(grid, 0.05), (1, 1, 1)), image)
+        labels_on(mask_on(at(grid, 0.05), (1, 1, 1)), image)
+    with pytest.raises(InputError, match="is empty"):
+        labels_on(Image(torch.zeros((1, *grid.shape), dtype=torch.int32), grid), image)
+
+
+@given(grids(ndim=3, min_side=3), st.data())
+def test_masks_in_any_storage_order_are_those_of_the_image(grid, data):
+    image = image_on(grid)
+    place = tuple(data.draw(st.integers(0, n - 1)) for n in grid.shape)
+    mask = mask_on(grid, place)
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, 1] * (grid.shape[1] - 1)
+    affine[:3, 1] *= -1
+    flipped = Image(mask.data.flip(2).permute(0, 3, 1, 2), Grid(np.roll(grid.shape, 1), affine[:, [2, 0, 1, 3]]))
+    maps = check_inputs(image, image, fixed_mask=flipped, moving_mask=mask, fixed_rois=mask, moving_rois=flipped)
+    for found in (maps.fixed_mask, maps.moving_rois):
+        assert found.grid == grid
+        assert torch.equal(found.data, mask.data)
 
 
 @pytest.mark.parametrize("init", ["middle", "AUTO", ""])

@@ -29,7 +29,7 @@ from roireg.core.transforms import Transform
 from roireg.features import FeatureExtractor
 from roireg.io import read_points, write_pairs
 from roireg.pipeline import Config, Registration, register
-from roireg.pipeline.checks import check_labels
+from roireg.pipeline.checks import labels_on
 from roireg.pipeline.prompting import GUIDE_WORDS, PromptSession
 from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompt
 from roireg.pipeline.stages import Network
@@ -173,8 +173,7 @@ def _asked(job: PromptJob, image: Image, frame: int | None) -> tuple[list[Prompt
     if job.mask is not None:
         mask = load_labels(job.mask, frame)
         assert mask is not None
-        check_labels(mask, image, what="mask that prompts")
-        asked.append(mask)
+        asked.append(labels_on(mask, image, what="mask that prompts"))
         names.append(job.mask.name)
     if job.prompts is not None:
         points = read_points(job.prompts)

@@ -23,7 +23,7 @@ from roireg.core.warp import warp
 from roireg.evaluate import MetricValue, ReportInput, Truth, render_report
 from roireg.io import PointSet, atomic_path, read_pairs, read_points, sha256_of, write_labels, write_points
 from roireg.pipeline import OUTPUTS, Config, Registration, preset, register
-from roireg.pipeline.checks import INIT_WORDS, check_labels, check_points
+from roireg.pipeline.checks import INIT_WORDS, check_points, labels_on
 
 __all__ = ["RegisterJob", "register_files", "report", "run_job", "summarise"]
 
@@ -225,9 +225,10 @@ def _read_carried(job: RegisterJob, fixed: Image, moving: Image) -> _Carried:
         load_labels(job.fixed_labels, job.frames.fixed),
         load_labels(job.moving_labels, job.frames.moving),
     ]
-    for found, image in zip(labels, (fixed, moving), strict=True):
-        if found is not None:
-            check_labels(found, image)
+    labels = [
+        None if found is None else labels_on(found, image)
+        for found, image in zip(labels, (fixed, moving), strict=True)
+    ]
     points = [None if path is None else read_points(path) for path in (job.fixed_points, job.moving_points)]
     for side, (given, image, path) in enumerate(
         zip(points, (fixed, moving), (job.fixed_points, job.moving_points), strict=True)

@@ -19,7 +19,7 @@ from roireg.core.pair import Pair
 from roireg.core.transforms import Transform
 from roireg.evaluate import LabelScores, Scores, Truth, score
 from roireg.io import atomic_path, read_points
-from roireg.pipeline.checks import check_labels
+from roireg.pipeline.checks import labels_on
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -89,9 +89,8 @@ def _measure(paths: Evaluation) -> Scores:
         if image is not None and transform is not None and image.ndim != transform.ndim:
             raise GeometryError(f"{image.name}: the image is {image.ndim}D but the transform is {transform.ndim}D")
     if fixed is not None:
-        for labels, what in ((fixed_labels, "label map"), (mask, "mask")):
-            if labels is not None:
-                check_labels(labels, fixed, what=what)
+        fixed_labels = None if fixed_labels is None else labels_on(fixed_labels, fixed)
+        mask = None if mask is None else labels_on(mask, fixed, what="mask")
     space = fixed or fixed_labels or mask
     if space is None and paths.truth is not None:
         raise InputError("--truth is compared at the voxels of the fixed image; give --fixed")

@@ -25,7 +25,7 @@ from roireg.core.errors import GeometryError, InputError
 from roireg.core.image import Image
 from roireg.core.transforms import Affine
 from roireg.io import read_image, read_labels, read_points, sha256_of
-from roireg.pipeline.checks import check_inputs, check_labels, check_points
+from roireg.pipeline.checks import check_inputs, check_points, labels_on
 
 __all__ = [
     "Case",
@@ -415,8 +415,7 @@ def _check_label_maps(folder: CaseFolder, names: Sequence[str], images: Sequence
     known = folder.content.labels
     present = []
     for name, image in zip(names, images, strict=True):
-        labels = read_labels(folder.path / name)
-        check_labels(labels, image)
+        labels = labels_on(read_labels(folder.path / name), image)
         ids = set(torch.unique(labels.data).tolist()) - {0}
         if known is not None and (unnamed := sorted(ids - set(known))):
             raise InputError(f"{labels.name}: `labels` of the set does not name the ids {unnamed[:8]}; name them")

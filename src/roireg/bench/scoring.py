@@ -13,7 +13,7 @@ from roireg.core.errors import InputError
 from roireg.core.transforms import Affine, Chain, Transform
 from roireg.evaluate import Scores, Truth
 from roireg.io import read_image, read_labels, read_points, read_transform
-from roireg.pipeline.checks import check_labels
+from roireg.pipeline.checks import labels_on
 
 __all__ = ["SCORES", "SCORING", "load_transforms", "numbers", "read_truth"]
 
@@ -49,9 +49,10 @@ def read_truth(folder: CaseFolder, case: Case) -> Truth:
     fixed, moving = (read_image(folder.path / name) for name in (case.fixed, case.moving))
     labels = None
     if case.fixed_labels is not None and case.moving_labels is not None:
-        labels = (read_labels(folder.path / case.fixed_labels), read_labels(folder.path / case.moving_labels))
-        for labelled, image in zip(labels, (fixed, moving), strict=True):
-            check_labels(labelled, image)
+        labels = (
+            labels_on(read_labels(folder.path / case.fixed_labels), fixed),
+            labels_on(read_labels(folder.path / case.moving_labels), moving),
+        )
         ids = [set(torch.unique(m.data).tolist()) - {0} for m in labels]
         if not ids[0] & ids[1]:
             raise InputError(

@@ -31,6 +31,7 @@ from roireg.io._itk import (
     not_finite,
     quiet,
     to_itk_image,
+    warn_header,
 )
 from roireg.io.dicom import is_dicom, read_dicom
 from roireg.io.files import atomic_path
@@ -53,6 +54,10 @@ _RASTER_TYPES = {
     ".tiff": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
 }
 _READABLE = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or BMP"
+
+
+ROUNDED = 0.02
+"""How far a label may be off a whole number: integers that nibabel saved with a slope are up to 0.016 off."""
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -113,7 +118,8 @@ def read_labels(
     Raises
     ------
     InputError
-        As `read_image`, and when the file is RGB, JPEG (lossy), or holds values that are not integers.
+        As `read_image`, and when the file is RGB, JPEG (lossy), or holds values that are not integers. Values within
+        0.02 of whole numbers are rounded, with a warning.
     """
     if extension(Path(path)) in (".jpg", ".jpeg"):
         raise InputError(f"{path}: JPEG alters label values; save the label map as PNG or NIfTI")
@@ -124,13 +130,27 @@ def read_labels(
             f"{path}: a label map has one value per voxel, found {array.shape[0]} channels; save it as an index image"
         )
     if array.dtype.kind == "f":
-        wrong = int((~np.isfinite(array) | (array != np.round(array))).sum())
-        if wrong:
-            raise InputError(f"{path}: a label map holds whole numbers, found {wrong} voxels with other values")
+        stored = replace(stored, array=_rounded(array, str(path)))
+        array = stored.array
     limits = np.iinfo(np.int32)
     if int(array.min()) < limits.min or int(array.max()) > limits.max:
         raise InputError(f"{path}: labels must fit 32-bit integers, found values up to {array.max()}")
     return _image(path, torch.from_numpy(np.array(array, dtype=np.int32, order="C")), stored)
+
+
+def _rounded(array: Array, name: str) -> Array:
+    """Return whole numbers where all values are nearly that: what integers scaled by a slope look like."""
+    whole = np.round(array)
+    off = np.abs(array - whole)
+    wrong = int((~(off <= ROUNDED)).sum())
+    if wrong:
+        raise InputError(
+            f"{name}: a label map holds whole numbers, found {wrong} voxels with other values (more than {ROUNDED} "
+            "off); save it as integers"
+        )
+    if (furthest := float(off.max())) > 0:
+        warn_header(name, f"the labels are up to {furthest:.2g} off whole numbers, to which they are rounded")
+    return whole
 
 
 def _image(path: str | Path, data: torch.Tensor, stored: Stored) -> Image:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.lattice import stored_on
 from roireg.core.rois import Prompt, ROIPair, ROIPairs, ROISet
 from roireg.io.files import atomic_path, new_folder
 from roireg.io.images import read_labels, write_labels
@@ -319,13 +320,16 @@ def _read_side(folder: Path, name: str, side: str, data: _Side) -> tuple[ROISet,
         if Path(layer).name != layer:
             raise InputError(f"{where}: {side}.layers names files of the same folder, found {layer!r}")
         labels = read_labels(folder / layer)
-        fits = labels.grid.shape == grid.shape if labels.unit == "px" else labels.grid.is_close(grid, tolerance=0.01)
-        if not fits:
+        if labels.unit == "px" and labels.grid.shape == grid.shape:
+            fitting: Image | None = labels
+        else:
+            fitting = stored_on(labels, grid)  # another program may have flipped or cropped it
+        if fitting is None:
             raise GeometryError(
                 f"{name}/{layer}: the label map lies on {labels.grid!r}, but pairs.json says {grid!r} (or another "
                 "place); save it on the grid it came with"
             )
-        maps.append(labels.data[0])
+        maps.append(fitting.data[0])
     index: dict[int, int] = {}
     for k, roi in enumerate(data.rois):
         if roi.layer >= len(maps):

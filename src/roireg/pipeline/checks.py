@@ -5,6 +5,8 @@ The command line and the Python functions raise the same sentences: the checks l
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -12,16 +14,36 @@ from numpy.typing import ArrayLike, NDArray
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.lattice import stored_on
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Transform
 from roireg.io import check_image
 
-__all__ = ["INIT_WORDS", "check_init", "check_inputs", "check_labels", "check_pairs", "check_points", "starting_map"]
+__all__ = [
+    "INIT_WORDS",
+    "LabelMaps",
+    "check_init",
+    "check_inputs",
+    "check_pairs",
+    "check_points",
+    "labels_on",
+    "starting_map",
+]
 
 INIT_WORDS = ("auto", "identity", "centers")
 """Words that name a start; anything else is a transform."""
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMaps:
+    """Masks and regions on the grids of their images, None where there are none."""
+
+    fixed_mask: Image | None
+    moving_mask: Image | None
+    fixed_rois: Image | None
+    moving_rois: Image | None
 
 
 def check_inputs(
@@ -34,16 +56,20 @@ def check_inputs(
     moving_rois: Image | None = None,
     pairs: ROIPairs | None = None,
     init: str | Transform = "auto",
-) -> None:
-    """Refuse inputs that no registration can make sense of.
+) -> LabelMaps:
+    """Refuse inputs that no registration can make sense of, and bring label maps onto the grids of their images.
 
     Parameters
     ----------
     fixed, moving : the images.
-    fixed_mask, moving_mask : label maps on the grids of their images; voxels other than 0 are inside.
+    fixed_mask, moving_mask : label maps of voxels of their images, see `labels_on`; voxels other than 0 are inside.
     fixed_rois, moving_rois : label maps used as regions, equal ids correspond; both or none.
     pairs : corresponding regions to start from.
     init : "auto", "identity", "centers" or a transform from fixed to moving.
+
+    Returns
+    -------
+    The masks and label maps on the grids of their images.
 
     Raises
     ------
@@ -65,10 +91,10 @@ def check_inputs(
     check_init(init, fixed)
     start = starting_map(init, fixed.grid, moving.grid)
     _check_overlap(fixed, moving, start, init)
-    masks = [(fixed_mask, fixed, "mask of the fixed image"), (moving_mask, moving, "mask of the moving image")]
-    for mask, image, what in masks:
-        if mask is not None:
-            check_labels(mask, image, what=what)
+    if fixed_mask is not None:
+        fixed_mask = labels_on(fixed_mask, fixed, what="mask of the fixed image")
+    if moving_mask is not None:
+        moving_mask = labels_on(moving_mask, moving, what="mask of the moving image")
     if fixed_mask is not None and moving_mask is not None and not _meet(fixed_mask, moving_mask, start):
         raise InputError(
             f"{fixed_mask.name} and {moving_mask.name}: the masks have no voxel in common where the registration "
@@ -83,11 +109,12 @@ def check_inputs(
             f"give --{other}-rois too"
         )
     if fixed_rois is not None and moving_rois is not None:
-        check_labels(fixed_rois, fixed, what="region label map of the fixed image")
-        check_labels(moving_rois, moving, what="region label map of the moving image")
+        fixed_rois = labels_on(fixed_rois, fixed, what="region label map of the fixed image")
+        moving_rois = labels_on(moving_rois, moving, what="region label map of the moving image")
         _check_shared(fixed_rois, moving_rois)
     if pairs is not None:
         check_pairs(pairs, fixed, moving)
+    return LabelMaps(fixed_mask, moving_mask, fixed_rois, moving_rois)
 
 
 def check_init(init: str | Transform, fixed: Image) -> None:
@@ -119,13 +146,16 @@ def starting_map(init: str | Transform, fixed: Grid, moving: Grid) -> Transform:
     return Affine.identity(fixed.ndim)
 
 
-def check_labels(labels: Image, image: Image, *, what: str = "label map") -> None:
-    """Refuse a label map or mask that is not on the grid of its image, or empty.
+def labels_on(labels: Image, image: Image, *, what: str = "label map") -> Image:
+    """Return a label map or mask on the grid of its image.
+
+    It may be stored in another order than the image (flipped or permuted axes), or be cropped to a part of it: the
+    voxels must be voxels of the image, to a hundredth of their size. What is not there is 0.
 
     Raises
     ------
     GeometryError
-        When the grids differ.
+        When its voxels lie elsewhere.
     InputError
         When every voxel is 0.
     """
@@ -134,13 +164,15 @@ def check_labels(labels: Image, image: Image, *, what: str = "label map") -> Non
             f"{labels.name}: the {what} is {labels.ndim}D ({_size(labels.grid)}) but its image {image.name} is "
             f"{image.ndim}D ({_size(image.grid)}); give a label map on the grid of the image"
         )
-    if not labels.grid.is_close(image.grid, tolerance=0.01):
+    fitting = stored_on(labels, image.grid)
+    if fitting is None:
         raise GeometryError(
             f"{labels.name}: the {what} lies on another grid than its image {image.name} "
             f"({_difference(labels.grid, image.grid)}); resample it onto the image, nearest neighbour"
         )
     if not bool((labels.data != 0).any()):
         raise InputError(f"{labels.name}: the {what} is empty, every voxel is 0; expected at least one other value")
+    return fitting
 
 
 def check_points(points: ArrayLike, image: Image, *, name: str, partner: ArrayLike | None = None) -> None:

@@ -15,7 +15,7 @@ from roireg.core.rois import Prompt, ROIPairs, ROISet
 from roireg.core.seeds import generator
 from roireg.features import foreground_mask
 from roireg.match.evidence import Evidence
-from roireg.pipeline.checks import check_labels
+from roireg.pipeline.checks import labels_on
 from roireg.segment.prompts import clipped
 
 __all__ = ["PromptAnswer", "PromptResult", "check_prompt", "check_prompts", "random_prompts"]
@@ -82,7 +82,7 @@ def random_prompts(
     Parameters
     ----------
     count : how many prompts.
-    mask : one-channel image on the grid of `image`, not 0 where prompts may (or may not) lie; None takes the
+    mask : one-channel image of voxels of `image`, not 0 where prompts may (or may not) lie; None takes the
         foreground (see `foreground_mask`).
     where : "inside" or "outside" the mask.
 
@@ -96,7 +96,7 @@ def random_prompts(
     if where not in ("inside", "outside"):
         raise InputError(f"random prompts lie inside or outside a mask, found {where!r}")
     if mask is not None:
-        check_labels(mask, image, what="mask for random prompts")
+        mask = labels_on(mask, image, what="mask for random prompts")
     allowed = foreground_mask(image.gray().data) if mask is None else (mask.data != 0).any(0)
     places = torch.nonzero(allowed if where == "inside" else ~allowed).double().cpu().numpy()
     if not len(places):
@@ -176,12 +176,13 @@ def check_prompt(asked: Prompt, image: Image) -> Prompt:
 
 
 def check_prompts(asked: Prompt | Image | Sequence[Prompt | Image], image: Image) -> list[Prompt | Image]:
-    """Return prompts as they can be asked, see `check_prompt`; images are masks, see `check_labels`."""
+    """Return prompts as they can be asked, see `check_prompt`; images are masks, see `labels_on`."""
     prompts: list[Prompt | Image] = []
     for item in [asked] if isinstance(asked, Prompt | Image) else asked:
         if isinstance(item, Image):
-            check_labels(item, image, what="mask that prompts")
-        prompts.append(item if isinstance(item, Image) else check_prompt(item, image))
+            prompts.append(labels_on(item, image, what="mask that prompts"))
+        else:
+            prompts.append(check_prompt(item, image))
     return prompts
 
 

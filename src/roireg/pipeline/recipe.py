@@ -73,7 +73,7 @@ def register(
         When an input is unsuitable; see :func:`roireg.pipeline.checks.check_inputs`.
     """
     settings = config or preset_named(preset)
-    check_inputs(
+    maps = check_inputs(
         fixed,
         moving,
         fixed_mask=fixed_mask,
@@ -101,10 +101,10 @@ def register(
 
     where = resolve_device(device)
     stages = Stages.of(settings, where, progress)
-    labels = None if fixed_rois is None or moving_rois is None else (fixed_rois, moving_rois)
+    labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
     doubts: tuple[str, ...] = ()
     if settings.prompt.count and pairs is None and known is None and labels is None:
-        pairs, doubts = _drawn(fixed, moving, settings, stages, moving_mask, init, device, seed, progress)
+        pairs, doubts = _drawn(fixed, moving, settings, stages, maps.moving_mask, init, device, seed, progress)
 
     def steer(start: Affine, found: ROIPairs, progress: Progress) -> tuple[ROIPairs, tuple[str, ...]]:
         # A coarse deformation first: prompts are looked for where it says.
@@ -131,8 +131,8 @@ def register(
         pairs=pairs,
         known=known,
         steer=steer if asked else None,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
+        fixed_mask=maps.fixed_mask,
+        moving_mask=maps.moving_mask,
         init=init,
         seed=seed,
         name=preset if config is None else "custom",
