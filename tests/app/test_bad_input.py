@@ -213,7 +213,7 @@ def test_label_map_with_another_grid_than_its_image(option, volume, place, tmp_p
         arguments += ("--moving-rois", volume.moving_labels)
     words = ("shifted.nii.gz", "another grid than its image", "fixed.nii.gz", "3 mm apart", "resample")
     refused(tmp_path, *arguments, words=words)
-    _, coarse = blobs(volume_grid((12, 20, 8)))
+    _, coarse = blobs(volume_grid().with_shape((12, 20, 8)))
     write_labels(place / "coarse.nii.gz", coarse)
     arguments = tuple(place / "coarse.nii.gz" if a == place / "shifted.nii.gz" else a for a in arguments)
     refused(tmp_path, *arguments, words=("coarse.nii.gz", "8 x 20 x 12 voxels against 16 x 20 x 12"))

@@ -63,7 +63,8 @@ def test_what_lies_beside_the_grid_must_be_empty():
     assert stored_on(larger, grid).data[0, 0, 0, 0] == 7
     larger.data[0, 0, 1, 1] = 7
     assert stored_on(larger, grid) is None
-    assert stored_on(numbered(grid.padded([-4, 0, 0], [4, 0, 0])), grid) is None  # beside it
+    beside = Image(torch.zeros((1, 4, 4, 4), dtype=torch.int32), grid.padded([-1, 0, 0], [1, 0, 0]))
+    assert stored_on(beside, grid) is None  # half beside it, although there is nothing
 
 
 @pytest.mark.parametrize("shift", [0.02, 0.5, 0.97])

@@ -15,7 +15,8 @@ __all__ = ["stored_on"]
 def stored_on(image: Image, grid: Grid, *, tolerance: float = 0.01) -> Image | None:
     """Return an image whose voxels are voxels of another grid, stored as that grid stores them.
 
-    Nothing is interpolated. What the image does not cover is 0, and what lies beside the grid must be 0.
+    Nothing is interpolated. The image may be a part of the grid, with 0 elsewhere, or reach beyond it on all sides,
+    where it must be 0.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ def stored_on(image: Image, grid: Grid, *, tolerance: float = 0.01) -> Image | N
 
     Returns
     -------
-    The image on exactly `grid`; None where its voxels lie elsewhere, or values other than 0 lie beside the grid.
+    The image on exactly `grid`; None where its voxels lie elsewhere, or values other than 0 beside the grid.
     """
     if image.ndim != grid.ndim:
         return None
@@ -38,9 +39,11 @@ def stored_on(image: Image, grid: Grid, *, tolerance: float = 0.01) -> Image | N
     data = data.flip(flipped) if flipped else data
     shape = np.array(data.shape[1:])
     low = np.where(signs > 0, start, start - (shape - 1))  # index in `grid` of the first voxel of `data`
-    first, last = np.maximum(low, 0), np.minimum(low + shape, grid.shape)
-    if (last <= first).any():
-        return None
+    high = low + shape
+    within, around = (low >= 0) & (high <= grid.shape), (low <= 0) & (high >= grid.shape)
+    if not (within.all() or around.all()):
+        return None  # half beside: more likely the labels of another image than a crop
+    first, last = np.maximum(low, 0), np.minimum(high, grid.shape)
     inner = data[(slice(None), *(slice(int(a), int(b)) for a, b in zip(first - low, last - low, strict=True)))]
     if int(torch.count_nonzero(inner)) != int(torch.count_nonzero(data)):
         return None
