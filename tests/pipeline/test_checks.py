@@ -93,6 +93,12 @@ def test_labels_tolerate_rounded_headers_only():
         labels_on(Image(torch.zeros((1, *grid.shape), dtype=torch.int32), grid), image)
 
 
+def test_a_smaller_picture_is_no_crop():
+    picture = replace(image_on(Grid.pixels((8, 9))), unit="px")
+    with pytest.raises(GeometryError, match="9 x 8 pixels"):
+        labels_on(replace(mask_on(Grid.pixels((4, 4)), (1, 1)), unit="px"), picture)
+
+
 @given(grids(ndim=3, min_side=3), st.data())
 def test_masks_in_any_storage_order_are_those_of_the_image(grid, data):
     image = image_on(grid)

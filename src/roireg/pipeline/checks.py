@@ -150,7 +150,8 @@ def labels_on(labels: Image, image: Image, *, what: str = "label map") -> Image:
     """Return a label map or mask on the grid of its image.
 
     It may be stored in another order than the image (flipped or permuted axes), or be cropped to a part of it: the
-    voxels must be voxels of the image, to a hundredth of their size. What is not there is 0.
+    voxels must be voxels of the image, to a hundredth of their size. What is not there is 0. Pictures without a
+    physical size must have the size of their image.
 
     Raises
     ------
@@ -164,7 +165,9 @@ def labels_on(labels: Image, image: Image, *, what: str = "label map") -> Image:
             f"{labels.name}: the {what} is {labels.ndim}D ({_size(labels.grid)}) but its image {image.name} is "
             f"{image.ndim}D ({_size(image.grid)}); give a label map on the grid of the image"
         )
-    fitting = stored_on(labels, image.grid)
+    # Pixels without a size have no place in the world, so a smaller picture is a resized one and no crop.
+    placed = "px" not in (labels.unit, image.unit) or labels.grid.shape == image.grid.shape
+    fitting = stored_on(labels, image.grid) if placed else None
     if fitting is None:
         raise GeometryError(
             f"{labels.name}: the {what} lies on another grid than its image {image.name} "
