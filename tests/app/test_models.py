@@ -273,8 +273,8 @@ def test_check_compares_the_sha256_where_one_is_published(sam_file, tmp_path, mo
     digest = hashlib.sha256(sam_file.read_bytes()).hexdigest()
     refused("check", named, words=("sam_vit_b_01ec64.pth", digest[:16], "ec2df62732614e57", "another file"))
     assert "(not that of the published sam_vit_b_01ec64.pth)" in run("check", f"sam-vit-base={sam_file}").stdout
-    monkeypatch.setattr(sam, "CARDS", (dataclasses.replace(sam.CARDS[0], sha256=digest[:8]), *sam.CARDS[1:]))
-    monkeypatch.setattr(registry, "SIZES", dict.fromkeys(registry.SIZES, ""))
+    cards = [dataclasses.replace(card, sha256=digest[:8], size="") for card in sam.FAMILY.cards]
+    monkeypatch.setattr(registry, "FAMILIES", [dataclasses.replace(sam.FAMILY, cards=tuple(cards))])
     assert f"{digest} (as published, 8 digits compared)" in run("check", named).stdout
     document = answer("check", named)
     assert (document["published_sha256"], document["weights_licence"]) == (digest[:8], "Apache-2.0")

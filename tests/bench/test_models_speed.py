@@ -10,7 +10,7 @@ from roireg.bench import models_speed
 from roireg.bench.models_speed import Cost, main, measure, profile_table
 from roireg.core.errors import InputError
 from roireg.models.profiles import Profile
-from roireg.models.registry import load_model
+from roireg.models.registry import load
 
 
 def test_totals_add_up():
@@ -19,7 +19,7 @@ def test_totals_add_up():
 
 def test_measuring_takes_the_parts_in_order(tmp_path):
     ticks = itertools.count()
-    model = load_model(sam_folder(tmp_path))
+    model = load(sam_folder(tmp_path))
     cost = measure(model, 128, clock=lambda: float(next(ticks)))
     # 64 of the 192 masks are measured.
     assert (cost.encode, cost.decode, cost.upscale, cost.sort) == (1, 1, 3, 3)
@@ -36,7 +36,7 @@ def test_the_table_compares_with_the_published_setting():
 
 
 def test_a_pair_end_to_end_is_two_images_each(tmp_path, monkeypatch):
-    model = load_model(sam_folder(tmp_path))
+    model = load(sam_folder(tmp_path))
     asked = []
     monkeypatch.setattr(models_speed, "random_sam", lambda size, **how: asked.append((size, how["device"])) or model)
     ticks = itertools.count()

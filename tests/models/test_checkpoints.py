@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,9 @@ import torch
 
 from models import tiny
 from roireg.core.errors import InputError, OptionalDependencyError
-from roireg.models import find_card, hugging, load_encoder, load_model
+from roireg.models import find_card, hugging, load, mobile_sam, sam, sam2
 from roireg.models.checkpoint import read_tensors, shapes_of
-from roireg.models.detect import detect, detect_shapes
-from roireg.models.mobile_sam import load as load_mobile
-from roireg.models.registry import SIZES
-from roireg.models.sam2 import NAMES, _settings
+from roireg.models.registry import detect
 from roireg.models.sam_names import sam_names, sam_settings
 from roireg.models.tiny_vit import TinyVit, TinyVitSizes
 
@@ -26,20 +24,20 @@ POINT = {"points": torch.tensor([[[10.0, 20.0]]]), "labels": torch.tensor([[1]])
 
 
 def answer(path: Path | str, size: int | None = None) -> torch.Tensor:
-    model = load_model(path, input_size=size)
+    model = load(path, input_size=size)
     return model.decode(model.encode(RASTER), **POINT).logits
 
 
 @pytest.mark.parametrize("kind", ["sam", "sam-hq", "sam2"])
 def test_folder_and_original_file_are_the_same_model(kind, place):
     folder, file = place(kind), place(f"{kind}-file")
-    assert detect(folder).family == detect(file).family == kind
+    assert detect(folder)[0].name == detect(file)[0].name == kind
     torch.testing.assert_close(answer(folder), answer(file), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_format_loads_whole(kind, place):
-    model = load_model(place(kind), input_size=128)
+    model = load(place(kind), input_size=128)
     report = model.report
     assert (report.missing, report.unexpected, report.mismatched) == ((), (), ())
     assert not any(p.is_meta or p.requires_grad for p in model.network.parameters())
@@ -69,7 +67,7 @@ def test_old_files_half_precision_and_safetensors(place, tmp_path):
 
 def test_the_file_may_go_once_it_is_loaded(place, tmp_path):
     file = shutil.copy(place("sam-file"), tmp_path / "sam.pth")
-    model = load_model(file)
+    model = load(file)
     file.write_bytes(b"")
     assert torch.equal(model.decode(model.encode(RASTER), **POINT).logits, answer(place("sam-file")))
 
@@ -88,7 +86,7 @@ def test_video_folders_of_sam_2_are_read_as_image_models(place, tmp_path):
 def test_sam_2_of_no_published_size_needs_its_configuration(place, tmp_path):
     file = shutil.copy(place("sam2-file"), tmp_path / "lost.pt")
     with pytest.raises(InputError, match=r"5 blocks, the first 8 wide, .* put the config.json"):
-        load_model(file)
+        load(file)
 
 
 # -- sizes read off the tensors -------------------------------------------------------------------
@@ -115,7 +113,7 @@ def test_published_sizes_of_sam(width, layers, heads, everywhere, size):
         network = SamModel(SamConfig(vision_config=vision))
     tensors = tiny.original(network)
     assert tensors["image_encoder.blocks.0.attn.rel_pos_h"].shape == (27, width // heads)
-    assert detect_shapes(shapes_of(tensors)).words == f"Segment Anything (SAM) {size}"
+    assert sam.FAMILY.recognise(shapes_of(tensors)).size == size
     found = sam_settings(shapes_of(sam_names(tensors)))
     for part, settings in found.items():
         for name, value in settings.items():
@@ -151,8 +149,8 @@ def test_published_sizes_of_sam_2(width, blocks, heads, windows, everywhere, bac
     with torch.device("meta"):
         network = Sam2Model(Sam2Config(vision_config=vision))
     tensors = tiny.original_sam2(network)
-    assert detect_shapes(shapes_of(tensors)).words == f"SAM 2 {size}"
-    found = _settings(shapes_of(sam_names(tensors, NAMES)), Path("sam2.pt"), 1024)
+    assert sam2.FAMILY.recognise(shapes_of(tensors)).size == size
+    found = sam2.FAMILY.settings(shapes_of(sam2.FAMILY.rename(tensors)), find_card("sam2.1-tiny"), Path("sam2.pt"))
     assert found["vision_config"]["backbone_config"] == backbone
     assert found["vision_config"]["backbone_channel_list"] == widths[::-1]
     assert found["mask_decoder_config"]["mlp_dim"] == 2048
@@ -169,7 +167,7 @@ def test_published_sizes_of_slimsam(name, width, inner, tmp_path):
         network = SamModel(SamConfig(vision_config={"hidden_size": width, "mlp_dim": inner}))
     card = find_card(name)
     assert card.parameters == pytest.approx(sum(p.numel() for p in network.parameters()) / 1e6, abs=0.05)
-    assert detect(tmp_path).size == SIZES[name]
+    assert detect(tmp_path)[1].size == card.size
 
 
 def test_the_published_mobile_sam():
@@ -195,7 +193,7 @@ def test_the_published_mobile_sam():
 # -- bad files ------------------------------------------------------------------------------------
 
 
-def refused(path: Path | str, *words: str, loader=load_model) -> None:
+def refused(path: Path | str, *words: str, loader=load) -> None:
     with pytest.raises(InputError) as caught:
         loader(path)
     text = str(caught.value)
@@ -363,7 +361,7 @@ def test_the_same_for_folders(place, tmp_path):
 def test_what_is_left_over_is_reported_and_logged(place, tmp_path, caplog):
     tensors = {**tiny.original(tiny.sam()), "optimizer_step": torch.zeros(1), "image_encoder.extra": torch.zeros(1)}
     with caplog.at_level(logging.WARNING, logger="roireg"):
-        model = load_model(tiny.save_file(tensors, tmp_path / "more.pth"))
+        model = load(tiny.save_file(tensors, tmp_path / "more.pth"))
     assert model.report.unexpected == ("image_encoder.extra", "optimizer_step")
     assert "2 tensor(s) do not belong to it (image_encoder.extra, optimizer_step)" in caplog.text
 
@@ -379,7 +377,7 @@ def test_another_architecture_than_asked_for(place):
 
 
 def test_another_size_than_asked_for(tmp_path):
-    shapes = {"patch_embed.proj.weight": (768, 3, 16, 16), "blocks.11.norm1.weight": (768,)}
+    shapes = {"patch_embed.proj.weight": (768, 3, 16, 16)} | {f"blocks.{i}.norm1.weight": (768,) for i in range(12)}
     tensors = {f"image_encoder.{name}": torch.zeros(shape) for name, shape in shapes.items()}
     file = tiny.save_file(tensors, tmp_path / "b.pth")
     refused(f"sam-vit-huge={file}", "holds Segment Anything (SAM) ViT-B, which is not sam-vit-huge")
@@ -388,7 +386,7 @@ def test_another_size_than_asked_for(tmp_path):
 def test_incomplete_files_of_dino(place, tmp_path):
     tensors = {"cls_token": torch.zeros(1, 1, 384), "blocks.0.ls1.gamma": torch.zeros(384)}
     file = tiny.save_file(tensors, tmp_path / "dinov2_vits14.pth")
-    refused(file, "tensor(s) are missing (blocks.0.attn.proj.bias", loader=load_encoder)
+    refused(file, "tensor(s) are missing (blocks.0.attn.proj.bias", loader=partial(load, needs="features"))
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
@@ -396,7 +394,7 @@ def test_original_files_of_dino(kind, tmp_path):
     network = tiny.dinov2(width=128) if kind == "dinov2" else tiny.dinov3(width=128)
     folder = tiny.save_folder(network, tmp_path / "folder")
     file = tiny.save_file(tiny.original_dino(network), tmp_path / "file.pth")
-    models = [load_encoder(path, input_size=80) for path in (folder, file)]
+    models = [load(path, "features", input_size=80) for path in (folder, file)]
     assert [model.card.family for model in models] == [kind, kind]
     assert models[1].report.unexpected == ()
     maps = [model.encode_dense(RASTER).tensors["image"] for model in models]
@@ -417,7 +415,7 @@ def test_folders_of_dino_as_they_are_on_the_hub(place, tmp_path):
     tensors = {k.replace("model.layer.", "layer."): v for k, v in load_file(v3 / "model.safetensors").items()}
     save_file(tensors, v3 / "model.safetensors", metadata={"format": "pt"})
     for kind, folder in (("dinov2", v2), ("dinov3", v3)):
-        found, expected = (load_encoder(path, input_size=64) for path in (folder, place(kind)))
+        found, expected = (load(path, "features", input_size=64) for path in (folder, place(kind)))
         assert torch.equal(
             found.encode_dense(RASTER).tensors["image"], expected.encode_dense(RASTER).tensors["image"]
         )
@@ -429,7 +427,7 @@ def test_folders_of_dino_as_they_are_on_the_hub(place, tmp_path):
 def test_without_transformers(monkeypatch, place):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(OptionalDependencyError, match=r'pip install "roireg\[models\]"'):
-        load_model(place("sam"))
+        load(place("sam"))
 
 
 def test_a_torchvision_that_does_not_fit(monkeypatch):
@@ -454,7 +452,7 @@ def test_transformers_stays_quiet_and_keeps_its_settings(place, capfd):
     from transformers.utils import logging as chatter
 
     before = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    load_model(place("sam"))
+    load(place("sam"))
     assert (chatter.get_verbosity(), chatter.is_progress_bar_enabled()) == before
     assert capfd.readouterr() == ("", "")
 
@@ -466,4 +464,4 @@ def test_read_tensors_of_a_missing_file(tmp_path):
 
 def test_loaders_name_the_card_in_messages(place):
     with pytest.raises(InputError, match=r"sam\.pth.*mobile-sam"):
-        load_mobile(find_card("mobile-sam"), place("sam-file"), device=torch.device("cpu"), digest="0")
+        mobile_sam.FAMILY.read(place("sam-file"), find_card("mobile-sam"))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models import tiny
 from roireg.core.errors import InputError
-from roireg.models import DenseEncoder, PromptableModel, load_encoder, load_model
+from roireg.models import DenseEncoder, PromptableModel, load
 from roireg.models.sam_med2d import Adapter
 from roireg.models.tiny_vit import TinyVit, TinyVitSizes, _Block, _WindowAttention
 
@@ -57,7 +57,7 @@ def test_a_block_adds_perceptron_and_adapter():
 @torch.no_grad()
 def test_sam_med2d_is_prepared_as_its_authors_prepare(place):
     """Plainly resized to the square; clicks and masks of an oblong image go there and back by half-pixel centres."""
-    model = load_model(place("sam-med2d"))
+    model = load(place("sam-med2d"))
     raster = torch.rand((3, 40, 90), generator=torch.Generator().manual_seed(1)) * 255
     pixels, frame = model.preprocessing(raster)
     assert frame.resized == frame.size == (128, 128)
@@ -81,10 +81,10 @@ def test_silent_adapters_leave_sam(place, tmp_path):
     for block in network.vision_encoder.layers:
         block.mlp.adapter.norm.weight.zero_()
         block.mlp.adapter.norm.bias.zero_()
-    adapted = load_model(tiny.save_file(tiny.original(network), tmp_path / "a.pth", under="model"))
+    adapted = load(tiny.save_file(tiny.original(network), tmp_path / "a.pth", under="model"))
     assert adapted.card.family == "sam-med2d"
     plain_names = {n: v for n, v in tiny.original(network).items() if ".Adapter." not in n}
-    plain = load_model(tiny.save_file(plain_names, tmp_path / "b.pth"))
+    plain = load(tiny.save_file(plain_names, tmp_path / "b.pth"))
     assert plain.card.family == "sam"
     pixels, _ = plain.preprocessing(RASTER)
     torch.testing.assert_close(adapted._encode(pixels)["image"], plain._encode(pixels)["image"], atol=1e-5, rtol=0)
@@ -154,7 +154,7 @@ def test_batches_are_their_images():
 def test_left_over_classifiers_are_no_surprise(place, tmp_path):
     tensors = tiny.original(tiny.mobile_sam())
     tensors |= {"image_encoder.norm_head.weight": torch.ones(24), "image_encoder.head.weight": torch.zeros(1000, 24)}
-    model = load_model(tiny.save_file(tensors, tmp_path / "mobile_sam.pt"), input_size=128)
+    model = load(tiny.save_file(tensors, tmp_path / "mobile_sam.pt"), input_size=128)
     assert model.report.unexpected == ()
     assert model.card.name == "mobile-sam"
 
@@ -165,7 +165,7 @@ def test_left_over_classifiers_are_no_surprise(place, tmp_path):
 @pytest.mark.parametrize(("kind", "patch", "prefix"), [("dinov2", 14, 1), ("dinov3", 16, 5)])
 @torch.no_grad()
 def test_dino_gives_patches_without_class_and_registers(kind, patch, prefix, place):
-    encoder = load_encoder(place(kind), input_size=112)
+    encoder = load(place(kind), "features", input_size=112)
     assert isinstance(encoder, DenseEncoder) and not isinstance(encoder, PromptableModel)
     network = tiny.dinov2() if kind == "dinov2" else tiny.dinov3()
     pixels, frame = encoder.preprocessing(RASTER)
@@ -189,11 +189,11 @@ def test_dino_gives_patches_without_class_and_registers(kind, patch, prefix, pla
 
 
 def test_dino_sizes(place):
-    assert load_encoder(place("dinov2")).preprocessing.size == 518
+    assert load(place("dinov2"), "features").preprocessing.size == 518
     with pytest.raises(InputError, match="at least 28, two patches"):
-        load_encoder(place("dinov2"), input_size=20)
+        load(place("dinov2"), "features", input_size=20)
 
 
 def test_sam_is_an_encoder_too(place):
-    encoder = load_encoder(place("sam"))
+    encoder = load(place("sam"), "features")
     assert encoder.encode_dense(RASTER).tensors["image"].shape == (1, 32, 8, 8)

@@ -15,7 +15,7 @@ from roireg.core.image import Image
 from roireg.core.rois import Prompt
 from roireg.models.base import DenseEncoder, PromptableModel
 from roireg.models.cache import EmbeddingCache
-from roireg.models.nninteractive import NNInteractive, connect
+from roireg.models.nninteractive import NNInteractive
 from roireg.models.volumes import VolumeModel
 from roireg.segment.filters import RegionFilter
 from roireg.segment.model3d import Model3DSegmenter
@@ -30,7 +30,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def model(server) -> Iterator[NNInteractive]:
-    found = connect(server.address)
+    found = NNInteractive(server.address)
     yield found
     server.answer = None
     found.close()
@@ -105,7 +105,7 @@ def test_without_a_server_one_sentence_says_how_to_start_it():
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(InputError, match=rf"no nnInteractive server answers at {address}.*nninteractive-server"):
-            connect(address).encode(two_blocks())
+            NNInteractive(address).encode(two_blocks())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_slow_server_is_explained(server, monkeypatch):
 def test_unsuitable_input_is_explained(model):
     for address in ("127.0.0.1:1527", "ftp://here", "nonsense"):
         with pytest.raises(InputError, match="is no address"):
-            connect(address)
+            NNInteractive(address)
     embedding = model.encode(two_blocks())
     with pytest.raises(InputError, match="found none"):
         model.decode(embedding)
@@ -146,4 +146,4 @@ def test_unsuitable_input_is_explained(model):
 def test_without_the_client_one_sentence_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "nnInteractive.inference.remote", None)
     with pytest.raises(OptionalDependencyError, match="pip install nninteractive-client"):
-        connect("http://127.0.0.1:1")
+        NNInteractive("http://127.0.0.1:1")

@@ -5,7 +5,8 @@ import torch
 
 from models.tiny import sam_folder
 from roireg.core.errors import InputError
-from roireg.models.profiles import PROFILES, Profile, load_encoder_for_profile, load_for_profile, profile_named
+from roireg.models import load
+from roireg.models.profiles import PROFILES, Profile, profile_named
 
 
 def test_profiles_get_more_thorough():
@@ -18,14 +19,14 @@ def test_profiles_get_more_thorough():
 
 def test_segmenter_and_features_load_the_same(tmp_path):
     folder = sam_folder(tmp_path)
-    assert load_for_profile(folder, profile="fast").key == load_encoder_for_profile(folder, profile="fast").key
+    assert load(folder, profile="fast").key == load(folder, "features", profile="fast").key
 
 
 def test_nothing_is_shown_larger_than_it_was_trained_for(tmp_path, monkeypatch):
     folder = sam_folder(tmp_path)
     raster = torch.rand(3, 40, 50) * 255
     # The tiny network sees 128 pixels, fewer than any profile asks for.
-    assert load_for_profile(folder, profile="fast").encode(raster).tensors["image"].shape[2:] == (8, 8)
+    assert load(folder, profile="fast").encode(raster).tensors["image"].shape[2:] == (8, 8)
     monkeypatch.setitem(PROFILES, "fast", Profile(points=4, crop_layers=0, input_size=64, dtype="float32"))
-    assert load_for_profile(folder, profile="fast").encode(raster).tensors["image"].shape[2:] == (4, 4)
-    assert load_for_profile(folder, profile="fast", input_size=96).encode(raster).tensors["image"].shape[2:] == (6, 6)
+    assert load(folder, profile="fast").encode(raster).tensors["image"].shape[2:] == (4, 4)
+    assert load(folder, profile="fast", input_size=96).encode(raster).tensors["image"].shape[2:] == (6, 6)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from models.tiny import KINDS, saved
 from roireg.core.errors import InputError
-from roireg.models import DenseEncoder, PromptableModel, load_model, precision
+from roireg.models import DenseEncoder, PromptableModel, load, precision
 from roireg.models.precision import choose_precision
 
 FILES = ["sam", "slimsam", "sam-hq", "sam2", "sam-med2d", "mobile-sam"]
@@ -26,7 +26,7 @@ def raster(shape=(37, 61), seed=0):
 
 @pytest.fixture(scope="session")
 def loaded(place):
-    return cache(lambda kind: load_model(place(kind), input_size=128))
+    return cache(lambda kind: load(place(kind), input_size=128))
 
 
 @pytest.fixture(params=FILES)
@@ -131,7 +131,7 @@ def test_what_is_no_prompt(model):
 
 
 def test_only_prompts_of_its_card(place):
-    model = load_model(place("sam"))
+    model = load(place("sam"))
     model.card = dataclasses.replace(model.card, prompts=frozenset({"box"}))
     embedding = model.encode(raster())
     with pytest.raises(InputError, match="does not answer points"):
@@ -182,7 +182,7 @@ def test_masks_cover_the_raster(loaded, height, width):
 @pytest.mark.parametrize("size", [64, 96, 192])
 def test_other_input_sizes(model, place, size):
     kind = next(k for k in FILES if model.card.name in str(place(k)))
-    other = load_model(place(kind), input_size=size)
+    other = load(place(kind), input_size=size)
     embedding = other.encode(raster())
     assert embedding.tensors["image"].shape[-2:] == (size // 16, size // 16)
     answer = other.decode(embedding, points=torch.tensor([[[5.0, 6.0]]]), labels=torch.ones(1, 1))
@@ -194,13 +194,13 @@ def test_other_input_sizes(model, place, size):
 
 
 def test_the_trained_size_changes_nothing(place):
-    plain, asked = load_model(place("sam")), load_model(place("sam"), input_size=128)
+    plain, asked = load(place("sam")), load(place("sam"), input_size=128)
     assert plain.key == asked.key
     assert torch.equal(plain.encode(raster()).tensors["image"], asked.encode(raster()).tensors["image"])
 
 
 def test_a_smaller_position_embedding_is_the_interpolated_one(place):
-    full, half = load_model(place("sam")), load_model(place("sam"), input_size=64)
+    full, half = load(place("sam")), load(place("sam"), input_size=64)
     grid = full.network.vision_encoder.pos_embed.permute(0, 3, 1, 2)
     expected = torch.nn.functional.interpolate(grid, (4, 4), mode="bicubic").permute(0, 2, 3, 1)
     torch.testing.assert_close(half.network.vision_encoder.pos_embed, expected)
@@ -210,7 +210,7 @@ def test_a_smaller_position_embedding_is_the_interpolated_one(place):
 def test_sizes_that_do_not_fit(kind, size, step, place):
     for wrong in (size, 0, -64, 16):
         with pytest.raises(InputError, match=f"input size {wrong} is unsuitable; use a multiple of {step}"):
-            load_model(place(kind), input_size=wrong)
+            load(place(kind), input_size=wrong)
 
 
 # -- precision ------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_sizes_that_do_not_fit(kind, size, step, place):
 def test_bfloat16_encodes_nearly_the_same(model, place, monkeypatch):
     monkeypatch.setattr(precision, "_has_bfloat16", lambda device: True)
     kind = next(k for k in FILES if model.card.name in str(place(k)))
-    coarse = load_model(place(kind), input_size=128, dtype="bfloat16")
+    coarse = load(place(kind), input_size=128, dtype="bfloat16")
     assert (coarse.dtype, model.dtype) == (torch.bfloat16, torch.float32)
     assert coarse.key.endswith("bfloat16") and coarse.key != model.key
     a, b = (m.encode(raster()).tensors["image"] for m in (model, coarse))
@@ -235,7 +235,7 @@ def test_bfloat16_encodes_nearly_the_same(model, place, monkeypatch):
 
 def test_bfloat16_keeps_the_place_of_points(place, monkeypatch):
     monkeypatch.setattr(precision, "_has_bfloat16", lambda device: True)
-    network = load_model(place("sam"), dtype="bfloat16").network
+    network = load(place("sam"), dtype="bfloat16").network
     points = torch.tensor([[[[100.0, 100.0]], [[100.4, 100.0]]]])
     sparse, _ = network.prompt_encoder(points, torch.ones(1, 2, 1, dtype=torch.int64), None, None)
     assert sparse.dtype is torch.float32
@@ -260,7 +260,7 @@ def test_which_precision(monkeypatch):
 
 @pytest.mark.parametrize("full", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_a_full_memory_says_what_to_change(full, place, monkeypatch):
-    model = load_model(place("sam"))
+    model = load(place("sam"))
     embedding = model.encode(raster())
 
     def fail(*arguments, **more):
@@ -277,7 +277,7 @@ def test_a_full_memory_says_what_to_change(full, place, monkeypatch):
 
 
 def test_other_errors_pass(place, monkeypatch):
-    model = load_model(place("sam"))
+    model = load(place("sam"))
 
     def fail(*arguments):
         raise RuntimeError("shapes do not fit")
@@ -291,8 +291,8 @@ def test_other_errors_pass(place, monkeypatch):
 
 
 def test_keys_tell_weights_apart(place, tmp_path):
-    same, other = load_model(place("sam")), load_model(saved("sam", tmp_path, seed=1))
-    assert same.key == load_model(place("sam")).key
+    same, other = load(place("sam")), load(saved("sam", tmp_path, seed=1))
+    assert same.key == load(place("sam")).key
     assert same.key != other.key
 
 
@@ -303,7 +303,7 @@ def test_all_kinds_are_here():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_same_on_a_gpu(model, place):
     kind = next(k for k in FILES if model.card.name in str(place(k)))
-    there = load_model(place(kind), input_size=128, device="cuda")
+    there = load(place(kind), input_size=128, device="cuda")
     prompt = {"points": torch.tensor([[[3.0, 4.0]]]), "labels": torch.tensor([[1]])}
     answers = [m.decode(m.encode(raster()), **prompt) for m in (model, there)]
     torch.testing.assert_close(answers[1].logits.cpu(), answers[0].logits, atol=1e-3, rtol=1e-3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models import tiny
-from roireg.models import load_model
+from roireg.models import load
 
 SHAPE = (37, 61)
 REFERENCES = {"sam": tiny.sam, "sam-hq": tiny.sam_hq, "sam2": tiny.sam2}
@@ -57,7 +57,7 @@ def own_inputs(prompts: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", REFERENCES)
 @torch.no_grad()
 def test_embeddings_masks_and_qualities(kind, stored, place):
-    model = load_model(place(kind if stored == "folder" else f"{kind}-file"))
+    model = load(place(kind if stored == "folder" else f"{kind}-file"))
     network = REFERENCES[kind]()
     pixels, _ = model.preprocessing(raster())
     embedding = model.encode(raster())
@@ -80,7 +80,7 @@ def test_embeddings_masks_and_qualities(kind, stored, place):
 @torch.no_grad()
 def test_masks_as_prompts(kind, place):
     """The reference takes one mask per image, so that it is asked once per prompt."""
-    model = load_model(place(kind))
+    model = load(place(kind))
     network = REFERENCES[kind]()
     pixels, _ = model.preprocessing(raster())
     embedding = model.encode(raster())
@@ -102,7 +102,7 @@ def test_masks_return_as_the_reference_brings_them(place):
     """Its two interpolations and ours agree up to the kinks of the second, and the very border, where it repeats."""
     from transformers import SamImageProcessorPil
 
-    model = load_model(place("sam"))
+    model = load(place("sam"))
     smooth = torch.nn.functional.interpolate(
         torch.randn((1, 2, 6, 6), generator=torch.Generator().manual_seed(0)), (32, 32), mode="bicubic"
     )
@@ -119,7 +119,7 @@ def test_masks_return_as_the_reference_brings_them(place):
 
 @torch.no_grad()
 def test_layers_of_the_sam_encoder_are_its_hidden_states(place):
-    model = load_model(place("sam"))
+    model = load(place("sam"))
     pixels, _ = model.preprocessing(raster())
     hidden = tiny.sam().vision_encoder(pixels, output_hidden_states=True).hidden_states
     for layer in (0, 1):
@@ -129,7 +129,7 @@ def test_layers_of_the_sam_encoder_are_its_hidden_states(place):
 
 @torch.no_grad()
 def test_layers_of_the_sam_2_encoder_are_its_stages(place):
-    model = load_model(place("sam2"))
+    model = load(place("sam2"))
     pixels, _ = model.preprocessing(raster())
     stages = tiny.sam2().vision_encoder.backbone(pixels).intermediate_hidden_states
     for layer, stage in ((0, 0), (1, 1), (3, 2), (-1, 3)):

@@ -12,8 +12,7 @@ import torch
 
 from models import tiny
 from roireg.core.errors import InputError
-from roireg.models import available_models, find_card, load_model, registry, resolve
-from roireg.models.detect import TITLES
+from roireg.models import available_models, find_card, load, registry, resolve
 from roireg.models.preprocess import Preprocessing
 
 CARDS = available_models()
@@ -23,18 +22,18 @@ def test_cards_are_complete():
     names = [card.name for card in CARDS]
     assert len(set(names)) == len(names) >= 22
     for card in CARDS:
-        assert card.family in registry.FAMILIES
-        assert card.family in TITLES or card.family in registry.SERVED
+        family = registry.family_of(card)
+        served = family.connect is not None
+        assert card in family.cards and family.title and bool(card.size) != served
         assert card.ndim in (2, 3) and card.input_size > 0 and card.parameters > 0
         assert card.source.startswith("https://")
         assert card.code_licence and card.weights_licence
-        assert card.hub_id or card.files or card.family in registry.SERVED
+        assert card.hub_id or card.files or served
         assert set(card.prompts) <= {"point", "box", "mask"}
         assert card.preprocessing is not None and card.preprocessing.words
         if isinstance(card.preprocessing, Preprocessing):
             assert card.preprocessing.size == card.input_size
         assert re.fullmatch(r"([0-9a-f]{8,64})?", card.sha256) and (card.files or not card.sha256)
-    assert set(registry.SIZES) == {card.name for card in CARDS if card.family not in registry.SERVED}
 
 
 PROMISED = """
@@ -83,50 +82,51 @@ def test_who_wants_images_how():
     ],
 )
 def test_unknown_names_suggest_the_nearest(wrong, hint):
-    for attempt in (find_card, load_model, resolve):
+    for attempt in (find_card, load, resolve):
         with pytest.raises(InputError, match=f"'{wrong}' is unknown.*{hint}"):
             attempt(wrong)
 
 
 def test_weights_that_are_not_here_name_the_command_and_the_alternative():
     with pytest.raises(InputError, match=r"`roireg models fetch medsam`.*hierarchy"):
-        load_model("medsam")
+        load("medsam")
 
 
 def test_by_name_from_the_folder_of_models(place, tmp_path, monkeypatch):
     monkeypatch.setenv("ROIREG_MODELS", str(tmp_path))
     shutil.copy(place("sam-file"), tmp_path / "medsam_vit_b.pth")
-    model = load_model("medsam")
+    model = load("medsam")
     assert (model.card.name, model.card.weights_licence) == ("medsam", "unknown")
     size = "holds Segment Anything (SAM) of no published size, where medsam is ViT-B"
     assert model.report.remarks == (f"{size}: the licence of these weights is not known",)
     assert model.preprocessing.mean is None and model.preprocessing.layout == "stretch"
     assert model.key.startswith("medsam-")
     shutil.copytree(place("sam2"), tmp_path / "sam2.1-tiny")
-    assert load_model("sam2.1-tiny").card.family == "sam2"
+    assert load("sam2.1-tiny").card.family == "sam2"
     shutil.copytree(place("sam"), tmp_path / "sam2.1-large")
     with pytest.raises(InputError, match=r"holds Segment Anything \(SAM\).*, which is not sam2.1-large"):
-        load_model("sam2.1-large")
+        load("sam2.1-large")
 
 
 @pytest.fixture
 def sized(monkeypatch):
     """Let the tiny networks pass for published ones."""
-    monkeypatch.setattr(registry, "SIZES", dict.fromkeys(registry.SIZES, ""))
+    blank = [replace(f, cards=tuple(replace(card, size="") for card in f.cards)) for f in registry.FAMILIES]
+    monkeypatch.setattr(registry, "FAMILIES", blank)
 
 
 @pytest.mark.usefixtures("sized")
 def test_by_name_from_the_cache_of_the_hub(place, tmp_path):
     snapshot = tmp_path / "hf" / "hub" / "models--facebook--sam-vit-base" / "snapshots" / "abc"
     shutil.copytree(place("sam"), snapshot)
-    assert load_model("sam-vit-base").card.name == "sam-vit-base"
-    assert load_model(snapshot).card == find_card("sam-vit-base")
+    assert load("sam-vit-base").card.name == "sam-vit-base"
+    assert load(snapshot).card == find_card("sam-vit-base")
 
 
 @pytest.mark.usefixtures("sized")
 def test_a_file_with_a_published_name_is_that_model(place, tmp_path):
     file = Path(shutil.copy(place("sam-file"), tmp_path / "medsam_vit_b.pth"))
-    model = load_model(file)
+    model = load(file)
     assert model.card == find_card("medsam")
     assert model.report.remarks == (
         "images are prepared as for medsam, by the name of the file or folder; if it is another, say "
@@ -138,7 +138,7 @@ def test_a_file_with_a_published_name_is_that_model(place, tmp_path):
 @pytest.mark.parametrize("name", ["medsam", "medsam-vit-base"])
 def test_a_folder_with_the_name_of_a_repository_is_that_model(name, place, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(place("sam"), tmp_path / name))
-    model = load_model(folder)
+    model = load(folder)
     assert model.card == find_card("medsam") and model.preprocessing.mean is None
     assert "by the name of the file or folder" in model.report.remarks[0]
     monkeypatch.setenv("ROIREG_MODELS", str(tmp_path))
@@ -147,16 +147,16 @@ def test_a_folder_with_the_name_of_a_repository_is_that_model(name, place, tmp_p
 
 def test_of_what_nothing_tells_the_model_the_preprocessing_is_said(place):
     path = place("sam")
-    assert load_model(path).report.remarks == (
+    assert load(path).report.remarks == (
         f"images are prepared as for sam-vit-base, as nothing tells the model; if it is another, say medsam={path}",
     )
-    assert f"say medsam2={place('sam2')}" in load_model(place("sam2")).report.remarks[0]
+    assert f"say medsam2={place('sam2')}" in load(place("sam2")).report.remarks[0]
     for kind in ("sam-hq", "sam-med2d", "mobile-sam"):
-        assert load_model(place(kind), input_size=128).report.remarks == ()
+        assert load(place(kind), input_size=128).report.remarks == ()
 
 
 def test_another_published_size_than_the_name_says(tmp_path):
-    shapes = {"patch_embed.proj.weight": (768, 3, 16, 16), "blocks.11.norm1.weight": (768,)}
+    shapes = {"patch_embed.proj.weight": (768, 3, 16, 16)} | {f"blocks.{i}.norm1.weight": (768,) for i in range(12)}
     tensors = {f"image_encoder.{name}": torch.zeros(shape) for name, shape in shapes.items()}
     file = tiny.save_file(tensors, tmp_path / "sam_vit_h_4b8939.pth")
     with pytest.raises(InputError, match="ViT-B, which is not sam-vit-huge"):
@@ -164,7 +164,7 @@ def test_another_published_size_than_the_name_says(tmp_path):
 
 
 def test_a_published_size_without_a_card_is_read_all_the_same(tmp_path):
-    shapes = {"cls_token": (1, 1, 1024), "blocks.0.ls1.gamma": (1024,), "blocks.23.ls1.gamma": (1024,)}
+    shapes = {"cls_token": (1, 1, 1024)} | {f"blocks.{i}.ls1.gamma": (1024,) for i in range(24)}
     tensors = {name: torch.zeros(shape) for name, shape in shapes.items()} | {
         "storage_tokens": torch.zeros(1, 4, 1024)
     }
@@ -173,7 +173,7 @@ def test_a_published_size_without_a_card_is_read_all_the_same(tmp_path):
 
 
 def test_a_path_may_say_which_model_it_is(place):
-    plain, told = load_model(place("sam-file")), load_model(f"medsam={place('sam-file')}")
+    plain, told = load(place("sam-file")), load(f"medsam={place('sam-file')}")
     assert (plain.card.name, told.card.name) == ("sam", "medsam")
     assert plain.preprocessing != told.preprocessing
     assert not [remark for remark in told.report.remarks if "images" in remark]
@@ -181,21 +181,19 @@ def test_a_path_may_say_which_model_it_is(place):
 
 def test_keys_tell_the_preprocessing_apart(place, tmp_path):
     """The same weights under the same name, prepared otherwise, are other embeddings."""
-    plain = load_model(place("sam"))
-    plain.card = replace(plain.card, preprocessing=find_card("medsam").preprocessing)
-    assert plain.card.key("0" * 64, plain.card.prepared(128), torch.float32) != plain.card.key(
-        "0" * 64, plain.preprocessing, torch.float32
-    )
+    plain = load(place("sam"))
+    other = replace(plain.card, preprocessing=find_card("medsam").preprocessing)
+    assert other.key("0" * 64, 128, torch.float32) != plain.card.key("0" * 64, 128, torch.float32)
 
 
 def test_medsam_2_is_resized_as_it_was_trained(place):
-    model = load_model(f"medsam2={place('sam2')}")
+    model = load(f"medsam2={place('sam2')}")
     assert model.card.name == "medsam2"
     assert model.preprocessing == replace(find_card("medsam2").preprocessing, size=128)
 
 
 def test_the_card_of_a_path_tells_what_it_is(place):
-    card = load_model(place("sam2")).card
+    card = load(place("sam2")).card
     assert (card.name, card.family, card.hub_id, card.weights_licence) == ("sam2", "sam2", None, "unknown")
     assert card.input_size == 128
     assert "SAM 2" in card.notes
@@ -205,20 +203,20 @@ def test_registered_names_win_over_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("medsam").mkdir()
     with pytest.raises(InputError, match="fetch medsam"):
-        load_model("medsam")
+        load("medsam")
 
 
 def test_relative_paths(place, monkeypatch):
     monkeypatch.chdir(place("sam").parent)
-    assert load_model("sam").card.name == "sam"
-    assert load_model("sam-file/sam.pth").card.family == "sam"
+    assert load("sam").card.name == "sam"
+    assert load("sam-file/sam.pth").card.family == "sam"
     with pytest.raises(InputError, match="no such model file"):
-        load_model("nowhere.pth")
+        load("nowhere.pth")
 
 
 def test_unknown_device(place):
     with pytest.raises(InputError, match="device 'abacus' is unknown"):
-        load_model(place("sam"), device="abacus")
+        load(place("sam"), device="abacus")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps"])
@@ -226,13 +224,13 @@ def test_devices_that_are_not_here(device, place, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(InputError, match=f"device {device} is not available on this machine"):
-        load_model(place("sam"), device=device)
+        load(place("sam"), device=device)
 
 
 def test_an_equals_sign_in_a_path(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(place("sam"), tmp_path / "run=3")
-    assert load_model("run=3").card.family == "sam"
+    assert load("run=3").card.family == "sam"
 
 
 def test_a_served_model_has_no_place():

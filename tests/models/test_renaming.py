@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from models import tiny
-from roireg.models import dino_names, mobile_sam, sam, sam2, sam_hq, sam_med2d
+from roireg.models import dino, mobile_sam, sam, sam2, sam_hq, sam_med2d
 from roireg.models.renaming import number_layers, original_names, rename
 from roireg.models.sam_names import sam_names
 
@@ -62,7 +62,7 @@ def test_every_name_of_sam_2_comes_back():
 def test_every_name_of_dino_comes_back(kind):
     network = partial(getattr(tiny, kind), width=128)()
     original = {n for n in tiny.original_dino(network) if n != "rope_embed.periods" and not n.endswith("bias_mask")}
-    assert set(original_names(network.state_dict(), dino_names.RULES[kind]).values()) == original
+    assert set(original_names(network.state_dict(), dino.RULES[kind]).values()) == original
 
 
 def test_without_rules_names_stay():

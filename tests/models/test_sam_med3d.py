@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roireg.core.errors import InputError
-from roireg.io.weights import weights_digest
 from roireg.models.base import DenseEncoder
-from roireg.models.sam_med3d import CARDS, SamMed3D, load, normalised
-from roireg.models.sam_med3d_network import SamMed3DConfig, SamMed3DNetwork, WindowAttention
+from roireg.models.checkpoint import shapes_of
+from roireg.models.registry import load
+from roireg.models.sam_med3d import FAMILY, SamMed3D, normalised
+from roireg.models.sam_med3d_network import SamMed3DConfig, SamMed3DNetwork, WindowAttention, sizes_of
 from roireg.models.volumes import Cube, VolumeInput, VolumeModel, stability
 
 TINY = SamMed3DConfig(
@@ -41,7 +42,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def model(checkpoint) -> SamMed3D:
-    return load(CARDS[0], checkpoint, device=CPU, digest=weights_digest(checkpoint))
+    return load(f"sam-med3d-turbo={checkpoint}")
 
 
 def noise(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -68,11 +69,11 @@ def test_the_default_sizes_are_the_published_ones():
     assert shapes["mask_decoder.output_upscaling.3.weight"] == (96, 48, 2, 2, 2)
     assert shapes["mask_decoder.output_hypernetworks_mlps.3.layers.2.weight"] == (48, 384)
     assert shapes["mask_decoder.iou_prediction_head.layers.2.weight"] == (4, 256)
-    assert SamMed3DConfig.of(state) == SamMed3DConfig()
+    assert SamMed3DConfig(**sizes_of(shapes)) == SamMed3DConfig()
 
 
 def test_sizes_are_read_off_a_checkpoint():
-    assert SamMed3DConfig.of(tiny_network().state_dict()) == TINY
+    assert SamMed3DConfig(**sizes_of(shapes_of(tiny_network().state_dict()))) == TINY
 
 
 @pytest.mark.parametrize("window", [2, 3, 5])
@@ -145,7 +146,7 @@ def test_a_saved_network_answers_as_before(checkpoint, model):
 def test_plain_and_parallel_checkpoints_load(tmp_path, model, wrap):
     path = tmp_path / "mine.pth"
     torch.save(wrap(tiny_network().state_dict()), path)
-    other = load(CARDS[0], path, device=CPU, digest="x")
+    other = load(path)
     raster = noise(32, 32, 32)
     assert torch.equal(other.encode(raster).tensors["image"], model.encode(raster).tensors["image"])
     assert other.key != model.key
@@ -184,7 +185,7 @@ def test_features_of_every_block(model):
 
 def test_other_input_sizes(checkpoint, model):
     raster = noise(48, 40, 48)
-    large = load(CARDS[0], checkpoint, device=CPU, digest="x", input_size=48)
+    large = load(f"sam-med3d-turbo={checkpoint}", input_size=48)
     assert large.volume.patch == 48
     embedding = large.encode(raster)
     assert embedding.tensors["image"].shape == (1, 48, 6, 6, 6)
@@ -194,7 +195,7 @@ def test_other_input_sizes(checkpoint, model):
     assert large.upscale(answer.logits, embedding).shape[2:] == (48, 40, 48)
     for size in (8, 33):
         with pytest.raises(InputError, match="multiple of 8"):
-            load(CARDS[0], checkpoint, device=CPU, digest="x", input_size=size)
+            load(checkpoint, input_size=size)
 
 
 # -- bad input ------------------------------------------------------------------------------------
@@ -204,19 +205,19 @@ def test_a_truncated_file_is_explained(tmp_path, checkpoint):
     path = tmp_path / "cut.pth"
     path.write_bytes(checkpoint.read_bytes()[:-5000])
     with pytest.raises(InputError, match=r"cut\.pth.*(damaged|truncated)"):
-        load(CARDS[0], path, device=CPU, digest="x")
+        FAMILY.read(path, FAMILY.cards[0])
 
 
 def test_another_architecture_is_reported_by_name(tmp_path):
     path = tmp_path / "other.pth"
     torch.save(torch.nn.Linear(3, 2).state_dict(), path)
     with pytest.raises(InputError, match=r"other\.pth.*does not fit sam-med3d-turbo: 324 tensor.* missing"):
-        load(CARDS[0], path, device=CPU, digest="x")
+        FAMILY.read(path, FAMILY.cards[0])
     state = tiny_network().state_dict()
     state["mask_decoder.iou_token.weight"] = torch.zeros(1, 7)
     torch.save(state, path)
     with pytest.raises(InputError, match=r"iou_token\.weight with 1 x 7 instead of 1 x 48"):
-        load(CARDS[0], path, device=CPU, digest="x")
+        FAMILY.read(path, FAMILY.cards[0])
 
 
 def test_unsuitable_prompts_are_explained(model):

@@ -10,10 +10,10 @@ import torch
 from roireg.core.errors import InputError, OptionalDependencyError
 from roireg.core.image import Image
 from roireg.core.rois import Prompt
-from roireg.models import load_model
+from roireg.models import load
 from roireg.models.base import DenseEncoder
 from roireg.models.cache import EmbeddingCache
-from roireg.models.vista3d import CARDS, Vista3D, load
+from roireg.models.vista3d import FAMILY, Vista3D
 from roireg.models.volumes import VolumeModel
 from roireg.segment.filters import RegionFilter
 from roireg.segment.model3d import Model3DSegmenter
@@ -21,7 +21,6 @@ from support import make_grid, rotation
 
 nets = pytest.importorskip("monai.networks.nets", reason="needs monai")
 
-CPU = torch.device("cpu")
 SIDE = 32
 
 
@@ -40,7 +39,7 @@ def checkpoint(tmp_path_factory, network):
 
 @pytest.fixture(scope="module")
 def model(checkpoint) -> Vista3D:
-    return load(CARDS[0], checkpoint, device=CPU, digest="abc", input_size=SIDE)
+    return load(f"vista3d={checkpoint}", input_size=SIDE)
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -102,11 +101,10 @@ def test_the_names_of_the_hugging_face_model_load(tmp_path, network, model):
     safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
     path = tmp_path / "model.safetensors"
     safetensors.save_file({f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}, path)
-    other = load(CARDS[0], path, device=CPU, digest="abc", input_size=SIDE)
+    other = load(path, input_size=SIDE)
     raster = noise(SIDE, SIDE, SIDE)
     assert torch.equal(other.encode(raster).tensors["image"], model.encode(raster).tensors["image"])
-    assert other.key == model.key
-    assert load_model(f"vista3d={path}", input_size=SIDE).card.name == "vista3d"
+    assert load(f"vista3d={path}", input_size=SIDE).card.name == "vista3d"
 
 
 def test_from_a_file_to_regions_of_a_ct(checkpoint):
@@ -114,7 +112,7 @@ def test_from_a_file_to_regions_of_a_ct(checkpoint):
     values = np.random.default_rng(0).normal(0, 30, grid.shape)
     values[:, :4] = -1000
     image = Image(torch.from_numpy(values[None].astype(np.float32)), grid)
-    model = load_model(checkpoint, input_size=SIDE)
+    model = load(checkpoint, input_size=SIDE)
     find = Model3DSegmenter(model, cache=EmbeddingCache(), min_quality=0, points=8, limits=RegionFilter())
     found = find.segment(image, Prompt.at(grid.center))
     assert found.grid == grid
@@ -129,16 +127,16 @@ def test_bad_files_and_options_are_explained(tmp_path, checkpoint, network):
     cut, other = tmp_path / "cut.pt", tmp_path / "other.pt"
     cut.write_bytes(checkpoint.read_bytes()[:200_000])
     with pytest.raises(InputError, match=r"cut\.pt.*(damaged|truncated)"):
-        load(CARDS[0], cut, device=CPU, digest="x")
+        FAMILY.read(cut, FAMILY.cards[0])
     state = {k: v for k, v in network.state_dict().items() if not k.startswith("point_head.")}
     torch.save(state, other)
     with pytest.raises(
         InputError, match=r"other\.pt.*does not fit vista3d: \d+ tensor\(s\) are missing \(point_head"
     ):
-        load(CARDS[0], other, device=CPU, digest="x")
+        FAMILY.read(other, FAMILY.cards[0])
     for size in (16, 40):
         with pytest.raises(InputError, match="multiple of 16 from 32 on"):
-            load(CARDS[0], checkpoint, device=CPU, digest="x", input_size=size)
+            load(checkpoint, input_size=size)
 
 
 def test_unsuitable_prompts_are_explained(model):
@@ -167,4 +165,4 @@ def test_too_little_memory_says_what_to_change(model, monkeypatch):
 def test_without_monai_one_sentence_names_the_extra(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
     with pytest.raises(OptionalDependencyError, match=r'vista3d needs.*pip install "roireg\[models\]"'):
-        load(CARDS[0], checkpoint, device=CPU, digest="x")
+        load(checkpoint)

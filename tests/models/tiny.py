@@ -1,6 +1,6 @@
 """Tiny random networks of every architecture, saved in the formats in which the real ones are published.
 
-`saved(kind, folder)` gives a path that `load_model` (or, for DINO, `load_encoder`) reads; `KINDS` lists them.
+`saved(kind, folder)` gives a path that `load` reads; `KINDS` lists them.
 Inputs are 128 px (SAM, SAM-HQ, SAM 2, SAM-Med2D), or as asked for (MobileSAM); loading takes milliseconds.
 """
 
@@ -295,7 +295,7 @@ def _sam2_file(folder: Path, seed: int) -> Path:
 
 
 def sam_folder(folder: Path, seed: int = 0) -> Path:
-    """A tiny SAM (128 px, 8 x 8 x 32 embedding) as a Hugging Face folder; loads with `load_model(folder)`."""
+    """A tiny SAM (128 px, 8 x 8 x 32 embedding) as a Hugging Face folder; loads with `load(folder)`."""
     return save_folder(sam(seed), folder)
 
 

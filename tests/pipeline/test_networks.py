@@ -17,7 +17,7 @@ from roireg.core.image import Image
 from roireg.core.progress import silent
 from roireg.core.rois import Prompt
 from roireg.models.cache import EmbeddingCache
-from roireg.models.profiles import load_for_profile
+from roireg.models.registry import load
 from roireg.pipeline import stages
 from roireg.pipeline.config import NetworkConfig
 from roireg.pipeline.stages import Stages, expected_time
@@ -32,7 +32,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Keys of what is encoded; at the end none may occur twice, and no network may have encoded anything else."""
     keys: list[str] = []
     loaded = []
-    save, load = EmbeddingCache._save, stages.load_for_profile
+    save = EmbeddingCache._save
 
     def remembering(self, key, embedding):
         keys.append(key)
@@ -43,7 +43,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return loaded[-1]
 
     monkeypatch.setattr(EmbeddingCache, "_save", remembering)
-    monkeypatch.setattr(stages, "load_for_profile", counted)
+    monkeypatch.setattr(stages, "load", counted)
     yield keys
     assert keys and len(set(keys)) == len(keys)
     assert sum(model.encoded for model in loaded) == len(keys)
@@ -101,9 +101,9 @@ def cube(monkeypatch: pytest.MonkeyPatch) -> None:
     """VISTA3D sees 32 voxels per side instead of 128, which take a minute."""
 
     def smaller(model, **more):
-        return load_for_profile(model, **more, input_size=32 if str(model).endswith("model.pt") else None)
+        return load(model, **more, input_size=32 if str(model).endswith("model.pt") else None)
 
-    monkeypatch.setattr(stages, "load_for_profile", smaller)
+    monkeypatch.setattr(stages, "load", smaller)
 
 
 @pytest.fixture(params=["sam-med3d", "vista3d", "nninteractive"])

@@ -14,7 +14,7 @@ from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt
-from roireg.models import load_model
+from roireg.models import load
 from roireg.models.base import Embedding, MaskLogits, ModelCard
 from roireg.models.cache import EmbeddingCache
 from roireg.models.sam_med3d import SamMed3D
@@ -329,7 +329,7 @@ def test_a_network_for_ct_refuses_other_images_unless_told_a_window():
 
 def test_sam_med3d_end_to_end_from_a_file(tmp_path):
     path = sam_med3d(tmp_path)
-    model = load_model(path)
+    model = load(path)
     assert isinstance(model, SamMed3D)
     grid = make_grid((16, 35, 30), (2.5, 1.3, 1.4), rotation(3, 5))
     image, _ = ball_image(grid, grid.center, 12)
@@ -396,7 +396,7 @@ def test_a_2d_network_is_sent_to_the_other_segmenter(monkeypatch):
             super().__init__()
             del self.volume
 
-    monkeypatch.setattr("roireg.segment.model3d.load_model", lambda *args, **options: Flat())
+    monkeypatch.setattr("roireg.segment.model3d.load", lambda *args, **options: Flat())
     with pytest.raises(InputError, match="takes 2D images; use it slice by slice"):
         volume_segmenter("flat")
     with pytest.raises(InputError, match="no network for volumes"):

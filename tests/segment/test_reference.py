@@ -16,7 +16,7 @@ from roireg.core.rois import Prompt
 from roireg.features import make_extractor
 from roireg.match import MatchOptions, match
 from roireg.models.cache import EmbeddingCache
-from roireg.models.registry import load_model
+from roireg.models.registry import load
 from roireg.segment import SliceSegmenter, make_segmenter
 from roireg.segment.everything import EverythingOptions, everything
 from roireg.segment.promptable import ModelSegmenter
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    return load_model(folder)
+    return load(folder)
 
 
 def picture(shape, seed: int = 0) -> np.ndarray:

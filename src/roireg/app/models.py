@@ -144,12 +144,12 @@ def check(
     """
     from roireg.core.errors import InputError
     from roireg.io.weights import weight_files, weights_digest
-    from roireg.models import load_encoder, load_model, resolve
+    from roireg.models import load, resolve
 
     card, place = resolve(path)
     if place is None:
         raise InputError(f"{card.name} runs on a server of its own; there is no file to check")
-    model: Any = load_model(path) if card.prompts else load_encoder(path)
+    model: Any = load(path, "prompts" if card.prompts else "features")
     preprocessing = model.preprocessing if card.ndim == 2 else model.volume
     digest = weights_digest(place)
     parameters = sum(p.numel() for p in model.network.parameters())
@@ -190,9 +190,9 @@ def check(
 
 def _describe(card: Any) -> dict[str, Any]:
     from roireg.io.weights import find_weights, hub_folder, weight_files
-    from roireg.models.registry import SERVED
+    from roireg.models.registry import family_of
 
-    served = card.family in SERVED
+    served = family_of(card).connect is not None
     path = None if served else find_weights(card.name, hub_id=card.hub_id, files=card.files)
     return {
         "name": card.name,

@@ -24,9 +24,9 @@ from roireg.io.files import atomic_path
 from roireg.models.base import LoadReport
 from roireg.models.hugging import transformers_class
 from roireg.models.precision import Precision, choose_precision
-from roireg.models.preprocess import Preprocessing
 from roireg.models.profiles import PROFILES, Profile
-from roireg.models.sam import CARDS, PATCH, SamNetwork, check_size, resize_sam
+from roireg.models.registry import untrained
+from roireg.models.sam import SamNetwork
 from roireg.segment.candidates import pack
 from roireg.segment.everything import EverythingOptions, everything, point_grid, upscaled_at_once
 
@@ -66,18 +66,12 @@ class Cost:
 
 def random_sam(size: int, *, dtype: Precision = None, device: str = "cpu", seed: int = 0) -> SamNetwork:
     """Return a SAM ViT-B with random weights that sees `size` x `size` pixels."""
-    check_size(size, PATCH)
     torch.manual_seed(seed)
-    network: Any = transformers_class("SamModel")(transformers_class("SamConfig")())
-    if size != NATIVE:
-        resize_sam(network, size)
-    place = torch.device(device)
-    precision = choose_precision(dtype, place)
-    network.to(place)
-    network.vision_encoder.to(precision)
-    card = next(c for c in CARDS if c.name == "sam-vit-base")
-    key = f"random-{seed}-{size}-{precision}"
-    return SamNetwork(card, network, Preprocessing(size), key=key, report=LoadReport(), stride=PATCH)
+    blank = untrained("sam", input_size=size, device=device)
+    # Time does not depend on the values, so that the random weights pass for trained ones.
+    model = SamNetwork(blank.card, blank.network, size, key=f"random-{seed}-{size}-{dtype}", report=LoadReport())
+    model.set_precision(choose_precision(dtype, blank.device))
+    return model
 
 
 def measure(model: SamNetwork, size: int, *, clock: Callable[[], float] = perf_counter) -> Cost:

@@ -17,8 +17,8 @@ from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.models.base import DenseEncoder, Embedding
 from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.preprocess import Window
-from roireg.models.profiles import load_encoder_for_profile
 from roireg.models.rasters import raster_of, slice_axis, slice_image, volume_window
+from roireg.models.registry import load
 
 __all__ = ["EncoderFeatures", "encoder_features", "feature_grid"]
 
@@ -144,7 +144,7 @@ def encoder_features(
     Parameters
     ----------
     model : a loaded network, or the name or path of one.
-    profile, device, input_size : see `roireg.models.profiles.load_for_profile`; for names only. With those of the
+    profile, device, input_size : see `roireg.models.load`; for names only. With those of the
         segmenter both share embeddings.
     layer, window, axis, cache : see `EncoderFeatures`.
 
@@ -154,7 +154,7 @@ def encoder_features(
         When the profile or the network is unknown, its weights are not on this disk, or it gives no dense features.
     """
     if isinstance(model, str | Path):
-        model = load_encoder_for_profile(model, profile=profile, device=device, input_size=input_size)
+        model = load(model, "features", profile=profile, device=device, input_size=input_size)
     if not isinstance(model, DenseEncoder):
         raise InputError(f"features come from a network with `encode_dense`, found {type(model).__name__}")
     return EncoderFeatures(model, layer=layer, window=window, axis=axis, cache=cache or shared_cache())

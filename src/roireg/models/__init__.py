@@ -1,22 +1,31 @@
 """Networks and their checkpoints: what exists, where the weights are, how they load, what they compute."""
 
-from roireg.models.base import DenseEncoder, Embedding, LoadReport, MaskLogits, ModelCard, PromptableModel
-from roireg.models.preprocess import CT_WINDOWS, Window, to_raster
-from roireg.models.registry import available_models, find_card, load_encoder, load_model, resolve
+from roireg.models.base import DenseEncoder, Embedding, LoadReport, MaskLogits, ModelCard, PromptableModel, Signs
+from roireg.models.family import Family
+from roireg.models.network import Network
+from roireg.models.preprocess import CT_WINDOWS, Preprocessing, Window, to_raster
+from roireg.models.registry import add_family, available_models, find_card, load, resolve, untrained
+from roireg.models.remote import allow_remote
 
 __all__ = [
     "CT_WINDOWS",
     "DenseEncoder",
     "Embedding",
+    "Family",
     "LoadReport",
     "MaskLogits",
     "ModelCard",
+    "Network",
+    "Preprocessing",
     "PromptableModel",
+    "Signs",
     "Window",
+    "add_family",
+    "allow_remote",
     "available_models",
     "find_card",
-    "load_encoder",
-    "load_model",
+    "load",
     "resolve",
     "to_raster",
+    "untrained",
 ]

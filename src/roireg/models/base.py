@@ -7,7 +7,7 @@ the first voxel. Models turn them into their own order and their own input size,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 
 from roireg.models.preprocess import Preprocessing, VolumeInput
 
-__all__ = ["DenseEncoder", "Embedding", "LoadReport", "MaskLogits", "ModelCard", "PromptableModel"]
+__all__ = ["DenseEncoder", "Embedding", "LoadReport", "MaskLogits", "ModelCard", "PromptableModel", "Signs"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ModelCard:
     notes : what a user should know before choosing it.
     preprocessing : how it wants its images; None where nothing is known of it.
     sha256 : SHA-256 of the first of `files`, or as many of its first digits as are published; empty where none is.
+    size : which size of its architecture it is, as `Family.recognise` calls it.
     """
 
     name: str
@@ -55,15 +56,26 @@ class ModelCard:
     notes: str = ""
     preprocessing: Preprocessing | VolumeInput | None = None
     sha256: str = ""
+    size: str = ""
 
-    def prepared(self, size: int) -> Preprocessing:
-        """Return the preprocessing of a network for 2D images whose input has this side in pixels."""
-        assert isinstance(self.preprocessing, Preprocessing)
-        return replace(self.preprocessing, size=size)
+    def key(self, digest: str, size: int, dtype: torch.dtype) -> str:
+        """Return `PromptableModel.key` for weights of this SHA-256 and an input of this side."""
+        tag = [self.preprocessing.tag] if isinstance(self.preprocessing, Preprocessing) else []
+        return "-".join([self.name, digest[:16], str(size), *tag, str(dtype).removeprefix("torch.")])
 
-    def key(self, digest: str, how: Preprocessing, dtype: torch.dtype) -> str:
-        """Return `PromptableModel.key` of a network for 2D images with weights of this SHA-256."""
-        return f"{self.name}-{digest[:16]}-{how.size}-{how.tag}-{str(dtype).removeprefix('torch.')}"
+
+@dataclass(frozen=True)
+class Signs:
+    """What the tensors or the configuration of a network tell beside its family.
+
+    Attributes
+    ----------
+    size : "ViT-B", "tiny", ...; empty when it is none of the published sizes.
+    input_size : side of the input that it was saved for, where that can be told.
+    """
+
+    size: str = ""
+    input_size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ import importlib
 import logging
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,13 @@ from roireg.models.renaming import Rules, original_names
 __all__ = [
     "UNREADABLE",
     "Shapes",
+    "compare",
+    "copied",
     "explain_failure",
     "fill",
     "read_tensors",
     "require_complete",
-    "require_whole",
     "shapes_of",
-    "sizes_told",
 ]
 
 log = logging.getLogger(__name__)
@@ -50,6 +48,9 @@ UNREADABLE = (
 )
 """What the readers of other libraries raise for a damaged file."""
 
+EXPANSION = 16
+"""How many times the size of its file a checkpoint may take in memory: tensors may share their values."""
+
 LISTED = 5
 """How many tensor names a message quotes."""
 
@@ -70,14 +71,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: no such checkpoint file; check the path")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    zipped = require_whole(path)
+    zipped = _require_whole(path)
     try:
         # Mapped, not read: looking at the shapes of a large file costs nothing.
-        with SAFE_GLOBALS(HARMLESS):
+        with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UNREADABLE as error:
         raise explain_failure(path, error) from error
-    return _named_tensors(content, path)
+    tensors = _named_tensors(content, path)
+    _require_real(tensors, path)
+    return tensors
 
 
 class _Discarded:
@@ -103,29 +106,42 @@ HARMLESS = [
 ]
 """What may lie beside the weights, and what is read instead: SAM-Med2D is published with its whole optimiser."""
 
-SAFE_GLOBALS: Callable[[Any], AbstractContextManager[Any]] = getattr(
-    torch.serialization, "safe_globals", lambda _: nullcontext()
-)
-"""Lets `torch.load` read these without running code of the file; torch 2.4 has no such thing."""
 
-
-def require_whole(path: Path) -> bool:
+def _require_whole(path: Path) -> bool:
     """Return whether a checkpoint is a zip archive, as torch has written them since 1.6.
 
     Raises
     ------
     InputError
-        When it cannot be opened, or begins as one and has lost its end.
+        When it cannot be opened, begins as one and has lost its end, or is packed: torch never packs its archives,
+        so that what is unpacked is never larger than the file.
     """
-    zipped = zipfile.is_zipfile(path)
     try:
         with path.open("rb") as stream:
             begins = stream.read(4) == b"PK\x03\x04"
-    except OSError as error:
+        zipped = zipfile.is_zipfile(path)
+        packed = zipped and any(part.file_size > part.compress_size for part in zipfile.ZipFile(path).infolist())
+    except (OSError, zipfile.BadZipFile) as error:
         raise explain_failure(path, error) from error
+    if packed:
+        raise InputError(f"{path}: is a compressed archive and no checkpoint as torch writes it; unpack it first")
     if begins and not zipped:
         raise InputError(f"{path}: is truncated or damaged; fetch it again")
     return zipped
+
+
+def _require_real(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that pretend to have far more values than the file can hold.
+
+    Raises
+    ------
+    InputError
+        When they would take more memory than 16 times the size of the file.
+    """
+    size = sum(value.numel() * value.element_size() for value in tensors.values())
+    held = path.stat().st_size
+    if size > EXPANSION * held + 2**20:
+        raise InputError(f"{path}: {held} bytes claim to hold {size} bytes of weights; fetch it again")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -180,40 +196,6 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
-@contextmanager
-def sizes_told(
-    source: Path,
-    name: str,
-    tensors: Mapping[str, Tensor],
-    *,
-    published: Callable[[], nn.Module],
-    rules: Rules = (),
-) -> Iterator[None]:
-    """Turn the failure to read a network's sizes off its tensors into an error.
-
-    Parameters
-    ----------
-    published : builds the network in a published size; told is what the file lacks and has beyond it.
-    rules : see `fill`.
-
-    Raises
-    ------
-    InputError
-        When a tensor that tells a size is missing or has another number of axes.
-    """
-    try:
-        yield
-    except KeyError as error:
-        with torch.device("meta"):
-            report = _compared(published(), tensors, rules)
-        require_complete(replace(report, mismatched=()), source=source, name=name)
-        raise InputError(f"{source}: has no tensor {error.args[0]}; it is no {name}") from error
-    except (IndexError, ValueError, ZeroDivisionError) as error:
-        raise InputError(
-            f"{source}: the tensors have other shapes than those of {name}; it is another model"
-        ) from error
-
-
 def fill(
     network: nn.Module, tensors: Mapping[str, Tensor], *, source: Path, name: str, rules: Rules = ()
 ) -> LoadReport:
@@ -228,15 +210,16 @@ def fill(
     InputError
         When tensors are missing or have another shape than those of the network.
     """
-    report = _compared(network, tensors, rules)
+    report = compare(network, tensors, rules)
     require_complete(report, source=source, name=name)
     # Copied: the tensors may be a window onto the file.
-    own = {key: _copied(tensors[key]) for key in network.state_dict()}
+    own = {key: copied(tensors[key]) for key in network.state_dict()}
     network.load_state_dict(own, assign=True)
     return report
 
 
-def _compared(network: nn.Module, tensors: Mapping[str, Tensor], rules: Rules) -> LoadReport:
+def compare(network: nn.Module, tensors: Mapping[str, Tensor], rules: Rules = ()) -> LoadReport:
+    """Return how tensors meet those of a network; for `rules` see `fill`."""
     wanted, found = shapes_of(network.state_dict()), shapes_of(tensors)
     if wanted == found:
         return LoadReport()
@@ -250,7 +233,8 @@ def _compared(network: nn.Module, tensors: Mapping[str, Tensor], rules: Rules) -
     )
 
 
-def _copied(value: Tensor) -> Tensor:
+def copied(value: Tensor) -> Tensor:
+    """Return a tensor of its own, floating-point numbers as float32."""
     return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
 
 

@@ -5,6 +5,7 @@ Oquab et al., "DINOv2", TMLR 2024; Simeoni et al., "DINOv3", arXiv 2508.10104. C
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,118 +15,118 @@ import torch
 from torch import Tensor
 
 from roireg.core.errors import InputError
-from roireg.models.base import Embedding, LoadReport, ModelCard
-from roireg.models.checkpoint import fill, read_tensors, shapes_of, sizes_told
-from roireg.models.dino_names import RULES, dino_names, dino_settings
-from roireg.models.hugging import build_empty, from_folder, transformers_class
-from roireg.models.memory import memory_explained
-from roireg.models.precision import Precision, choose_precision
+from roireg.models.base import Embedding, LoadReport, ModelCard, Signs
+from roireg.models.checkpoint import Shapes
+from roireg.models.family import Family
+from roireg.models.hugging import HubFormat
 from roireg.models.preprocess import Preprocessing
+from roireg.models.promptable import RasterNetwork
+from roireg.models.renaming import Rules, count, rename
 
-__all__ = ["CARDS", "DinoNetwork", "load"]
+__all__ = ["FAMILIES", "DinoNetwork"]
 
-CLASSES = {"dinov2": ("Dinov2Model", "Dinov2Config"), "dinov3": ("DINOv3ViTModel", "DINOv3ViTConfig")}
+SIZES = {(384, 12): "small", (768, 12): "base", (1024, 24): "large"}
+"""Published sizes by width and number of blocks."""
 
+HEAD = 64
+"""Channels of one attention head in every published size."""
 
-def _card(name: str, hub_id: str, file: str, parameters: float, memory_mb: int, sha256: str) -> ModelCard:
-    family = name.split("-")[0]
-    third = family == "dinov3"
-    licence = "DINOv3 License" if third else "Apache-2.0"
-    size, patch = (768, 16) if third else (518, 14)
-    return ModelCard(
-        name=name,
-        family=family,
-        hub_id=hub_id,
-        source=f"https://github.com/facebookresearch/{family}",
-        files=(file,),
-        code_licence=licence,
-        weights_licence=licence,
-        ndim=2,
-        input_size=size,
-        parameters=parameters,
-        memory_mb=memory_mb,
-        notes="Dense features only." + (" Ask for access on the hub first." if third else ""),
-        preprocessing=Preprocessing(size, layout="patches", patch=patch),
-        sha256=sha256,
-    )
-
-
-CARDS: tuple[ModelCard, ...] = (
-    _card(
-        "dinov2-small",
-        "facebook/dinov2-small",
-        "dinov2_vits14_pretrain.pth",
-        22.1,
-        200,
-        "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
-    ),
-    _card(
-        "dinov2-base",
-        "facebook/dinov2-base",
-        "dinov2_vitb14_pretrain.pth",
-        86.6,
-        450,
-        "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
-    ),
-    _card(
-        "dinov2-large",
-        "facebook/dinov2-large",
-        "dinov2_vitl14_pretrain.pth",
-        304.4,
-        1400,
-        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
-    ),
-    # Their files are named as torch.hub wants it: the digits are the first of the SHA-256.
-    _card(
-        "dinov3-small",
-        "facebook/dinov3-vits16-pretrain-lvd1689m",
-        "dinov3_vits16_pretrain_lvd1689m-08c60483.pth",
-        21.6,
-        250,
-        "08c60483",
-    ),
-    _card(
-        "dinov3-base",
-        "facebook/dinov3-vitb16-pretrain-lvd1689m",
-        "dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth",
-        85.7,
-        500,
-        "73cec8be",
-    ),
+V2: Rules = (
+    ("cls_token", "embeddings.cls_token"),
+    ("mask_token", "embeddings.mask_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+    ("norm.", "layernorm."),
+    ("blocks.#.attn.proj.", "encoder.layer.#.attention.o_proj."),
+    ("blocks.#.attn.", "encoder.layer.#.attention."),
+    ("blocks.#.ls#.gamma", "encoder.layer.#.layer_scale#.lambda1"),
+    ("blocks.#.", "encoder.layer.#."),
 )
 
+V3: Rules = (
+    ("cls_token", "embeddings.cls_token"),
+    ("mask_token", "embeddings.mask_token"),
+    ("storage_tokens", "embeddings.register_tokens"),
+    ("patch_embed.proj.", "embeddings.patch_embeddings."),
+    ("blocks.#.attn.proj.", "model.layer.#.attention.o_proj."),
+    ("blocks.#.attn.", "model.layer.#.attention."),
+    ("blocks.#.mlp.fc1.", "model.layer.#.mlp.up_proj."),
+    ("blocks.#.mlp.fc2.", "model.layer.#.mlp.down_proj."),
+    ("blocks.#.ls#.gamma", "model.layer.#.layer_scale#.lambda1"),
+    ("blocks.#.", "model.layer.#."),
+)
 
-class DinoNetwork:
-    """A DINO encoder with its weights; see `DenseEncoder`.
+RULES = {"dinov2": V2, "dinov3": V3}
 
-    Parameters
-    ----------
-    card, key, report : see `PromptableNetwork`.
-    network : the model of transformers.
-    preprocessing : layout "patches"; its size is the longest side.
+
+def dino_names(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """Return the tensors of an original checkpoint under the names of transformers.
+
+    Query, key and value are one matrix there and three here. DINOv3 masks the bias of its keys, which here has none.
     """
+    third = family == "dinov3"
+    out: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if third and (name.endswith("attn.qkv.bias_mask") or name == "rope_embed.periods"):
+            continue
+        if ".attn.qkv." not in name:
+            out[rename(name, RULES[family])] = value
+            continue
+        for part, piece in zip("qkv", torch.chunk(value, 3), strict=True):
+            if not (third and part == "k" and name.endswith("bias")):
+                out[rename(name.replace(".qkv.", f".{part}_proj."), RULES[family])] = piece
+    mask = out.get("embeddings.mask_token")
+    if third and mask is not None:
+        out["embeddings.mask_token"] = mask.reshape(1, 1, -1)
+    return out
 
-    def __init__(
-        self, card: ModelCard, network: Any, preprocessing: Preprocessing, *, key: str, report: LoadReport
-    ) -> None:
-        self.card = card
-        self.network = network.eval().requires_grad_(False)
-        self.preprocessing = preprocessing
-        self.key = key
-        self.report = report
-        self.encoded = 0
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.network.parameters()).device
+def _settings_v2(shapes: Shapes, card: ModelCard, path: Path) -> dict[str, Any]:
+    width = shapes["embeddings.cls_token"][-1]
+    patch = shapes["embeddings.patch_embeddings.projection.weight"][-1]
+    return {
+        "hidden_size": width,
+        "mlp_ratio": shapes["encoder.layer.0.mlp.fc1.weight"][0] // width,
+        "num_hidden_layers": count(shapes, "encoder.layer.#."),
+        "num_attention_heads": width // HEAD,
+        "patch_size": patch,
+        "image_size": round((shapes["embeddings.position_embeddings"][1] - 1) ** 0.5) * patch,
+        "use_mask_token": "embeddings.mask_token" in shapes,
+    }
+
+
+def _settings_v3(shapes: Shapes, card: ModelCard, path: Path) -> dict[str, Any]:
+    width = shapes["embeddings.cls_token"][-1]
+    return {
+        "hidden_size": width,
+        "intermediate_size": shapes["model.layer.0.mlp.up_proj.weight"][0],
+        "num_hidden_layers": count(shapes, "model.layer.#."),
+        "num_attention_heads": width // HEAD,
+        "patch_size": shapes["embeddings.patch_embeddings.weight"][-1],
+        "num_register_tokens": shapes["embeddings.register_tokens"][1],
+    }
+
+
+class DinoNetwork(RasterNetwork):
+    """A DINO encoder; see `Network` and `DenseEncoder`. Its size is the longest side of the input."""
+
+    def __init__(self, card: ModelCard, network: Any, size: int, *, key: str, report: LoadReport | None) -> None:
+        super().__init__(card, network, size, key=key, report=report)
+        self.preprocessing = replace(self.preprocessing, patch=network.config.patch_size)
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Let all parameters compute in a number format.
+
+        Not the buffers: rounded frequencies of DINOv3 would misplace its patches.
+        """
+        for parameter in self.network.parameters():
+            parameter.data = parameter.data.to(dtype)
 
     @property
     def layers(self) -> int:
         """Number of blocks."""
         return int(self.network.config.num_hidden_layers)
 
-    @torch.no_grad()
     def encode_dense(self, raster: Tensor, *, layer: int | None = None) -> Embedding:
         """Encode; class and register tokens are dropped, the final normalisation is applied to every layer.
 
@@ -134,69 +135,127 @@ class DinoNetwork:
         InputError
             When there is no such block.
         """
-        if layer is not None and not -self.layers <= layer < self.layers:
-            raise InputError(f"{self.card.name} has blocks 0 to {self.layers - 1}, not {layer}; choose one of these")
+        block = self._block(layer, self.layers)
         pixels, frame = self.preprocessing(raster.to(self.device))
-        self.encoded += 1
-        with memory_explained(self.card, "encoding"):
-            tokens = self._tokens(pixels.to(next(self.network.parameters()).dtype), layer)
+        with self._encoding():
+            tokens = self._tokens(pixels.to(next(self.network.parameters()).dtype), block)
         patch = self.preprocessing.patch
         rows, columns = frame.size[0] // patch, frame.size[1] // patch
         # Tokens for the class and the registers come first.
         image = tokens[:, tokens.shape[1] - rows * columns :].float().transpose(1, 2)
-        scale, offset, covered = frame.cells(patch)
-        return Embedding({"image": image.reshape(1, -1, rows, columns)}, frame.shape, scale, offset, covered)
+        return self._embedding({"image": image.reshape(1, -1, rows, columns)}, frame, patch)
 
-    def _tokens(self, pixels: Tensor, layer: int | None) -> Tensor:
-        chosen = self.layers - 1 if layer is None else range(self.layers)[layer]
-        if chosen == self.layers - 1:
+    def _tokens(self, pixels: Tensor, block: int | None) -> Tensor:
+        if block in (None, self.layers - 1):
             last: Tensor = self.network(pixels).last_hidden_state
             return last
         # The first of the hidden states is what enters block 0.
-        hidden = self.network(pixels, output_hidden_states=True).hidden_states[chosen + 1]
+        hidden = self.network(pixels, output_hidden_states=True).hidden_states[(block or 0) + 1]
         norm = self.network.layernorm if self.card.family == "dinov2" else self.network.norm
         tokens: Tensor = norm(hidden)
         return tokens
 
 
-def load(
-    card: ModelCard,
-    path: Path,
-    *,
-    device: torch.device,
-    digest: str,
-    input_size: int | None = None,
-    precision: Precision = None,
-) -> DinoNetwork:
-    """Load from a Hugging Face folder or an original checkpoint.
+def _recognise(shapes: Shapes, third: bool) -> Signs | None:
+    # DINOv2 with registers is a network of its own.
+    if "blocks.0.ls1.gamma" not in shapes or "cls_token" not in shapes or "register_tokens" in shapes:
+        return None
+    if ("storage_tokens" in shapes) != third:
+        return None
+    return Signs(SIZES.get((shapes["cls_token"][-1], count(shapes, "blocks.#.")), ""))
 
-    Parameters
-    ----------
-    input_size : longest side of what the network sees; rounded to a multiple of the patch per axis.
 
-    Raises
-    ------
-    InputError
-        When the file does not fit the card, or the size or number format is unsuitable.
-    """
-    dtype = choose_precision(precision, device)
-    model, config = CLASSES[card.family]
-    if path.is_dir():
-        network, report = from_folder(model, path, name=card.name)
-    else:
-        tensors, rules = dino_names(read_tensors(path), card.family), RULES[card.family]
-        published = partial(build_empty, model, config, {})
-        with sizes_told(path, card.name, tensors, published=published, rules=rules):
-            settings = dino_settings(shapes_of(tensors), card.family)
-        # Built with memory: the frequencies of DINOv3 are computed, not stored.
-        network = transformers_class(model)(transformers_class(config)(**settings))
-        report = fill(network, tensors, source=path, name=card.name, rules=rules)
+def _hub_signs(config: Mapping[str, Any]) -> Signs:
+    return Signs(SIZES.get((config.get("hidden_size", 768), config.get("num_hidden_layers", 12)), ""))
+
+
+def _resize(network: Any, size: int | None, card: ModelCard) -> tuple[Any, int]:
+    """Return the network: it sees any size, rounded to a multiple of the patch per axis."""
     patch = network.config.patch_size
-    size = card.input_size if input_size is None else input_size
+    size = card.input_size if size is None else size
     if size < 2 * patch:
         raise InputError(f"input size {size} is unsuitable; use at least {2 * patch}, two patches")
-    for parameter in network.parameters():
-        # Not the buffers: rounded frequencies of DINOv3 would misplace its patches.
-        parameter.data = parameter.data.to(dtype)
-    how = replace(card.prepared(size), patch=patch)
-    return DinoNetwork(card, network.to(device), how, key=card.key(digest, how, dtype), report=report)
+    return network, size
+
+
+def _card(family: str, size: str, hub: str, file: str, parameters: float, memory_mb: int, sha256: str) -> ModelCard:
+    third = family == "dinov3"
+    licence = "DINOv3 License" if third else "Apache-2.0"
+    side, patch = (768, 16) if third else (518, 14)
+    return ModelCard(
+        name=f"{family}-{size}",
+        family=family,
+        hub_id=f"facebook/{hub}",
+        source=f"https://github.com/facebookresearch/{family}",
+        files=(file,),
+        code_licence=licence,
+        weights_licence=licence,
+        ndim=2,
+        input_size=side,
+        parameters=parameters,
+        memory_mb=memory_mb,
+        notes="Dense features only." + (" Ask for access on the hub first." if third else ""),
+        preprocessing=Preprocessing(side, layout="patches", patch=patch),
+        sha256=sha256,
+        size=size,
+    )
+
+
+def _v2(size: str, parameters: float, memory_mb: int, sha256: str) -> ModelCard:
+    file = f"dinov2_vit{size[0]}14_pretrain.pth"
+    return _card("dinov2", size, f"dinov2-{size}", file, parameters, memory_mb, sha256)
+
+
+def _v3(size: str, parameters: float, memory_mb: int, sha256: str) -> ModelCard:
+    """Return a card; files are named as torch.hub wants it: the digits are the first of the SHA-256."""
+    name = f"vit{size[0]}16"
+    file = f"dinov3_{name}_pretrain_lvd1689m-{sha256}.pth"
+    return _card("dinov3", size, f"dinov3-{name}-pretrain-lvd1689m", file, parameters, memory_mb, sha256)
+
+
+CARDS = {
+    "dinov2": (
+        _v2("small", 22.1, 200, "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"),
+        _v2("base", 86.6, 450, "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73"),
+        _v2("large", 304.4, 1400, "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"),
+    ),
+    "dinov3": (
+        _v3("small", 21.6, 250, "08c60483"),
+        _v3("base", 85.7, 500, "73cec8be"),
+    ),
+}
+
+
+def _family(
+    name: str,
+    title: str,
+    hub: HubFormat,
+    settings: Callable[[Shapes, ModelCard, Path], Mapping[str, Any]],
+) -> Family:
+    return Family(
+        name=name,
+        title=title,
+        cards=CARDS[name],
+        model=DinoNetwork,
+        recognise=partial(_recognise, third=name == "dinov3"),
+        rename=partial(dino_names, family=name),
+        rules=RULES[name],
+        settings=settings,
+        build=partial(_build, hub),
+        resize=_resize,
+        hub=hub,
+    )
+
+
+def _build(hub: HubFormat, settings: Mapping[str, Any]) -> Any:
+    # With memory, whatever the caller wants: the frequencies of DINOv3 are computed, not stored.
+    with torch.device("cpu"):
+        return hub.build(settings)
+
+
+FAMILIES = (
+    _family("dinov2", "DINOv2", HubFormat("Dinov2Model", "Dinov2Config", ("dinov2",), _hub_signs), _settings_v2),
+    _family(
+        "dinov3", "DINOv3", HubFormat("DINOv3ViTModel", "DINOv3ViTConfig", ("dinov3_vit",), _hub_signs), _settings_v3
+    ),
+)

@@ -7,6 +7,7 @@ process: the torch-free client sends the image once and prompts after it. Nothin
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -19,27 +20,27 @@ from torch import Tensor
 
 from roireg.core.errors import InputError, OptionalDependencyError
 from roireg.models.base import Embedding, MaskLogits, ModelCard
+from roireg.models.family import Family
+from roireg.models.remote import is_this_computer, require_allowed
 from roireg.models.volumes import VolumeInput
 
-__all__ = ["CARDS", "DEFAULT_ADDRESS", "NNInteractive", "connect"]
+__all__ = ["DEFAULT_ADDRESS", "FAMILY", "NNInteractive"]
 
-CARDS = (
-    ModelCard(
-        name="nninteractive",
-        family="nninteractive",
-        hub_id=None,
-        source="https://github.com/MIC-DKFZ/nnInteractive",
-        files=(),
-        code_licence="Apache-2.0",
-        weights_licence="CC-BY-NC-SA-4.0",
-        ndim=3,
-        input_size=192,
-        parameters=102.0,
-        memory_mb=0,
-        prompts=frozenset({"point", "box", "mask"}),
-        notes="on a server that you start (nninteractive-server), where the image is sent; weights not for commerce",
-        preprocessing=VolumeInput(spacing=None, patch=None),
-    ),
+CARD = ModelCard(
+    name="nninteractive",
+    family="nninteractive",
+    hub_id=None,
+    source="https://github.com/MIC-DKFZ/nnInteractive",
+    files=(),
+    code_licence="Apache-2.0",
+    weights_licence="CC-BY-NC-SA-4.0",
+    ndim=3,
+    input_size=192,
+    parameters=102.0,
+    memory_mb=0,
+    prompts=frozenset({"point", "box", "mask"}),
+    notes="on a server that you start (nninteractive-server), where the image is sent; weights not for commerce",
+    preprocessing=VolumeInput(spacing=None, patch=None),
 )
 
 DEFAULT_ADDRESS = "http://127.0.0.1:1527"
@@ -48,11 +49,13 @@ DEFAULT_ADDRESS = "http://127.0.0.1:1527"
 INSIDE = 8.0
 """Logit of a voxel of the mask that a server returns, minus this outside."""
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
 class NNInteractive:
-    """An nnInteractive server as a promptable model; see `PromptableModel` and `connect`.
+    """An nnInteractive server as a promptable model; see `PromptableModel`.
 
     The whole image is used at its own resolution; there is one mask per prompt, its quality 1 because the server does
     not rate it. A lease that the server has ended (it does so after ten idle minutes) is renewed and the image sent
@@ -61,15 +64,17 @@ class NNInteractive:
     Parameters
     ----------
     address : of the server, such as "http://127.0.0.1:1527".
+        Other computers than this one have to be allowed first, see `roireg.models.remote.allow_remote`.
     api_key : what the server was started with; None takes the environment variable NN_INTERACTIVE_API_KEY.
     timeout : seconds to wait for one answer.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, api_key: str | None = None, timeout: float = 60.0) -> None:
         parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(f"{address!r} is no address of an nnInteractive server; give one like {DEFAULT_ADDRESS}")
-        self.card = CARDS[0]
+        self._host = require_allowed(parts.hostname)
+        self.card = CARD
         self.address = address.rstrip("/")
         self.key = f"nninteractive-{self.address}"
         self.encoded = 0
@@ -150,6 +155,8 @@ class NNInteractive:
         return self._session
 
     def _open(self) -> Any:
+        if not is_this_computer(self._host):
+            log.warning("images are sent to %s", self._host)
         try:
             return self._client.remote.nnInteractiveRemoteInferenceSession(
                 self.address, api_key=self._api_key, read_timeout=self._timeout
@@ -216,19 +223,6 @@ class NNInteractive:
             ) from error
 
 
-def connect(address: str = DEFAULT_ADDRESS, *, api_key: str | None = None) -> NNInteractive:
-    """Return the model that a server offers; the first prompt finds out whether the server is there.
-
-    Raises
-    ------
-    InputError
-        When the address is none.
-    OptionalDependencyError
-        When the client is not installed.
-    """
-    return NNInteractive(address, api_key=api_key)
-
-
 class _Client:
     """The two modules of the client that are used here."""
 
@@ -278,3 +272,6 @@ def _inside(box: list[list[int]], shape: tuple[int, ...]) -> list[list[int]]:
         low = min(max(first, 0), n - 1)
         clipped.append([low, max(min(end, n), low + 1)])
     return clipped
+
+
+FAMILY = Family(name="nninteractive", title="nnInteractive", cards=(CARD,), connect=NNInteractive)

@@ -6,14 +6,12 @@ Segmenters and features load their networks by profile, so that both see the sam
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from roireg.core.errors import InputError
-from roireg.models.base import DenseEncoder, PromptableModel
+from roireg.models.base import ModelCard
 from roireg.models.precision import Precision
-from roireg.models.registry import load_encoder, load_model, resolve
 
-__all__ = ["PROFILES", "Profile", "load_encoder_for_profile", "load_for_profile", "profile_named"]
+__all__ = ["PROFILES", "Profile", "profile_named"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,17 @@ class Profile:
     dtype: Precision
     volume_points: int = 216
 
+    def setting(self, card: ModelCard, input_size: int | None, dtype: Precision) -> tuple[int | None, Precision]:
+        """Return input size and number format of a model; what is given already stays.
+
+        Nothing is shown larger than the model was trained for; networks for volumes have one size and format.
+        """
+        if card.ndim == 3:
+            return input_size, dtype
+        if input_size is None and self.input_size is not None and self.input_size < card.input_size:
+            input_size = self.input_size
+        return input_size, self.dtype if dtype is None else dtype
+
 
 PROFILES = {
     "fast": Profile(points=16, crop_layers=0, input_size=512, dtype="auto", volume_points=64),
@@ -55,41 +64,3 @@ def profile_named(name: str) -> Profile:
     if name not in PROFILES:
         raise InputError(f"profile {name!r} is unknown; use one of {', '.join(PROFILES)}")
     return PROFILES[name]
-
-
-def load_for_profile(
-    model: str | Path, *, profile: str = "balanced", input_size: int | None = None, device: str = "cpu"
-) -> PromptableModel:
-    """Load a promptable network with the input size and number format of a profile.
-
-    Parameters
-    ----------
-    model : name or path, see `roireg.models.registry.load_model`.
-    input_size : side of what the network sees, instead of the profile's.
-
-    Raises
-    ------
-    InputError
-        When profile or model is unknown, the weights are not on this disk, or the size does not suit the network.
-    """
-    size, dtype = _setting(model, profile, input_size)
-    return load_model(model, device=device, input_size=size, dtype=dtype)
-
-
-def load_encoder_for_profile(
-    model: str | Path, *, profile: str = "balanced", input_size: int | None = None, device: str = "cpu"
-) -> DenseEncoder:
-    """Load a network for its features; see `load_for_profile`."""
-    size, dtype = _setting(model, profile, input_size)
-    return load_encoder(model, device=device, input_size=size, dtype=dtype)
-
-
-def _setting(model: str | Path, profile: str, input_size: int | None) -> tuple[int | None, Precision]:
-    wanted = profile_named(profile)
-    card, _ = resolve(model)
-    if card.ndim == 3:
-        # Networks for volumes have one input size and number format.
-        return input_size, None
-    if input_size is None and wanted.input_size is not None and wanted.input_size < card.input_size:
-        input_size = wanted.input_size
-    return input_size, wanted.dtype

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from roireg.core.errors import InputError
 from roireg.models.base import Embedding, LoadReport, MaskLogits, ModelCard
-from roireg.models.memory import memory_explained
+from roireg.models.network import Network
 from roireg.models.preprocess import Frame, Preprocessing
 
-__all__ = ["PromptableNetwork", "Prompts"]
+__all__ = ["PromptableNetwork", "Prompts", "RasterNetwork"]
 
 
 @dataclass(frozen=True)
@@ -43,57 +44,42 @@ class Prompts:
         )
 
 
-class PromptableNetwork(ABC):
-    """A 2D network of the Segment Anything kind, with its weights, on a device; see `PromptableModel`.
+class RasterNetwork(Network):
+    """A network for 2D images; see `Network`.
 
-    Parameters
+    Attributes
     ----------
-    card : what is known of the model.
-    network : on the device; image encoder and mask decoder may compute in bfloat16.
     preprocessing : how it wants its images.
-    key : see `PromptableModel`.
-    report : how the checkpoint met the network.
-    stride : input pixels per cell of the "image" map.
     """
 
-    def __init__(
-        self,
-        card: ModelCard,
-        network: nn.Module,
-        preprocessing: Preprocessing,
-        *,
-        key: str,
-        report: LoadReport,
-        stride: int,
-    ) -> None:
-        self.card = card
-        self.network = network.eval().requires_grad_(False)
-        self.preprocessing = preprocessing
-        self.key = key
-        self.report = report
-        self.stride = stride
-        self.encoded = 0
+    def __init__(self, card: ModelCard, network: Any, size: int, *, key: str, report: LoadReport | None) -> None:
+        super().__init__(card, network, size, key=key, report=report)
+        assert isinstance(card.preprocessing, Preprocessing)
+        self.preprocessing = replace(card.preprocessing, size=size)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.network.parameters()).device
+    def _embedding(self, tensors: Mapping[str, Tensor], frame: Frame, stride: int) -> Embedding:
+        scale, offset, covered = frame.cells(stride)
+        return Embedding(dict(tensors), frame.shape, scale, offset, covered)
+
+
+class PromptableNetwork(RasterNetwork, ABC):
+    """A 2D network of the Segment Anything kind; see `Network` and `PromptableModel`."""
+
+    stride = 16
+    """Input pixels per cell of the "image" map."""
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format the encoder computes in."""
         return next(self._encoder().parameters()).dtype
 
-    @torch.no_grad()
     def encode(self, raster: Tensor) -> Embedding:
         """Encode a (3, y, x) or (1, y, x) raster with values 0..255; see `PromptableModel.encode`."""
         pixels, frame = self.preprocessing(raster.to(self.device))
-        self.encoded += 1
-        with memory_explained(self.card, "encoding"):
+        with self._encoding():
             tensors = self._encode(pixels.to(self.dtype))
         return self._embedding(tensors, frame, self.stride)
 
-    @torch.no_grad()
     def encode_dense(self, raster: Tensor, *, layer: int | None = None) -> Embedding:
         """Encode for features alone: the final map, or that after a block of the encoder.
 
@@ -107,15 +93,12 @@ class PromptableNetwork(ABC):
         InputError
             When there is no such block.
         """
-        if layer is None:
+        block = self._block(layer, self.layers)
+        if block is None:
             return self.encode(raster)
-        chosen = range(self.layers)[layer] if -self.layers <= layer < self.layers else None
-        if chosen is None:
-            raise InputError(f"{self.card.name} has blocks 0 to {self.layers - 1}, not {layer}; choose one of these")
         pixels, frame = self.preprocessing(raster.to(self.device))
-        self.encoded += 1
-        with memory_explained(self.card, "encoding"):
-            features = self._layer(pixels.to(self.dtype), chosen).float()
+        with self._encoding():
+            features = self._layer(pixels.to(self.dtype), block).float()
         return self._embedding({"image": features}, frame, frame.size[0] // features.shape[-2])
 
     @property
@@ -123,7 +106,6 @@ class PromptableNetwork(ABC):
     def layers(self) -> int:
         """Number of blocks of the encoder."""
 
-    @torch.no_grad()
     def decode(
         self,
         embedding: Embedding,
@@ -145,7 +127,7 @@ class PromptableNetwork(ABC):
         """
         frame = self.preprocessing.frame(embedding.shape)
         prompts = self._prompts(frame, points, labels, boxes, masks)
-        with memory_explained(self.card, "answering prompts"):
+        with self._computing("answering prompts"):
             return self._answer(embedding, prompts, multimask)
 
     def _answer(self, embedding: Embedding, prompts: Prompts, multimask: bool) -> MaskLogits:
@@ -167,10 +149,9 @@ class PromptableNetwork(ABC):
         back = torch.argsort(torch.cat(rows))
         return MaskLogits(torch.cat([a for a, _ in answers])[back], torch.cat([b for _, b in answers])[back])
 
-    @torch.no_grad()
     def upscale(self, logits: Tensor, embedding: Embedding) -> Tensor:
         """Bring (P, K, h, w) logits onto the raster; see `PromptableModel.upscale`."""
-        with memory_explained(self.card, "bringing masks to full resolution"):
+        with self._computing("bringing masks to full resolution"):
             return self.preprocessing.frame(embedding.shape).upscale(logits)
 
     def _prompts(
@@ -222,14 +203,6 @@ class PromptableNetwork(ABC):
         if not fits or not torch.isfinite(value.float()).all():
             wanted = ", ".join("n" if e is None else str(e) for e in expected)
             raise InputError(f"{name} of shape {tuple(value.shape)} are unsuitable; expected finite ({wanted})")
-
-    def _embedding(self, tensors: Mapping[str, Tensor], frame: Frame, stride: int) -> Embedding:
-        scale, offset, covered = frame.cells(stride)
-        return Embedding(dict(tensors), frame.shape, scale, offset, covered)
-
-    @abstractmethod
-    def _encoder(self) -> nn.Module:
-        """Return the part of the network that sees the image."""
 
     @abstractmethod
     def _encode(self, pixels: Tensor) -> dict[str, Tensor]:

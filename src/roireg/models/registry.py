@@ -1,53 +1,71 @@
-"""Every model by name, and the one function that loads any of them.
-
-A family is a module of this package with `CARDS` and `load`; it is imported when one of its models is looked at.
-"""
+"""Every model by name, and the one function that loads any of them."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 
 from roireg.core.errors import InputError
 from roireg.io.weights import SUFFIXES, find_weights, weight_files, weights_digest
-from roireg.models.base import DenseEncoder, ModelCard, PromptableModel
-from roireg.models.detect import Detected, detect
-from roireg.models.precision import Precision
+from roireg.models import (
+    dino,
+    mobile_sam,
+    nninteractive,
+    sam,
+    sam2,
+    sam_hq,
+    sam_med2d,
+    sam_med3d,
+    vista3d,
+)
+from roireg.models.base import DenseEncoder, LoadReport, ModelCard, PromptableModel, Signs
+from roireg.models.checkpoint import read_tensors, shapes_of
+from roireg.models.family import Family
+from roireg.models.hugging import read_config
+from roireg.models.network import Network
+from roireg.models.precision import Precision, choose_precision
 from roireg.models.preprocess import Preprocessing
+from roireg.models.profiles import profile_named
 
-__all__ = ["available_models", "find_card", "load_encoder", "load_model", "resolve"]
+__all__ = ["add_family", "available_models", "detect", "family_of", "find_card", "load", "resolve", "untrained"]
+
+FAMILIES: list[Family] = [
+    sam.FAMILY,
+    sam_hq.FAMILY,
+    sam2.FAMILY,
+    sam_med2d.FAMILY,
+    mobile_sam.FAMILY,
+    sam_med3d.FAMILY,
+    vista3d.FAMILY,
+    nninteractive.FAMILY,
+    *dino.FAMILIES,
+]
+"""All architectures, in the order in which models are listed."""
 
 
-FAMILIES: dict[str, str] = {
-    "sam": "sam",
-    "sam-hq": "sam_hq",
-    "sam2": "sam2",
-    "sam-med2d": "sam_med2d",
-    "mobile-sam": "mobile_sam",
-    "sam-med3d": "sam_med3d",
-    "vista3d": "vista3d",
-    "nninteractive": "nninteractive",
-    "dinov2": "dino",
-    "dinov3": "dino",
-}
-"""Module of this package that has the cards and the loader of a family."""
+def add_family(family: Family) -> None:
+    """Make the models of a family known for the rest of this process.
 
-SERVED = frozenset({"nninteractive"})
-"""Families whose networks run elsewhere: their module has `connect` instead of `load`."""
+    Raises
+    ------
+    InputError
+        When a family or model of the same name is there already.
+    """
+    names = {f.name for f in FAMILIES} | {card.name for card in available_models()}
+    taken = names & ({family.name} | {card.name for card in family.cards})
+    if taken:
+        raise InputError(f"there is a model or family named {', '.join(sorted(taken))} already; choose another name")
+    FAMILIES.append(family)
 
 
 def available_models() -> tuple[ModelCard, ...]:
     """Return the cards of all models, family by family."""
-    cards: list[ModelCard] = []
-    for module in dict.fromkeys(FAMILIES.values()):
-        cards.extend(importlib.import_module(f"{__package__}.{module}").CARDS)
-    return tuple(cards)
+    return tuple(card for family in FAMILIES for card in family.cards)
 
 
 def find_card(name: str) -> ModelCard:
@@ -66,54 +84,123 @@ def find_card(name: str) -> ModelCard:
     raise InputError(f"model {name!r} is unknown; {hint}")
 
 
-def load_model(
+def family_of(card: ModelCard) -> Family:
+    """Return the architecture of a model."""
+    return next(family for family in FAMILIES if family.name == card.family)
+
+
+class Loading(TypedDict, total=False):
+    """How a network is loaded; see `load`."""
+
+    device: torch.device | str
+    input_size: int | None
+    dtype: Precision
+    profile: str | None
+
+
+@overload
+def load(name: str | Path, needs: Literal["prompts"] = ..., **how: Unpack[Loading]) -> PromptableModel: ...
+@overload
+def load(name: str | Path, needs: Literal["features"], **how: Unpack[Loading]) -> DenseEncoder: ...
+def load(
     name: str | Path,
+    needs: Literal["prompts", "features"] = "prompts",
     *,
     device: torch.device | str = "cpu",
     input_size: int | None = None,
     dtype: Precision = None,
-) -> PromptableModel:
-    """Load a promptable model.
+    profile: str | None = None,
+) -> PromptableModel | DenseEncoder:
+    """Load a network with its weights.
 
     Parameters
     ----------
     name : registry name ("sam-vit-base"), path of a checkpoint file or Hugging Face folder, or "NAME=PATH" for a
-        path whose model cannot be told from its tensors ("medsam=mine.pth").
+        path whose model cannot be told from its tensors ("medsam=mine.pth"); "nninteractive=http://HOST:PORT" for a
+        server, see `roireg.models.remote.allow_remote`.
+    needs : what it is loaded for: to answer prompts, or for its dense features.
     device : where the weights go.
     input_size : side of what the network sees in pixels; smaller is faster and coarser. As trained if None.
     dtype : number format of encoder and decoder: None or "float32", "bfloat16", or "auto", which is bfloat16 where
         the device computes in it. Prompts, embeddings and masks are float32 always.
+    profile : fast, balanced or full, see `roireg.models.profiles`: input size and number format that are not given.
 
     Raises
     ------
     InputError
-        When the name is unknown, the weights are not on this disk, do not fit, or the model answers no prompts.
+        When the name is unknown, the weights are not on this disk, do not fit, or the model has not what is needed.
     """
-    model = _load(name, device=device, input_size=input_size, precision=dtype)
-    if not isinstance(model, PromptableModel):
+    source = _locate(name)
+    card, family = source.card, source.family
+    if source.path is None:
+        assert family.connect is not None
+        return _suited(family.connect(*source.address), needs)
+    if profile is not None:
+        input_size, dtype = profile_named(profile).setting(card, input_size, dtype)
+    place = _device(device)
+    precision = choose_precision(dtype, place)
+    digest = weights_digest(source.path)
+    network, report = family.read(source.path, card)
+    if card.weights_licence == UNKNOWN:
+        count = sum(parameter.numel() for parameter in network.parameters())
+        card = replace(card, parameters=round(count / 1e6, 3))
+    report = replace(report, remarks=source.remarks)
+    return _suited(_assembled(family, card, network, report, digest, input_size, place, precision), needs)
+
+
+def untrained(
+    family: str,
+    settings: dict[str, Any] | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    input_size: int | None = None,
+) -> Any:
+    """Build a network with random weights, to be trained: its module is `network`, its `trained` is False.
+
+    It predicts nothing: once trained, save the `state_dict` of the module and `load` that file.
+
+    Parameters
+    ----------
+    family : name of an architecture, such as "sam" or "dinov2".
+    settings : sizes, as `Family.build` takes them; those of the first published size if None.
+    device, input_size : see `load`.
+
+    Raises
+    ------
+    InputError
+        When there is no such family, it runs on a server, or the size or device is unsuitable.
+    """
+    here = {f.name: f for f in FAMILIES if f.connect is None}
+    if family not in here:
+        raise InputError(f"there is no family {family!r} to be trained; use one of {', '.join(here)}")
+    network, card = here[family].untrained(settings)
+    return _assembled(here[family], card, network, None, "random", input_size, _device(device), torch.float32)
+
+
+def _assembled(
+    family: Family,
+    card: ModelCard,
+    network: Any,
+    report: LoadReport | None,
+    digest: str,
+    input_size: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Network:
+    """Give a module its input size, device and number format, and make it a network value."""
+    network, size = family.resize(network, input_size, card)
+    model = family.model(card, network.to(device), size, key=card.key(digest, size, dtype), report=report)
+    model.set_precision(dtype)
+    return model
+
+
+def _suited(model: Any, needs: str) -> Any:
+    if needs == "prompts" and not isinstance(model, PromptableModel):
         raise InputError(
             f"{model.card.name} gives features and answers no prompts; choose a model with prompts "
             "(see `roireg models list`) or the embedded segmenter hierarchy"
         )
-    return model
-
-
-def load_encoder(
-    name: str | Path,
-    *,
-    device: torch.device | str = "cpu",
-    input_size: int | None = None,
-    dtype: Precision = None,
-) -> DenseEncoder:
-    """Load a model for its dense features; see `load_model` for the parameters.
-
-    Raises
-    ------
-    InputError
-        As `load_model`, and when the model gives no dense features.
-    """
-    model = _load(name, device=device, input_size=input_size, precision=dtype)
-    if not isinstance(model, DenseEncoder):
+    if needs == "features" and not isinstance(model, DenseEncoder):
         raise InputError(f"{model.card.name} gives no dense features; see `roireg models list` for others")
     return model
 
@@ -128,103 +215,79 @@ def resolve(name: str | Path) -> tuple[ModelCard, Path | None]:
     InputError
         When nothing is known by the name, the weights are not on this disk, or they are of another architecture.
     """
-    card, path, _ = _identified(name)
-    return card, path
+    source = _locate(name)
+    return source.card, source.path
 
 
-def _identified(name: str | Path) -> tuple[ModelCard, Path | None, tuple[str, ...]]:
-    """Return what `resolve` does, and what was assumed because the tensors do not tell it."""
-    asked, where = _parts(name)
-    if asked is not None and asked.family in SERVED:
-        return asked, None, ()
-    if where is None:
-        assert asked is not None  # one of the two is always there
-        path = find_weights(asked.name, hub_id=asked.hub_id, files=asked.files)
+# -- what a name means ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes
+    ----------
+    family, card : what it is.
+    path : of its weights; None for a server.
+    address : of the server, where the name tells it.
+    remarks : what was assumed because the tensors do not tell it.
+    """
+
+    family: Family
+    card: ModelCard
+    path: Path | None = None
+    address: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def _locate(name: str | Path) -> Source:
+    named, place = _parts(name)
+    family = None if named is None else family_of(named)
+    if named is not None and family is not None and family.connect is not None:
+        return Source(family, named, address=() if place is None else (place,))
+    if place is None:
+        assert named is not None  # one of the two is always there
+        path = find_weights(named.name, hub_id=named.hub_id, files=named.files)
         if path is None:
             raise InputError(
-                f"the weights of {asked.name} are not on this disk; get them with "
-                f"`roireg models fetch {asked.name}`, or use the segmenter hierarchy, which needs none"
+                f"the weights of {named.name} are not on this disk; get them with "
+                f"`roireg models fetch {named.name}`, or use the segmenter hierarchy, which needs none"
             )
     else:
-        path = Path(where)
+        path = Path(place)
         if not path.exists():
             raise InputError(f"{path}: no such model file or folder; check the path or see `roireg models list`")
     path = _file_within(path)
-    found = detect(path)
-    named = asked or _named(found, path)
-    if named is None:
-        like = _alike(found)
-        card = _renamed(like, found, path)
-        remarks: list[str] = []
+    family, signs = detect(path)
+    words = f"{family.title} {signs.size or 'of no published size'}"
+    alike = [card for card in family.cards if signs.size in ("", card.size)] or list(family.cards[:1])
+    remarks: list[str] = []
+    like = named or _by_path(family, path)
+    if like is None:
+        like, why = alike[0], "as nothing tells the model"
+        card = _of_path(like, signs, path, f"{words}, from {path}")
     else:
-        like = named
-        card, remarks = _measured(named, found, path)
-    others = {_tag(c): c.name for c in reversed(available_models()) if _may_be(c, found) and _tag(c) != _tag(like)}
-    if asked is None and others:
-        why = "as nothing tells the model" if named is None else "by the name of the file or folder"
+        why = "by the name of the file or folder"
+        card, remarks = _measured(like, family, signs, path, words)
+    others = {_tag(c): c.name for c in reversed(alike) if _tag(c) != _tag(like)}
+    if named is None and others:
         ways = " or ".join(f"{other}={path}" for other in others.values())
-        remarks = [*remarks, f"images are prepared as for {like.name}, {why}; if it is another, say {ways}"]
-    return card, path, tuple(remarks)
+        remarks.append(f"images are prepared as for {like.name}, {why}; if it is another, say {ways}")
+    return Source(family, card, path, remarks=tuple(remarks))
 
 
-def _named(found: Detected, path: Path) -> ModelCard | None:
-    """Return the card of the family that a path has the name of: its own, that of its file or of its repository."""
-    name = path.name if path.is_file() else path.resolve().name
-    for card in available_models():
-        repository = (card.hub_id or "").rpartition("/")[2]
-        snapshot = card.hub_id is not None and f"models--{card.hub_id.replace('/', '--')}" in path.parts
-        names = [Path(file).name for file in card.files] if path.is_file() else [card.name, repository]
-        if card.family == found.family and (snapshot or name in names):
-            return card
-    return None
-
-
-def _measured(card: ModelCard, found: Detected, path: Path) -> tuple[ModelCard, list[str]]:
-    """Return a card as far as it holds for what was found, and what to remark where that is of no published size.
-
-    Raises
-    ------
-    InputError
-        When it is another architecture or of another published size.
-    """
-    size = SIZES[card.name]
-    if found.family != card.family or found.size not in ("", size):
-        raise InputError(
-            f"{path}: holds {found.words}, which is not {card.name}; check that this is the file of {card.name}"
-        )
-    if found.size == size:
-        return card, []
-    remark = f"holds {found.words}, where {card.name} is {size}: the licence of these weights is not known"
-    return replace(card, weights_licence=UNKNOWN), [remark]
-
-
-def _may_be(card: ModelCard, found: Detected) -> bool:
-    return card.family == found.family and found.size in ("", SIZES[card.name])
-
-
-def _alike(found: Detected) -> ModelCard:
-    """Return the first card of what was found; of its family where its size is none of the published ones."""
-    family = [card for card in available_models() if card.family == found.family]
-    return next((card for card in family if _may_be(card, found)), family[0])
-
-
-def _renamed(card: ModelCard, found: Detected, path: Path) -> ModelCard:
-    """Return the card of weights that are known by their path alone."""
-    return replace(
-        card,
-        name=path.stem if path.is_file() else path.resolve().name,
-        hub_id=None,
-        files=(path.name,) if path.is_file() else (),
-        weights_licence=UNKNOWN,
-        input_size=found.input_size or card.input_size,
-        notes=f"{found.words}, from {path}",
-        sha256="",
-    )
-
-
-def _tag(card: ModelCard) -> str:
-    """Return what is done to images, but for sizes; networks for volumes of one family do not differ."""
-    return card.preprocessing.tag if isinstance(card.preprocessing, Preprocessing) else ""
+def _parts(name: str | Path) -> tuple[ModelCard | None, str | None]:
+    """Split NAME, PATH or NAME=PATH; a registered name wins over a file of the same name."""
+    text = str(name)
+    if isinstance(name, Path):
+        return None, text
+    if not Path(text).exists() and (match := re.fullmatch(r"([a-z0-9.+-]+)=(.+)", text)):
+        return find_card(match[1]), match[2]
+    looks_like_path = "/" in text or "\\" in text or Path(text).suffix in SUFFIXES
+    if looks_like_path or (Path(text).exists() and text not in {card.name for card in available_models()}):
+        return None, text
+    return find_card(text), None
 
 
 def _file_within(path: Path) -> Path:
@@ -235,25 +298,95 @@ def _file_within(path: Path) -> Path:
     return files[0] if len(files) == 1 else path
 
 
-def _load(name: str | Path, *, device: torch.device | str, input_size: int | None, precision: Precision) -> Any:
-    card, path, remarks = _identified(name)
-    module = importlib.import_module(f"{__package__}.{FAMILIES[card.family]}")
-    if path is None:
-        address = str(name).partition("=")[2]
-        return module.connect(address) if address else module.connect()
-    model = module.load(
-        card,
-        path,
-        device=_device(device),
-        digest=weights_digest(path),
-        input_size=input_size,
-        precision=precision,
+def detect(path: Path) -> tuple[Family, Signs]:
+    """Say which network a checkpoint file or a Hugging Face folder holds, and of which size.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read or is of no known architecture.
+    """
+    if path.is_dir():
+        config = read_config(path)
+        formats = {kind: family for family in FAMILIES if family.hub for kind in family.hub.types}
+        kind = config["model_type"]
+        if kind not in formats:
+            raise InputError(
+                f"{path}: holds a model of type {kind!r}; this program reads {', '.join(formats)} (see "
+                "`roireg models list`)"
+            )
+        family = formats[kind]
+        assert family.hub is not None
+        try:
+            return family, family.hub.recognise(config)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: cannot be read as a model (config.json has sizes that are no numbers: {error}); fetch it "
+                "again"
+            ) from error
+    shapes = shapes_of(read_tensors(path))
+    for family in FAMILIES:
+        try:
+            signs = family.recognise(shapes)
+        except (IndexError, TypeError):
+            # A tensor of the right name with too few axes is not of this family.
+            continue
+        if signs is not None:
+            return family, signs
+    titles = ", ".join(family.title for family in FAMILIES if family.connect is None)
+    raise InputError(
+        f"{path}: the tensors are of no architecture known here ({titles}); for a model in the Hugging Face format "
+        "name its folder, with config.json"
     )
-    model.report = replace(model.report, remarks=remarks)
-    if card.weights_licence == UNKNOWN:
-        count = sum(parameter.numel() for parameter in model.network.parameters())
-        model.card = replace(card, parameters=round(count / 1e6, 3))
-    return model
+
+
+def _by_path(family: Family, path: Path) -> ModelCard | None:
+    """Return the card that a path has the name of: its own, that of its file or of its repository."""
+    name = path.name if path.is_file() else path.resolve().name
+    for card in family.cards:
+        repository = (card.hub_id or "").rpartition("/")[2]
+        snapshot = card.hub_id is not None and f"models--{card.hub_id.replace('/', '--')}" in path.parts
+        names = [Path(file).name for file in card.files] if path.is_file() else [card.name, repository]
+        if snapshot or name in names:
+            return card
+    return None
+
+
+def _measured(card: ModelCard, family: Family, signs: Signs, path: Path, words: str) -> tuple[ModelCard, list[str]]:
+    """Return a card as far as it holds for what a path holds, and what to remark where that is of no published size.
+
+    Raises
+    ------
+    InputError
+        When it is another architecture or of another published size.
+    """
+    if family.name != card.family or signs.size not in ("", card.size):
+        raise InputError(
+            f"{path}: holds {words}, which is not {card.name}; check that this is the file of {card.name}"
+        )
+    if signs.size == card.size:
+        return card, []
+    remark = f"holds {words}, where {card.name} is {card.size}: the licence of these weights is not known"
+    return replace(card, weights_licence=UNKNOWN), [remark]
+
+
+def _of_path(card: ModelCard, signs: Signs, path: Path, notes: str) -> ModelCard:
+    """Return the card of weights that are known by their path alone."""
+    return replace(
+        card,
+        name=path.stem if path.is_file() else path.resolve().name,
+        hub_id=None,
+        files=(path.name,) if path.is_file() else (),
+        weights_licence=UNKNOWN,
+        input_size=signs.input_size or card.input_size,
+        notes=notes,
+        sha256="",
+    )
+
+
+def _tag(card: ModelCard) -> str:
+    """Return what is done to images, but for sizes; networks for volumes of one family do not differ."""
+    return card.preprocessing.tag if isinstance(card.preprocessing, Preprocessing) else ""
 
 
 def _device(device: torch.device | str) -> torch.device:
@@ -270,46 +403,5 @@ def _device(device: torch.device | str) -> torch.device:
     return place
 
 
-def _parts(name: str | Path) -> tuple[ModelCard | None, str | None]:
-    """Split NAME, PATH or NAME=PATH; a registered name wins over a file of the same name."""
-    text = str(name)
-    if isinstance(name, Path):
-        return None, text
-    if not Path(text).exists() and (match := re.fullmatch(r"([a-z0-9.+-]+)=(.+)", text)):
-        return find_card(match[1]), match[2]
-    looks_like_path = "/" in text or "\\" in text or Path(text).suffix in SUFFIXES
-    if looks_like_path or (Path(text).exists() and text not in {card.name for card in available_models()}):
-        return None, text
-    return find_card(text), None
-
-
 UNKNOWN = "unknown"
 """Licence of weights that came from a path."""
-
-SIZES: dict[str, str] = {
-    "sam-vit-base": "ViT-B",
-    "sam-vit-large": "ViT-L",
-    "sam-vit-huge": "ViT-H",
-    "medsam": "ViT-B",
-    "sam-hq-vit-base": "ViT-B",
-    "sam-hq-vit-large": "ViT-L",
-    "sam-hq-vit-huge": "ViT-H",
-    "sam2.1-tiny": "tiny",
-    "sam2.1-small": "small",
-    "sam2.1-base-plus": "base-plus",
-    "sam2.1-large": "large",
-    "medsam2": "tiny",
-    "slimsam-50": "ViT-B pruned by half",
-    "slimsam-77": "ViT-B pruned by 77 %",
-    "sam-med2d": "ViT-B",
-    "mobile-sam": "TinyViT-5M",
-    "sam-med3d": "ViT-B",
-    "sam-med3d-turbo": "ViT-B",
-    "vista3d": "of 48 channels",
-    "dinov2-small": "small",
-    "dinov2-base": "base",
-    "dinov2-large": "large",
-    "dinov3-small": "small",
-    "dinov3-base": "base",
-}
-"""Which size of its architecture a model has, in the words of `detect`."""

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import zip_longest
 
-__all__ = ["Rules", "number_layers", "original_names", "rename"]
+__all__ = ["Rules", "count", "number_layers", "original_names", "rename"]
 
 Rules = tuple[tuple[str, str], ...]
 """How names begin: originally and in transformers, "#" for a number. The first that matches counts."""
 
-LAYER = re.compile(r"^(.*)\.layers\.(\d+)\.(weight|bias)$")
-NAMED = re.compile(r"^(.*)\.(?:(proj_in)|(proj_out)|layers\.(\d+))\.(weight|bias)$")
+LAYER = re.compile(r"^(.*)\.layers\.(\d{1,4})\.(weight|bias)$")
+NAMED = re.compile(r"^(.*)\.(?:(proj_in)|(proj_out)|layers\.(\d{1,4}))\.(weight|bias)$")
 
 
 def rename(name: str, rules: Rules) -> str:
@@ -63,3 +63,9 @@ def original_names(names: Iterable[str], rules: Rules) -> dict[str, str]:
         # Query, key and value are one matrix in DINO.
         out[name] = re.sub(r"\.attn\.[qkv]_proj\.", ".attn.qkv.", rename(original, back))
     return out
+
+
+def count(names: Iterable[str], pattern: str) -> int:
+    """Return how many numbers there are in the names that begin with a pattern; "#" stands for the number."""
+    beginning = _beginning(pattern)
+    return len({match[1] for name in names if (match := beginning.match(name))})

@@ -7,8 +7,6 @@ original .pth files.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roireg.core.errors import InputError
-from roireg.models.base import LoadReport, ModelCard
-from roireg.models.checkpoint import fill, read_tensors, shapes_of, sizes_told
-from roireg.models.hugging import build_empty, from_folder
-from roireg.models.precision import Precision, choose_precision, compute_in
+from roireg.models.base import ModelCard, Signs
+from roireg.models.checkpoint import Shapes
+from roireg.models.family import Family
+from roireg.models.hugging import HubFormat, part_of
+from roireg.models.precision import compute_in
 from roireg.models.preprocess import Preprocessing
 from roireg.models.promptable import PromptableNetwork, Prompts
-from roireg.models.renaming import Rules
-from roireg.models.sam_names import ENCODER, PARTS, count, sam_names, sam_settings
+from roireg.models.renaming import Rules, count
+from roireg.models.sam_names import ENCODER, PARTS, VITS, sam_names, sam_settings, vit_signs
 
-__all__ = ["CARDS", "SamNetwork", "check_size", "finish_sam", "load", "published_sam", "resize_sam", "sam_card"]
+__all__ = ["FAMILY", "SamNetwork", "check_size", "hub_signs", "published_sam", "resize_sam", "sam_card"]
 
 NAMES: Rules = (*ENCODER, *PARTS)
 
@@ -38,12 +37,20 @@ SMALLEST = 64
 class SamNetwork(PromptableNetwork):
     """`SamModel` of transformers, or a network with the same parts."""
 
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Let encoder and mask decoder compute in a number format.
+
+        Not the prompt encoder: points would be rounded to several pixels.
+        """
+        self._encoder().to(dtype)
+        compute_in(self.network.mask_decoder, dtype)
+
     @property
     def layers(self) -> int:
-        return len(self.network.vision_encoder.layers)  # type: ignore[union-attr, arg-type]
+        return len(self.network.vision_encoder.layers)
 
     def _encoder(self) -> nn.Module:
-        encoder: nn.Module = self.network.vision_encoder  # type: ignore[assignment]
+        encoder: nn.Module = self.network.vision_encoder
         return encoder
 
     def _encode(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -89,46 +96,37 @@ def sam_card(name: str, hub_id: str | None, parameters: float, memory_mb: int, *
         "weights_licence": "Apache-2.0",
         "ndim": 2,
         "input_size": 1024,
+        "size": "ViT-B",
         "prompts": frozenset({"point", "box", "mask"}),
         "preprocessing": Preprocessing(more.get("input_size", 1024)),
     }
     return ModelCard(name=name, hub_id=hub_id, parameters=parameters, memory_mb=memory_mb, **{**known, **more})
 
 
-def _sam(name: str, file: str, parameters: float, memory_mb: int, sha256: str) -> ModelCard:
-    return sam_card(name, f"facebook/{name}", parameters, memory_mb, files=(file,), sha256=sha256)
+SHA256 = {
+    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+}
+"""Of the published files; the digits in their names are the first of their MD5."""
 
 
-def _slim(name: str, hub_id: str, parameters: float, memory_mb: int, notes: str) -> ModelCard:
+def _sam(name: str, size: str, file: str, parameters: float, memory_mb: int) -> ModelCard:
+    return sam_card(name, f"facebook/{name}", parameters, memory_mb, size=size, files=(file,), sha256=SHA256[file])
+
+
+def _slim(name: str, percent: str, parameters: float, memory_mb: int, size: str) -> ModelCard:
     source = "https://github.com/czg1225/SlimSAM"
-    return sam_card(name, hub_id, parameters, memory_mb, source=source, notes=notes)
+    hub_id, notes = f"Zigeng/SlimSAM-uniform-{percent}", f"SAM {size}."
+    return sam_card(name, hub_id, parameters, memory_mb, source=source, size=size, notes=notes)
 
 
-# The digits in the names of the files are the first of their MD5.
-CARDS: tuple[ModelCard, ...] = (
-    _sam(
-        "sam-vit-base",
-        "sam_vit_b_01ec64.pth",
-        93.7,
-        2200,
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-    ),
-    _sam(
-        "sam-vit-large",
-        "sam_vit_l_0b3195.pth",
-        312.3,
-        3700,
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    ),
-    _sam(
-        "sam-vit-huge",
-        "sam_vit_h_4b8939.pth",
-        641.1,
-        5000,
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-    ),
-    _slim("slimsam-50", "Zigeng/SlimSAM-uniform-50", 28.0, 1900, "SAM ViT-B pruned by half."),
-    _slim("slimsam-77", "Zigeng/SlimSAM-uniform-77", 9.7, 1800, "SAM ViT-B pruned by 77 %."),
+CARDS = (
+    _sam("sam-vit-base", "ViT-B", "sam_vit_b_01ec64.pth", 93.7, 2200),
+    _sam("sam-vit-large", "ViT-L", "sam_vit_l_0b3195.pth", 312.3, 3700),
+    _sam("sam-vit-huge", "ViT-H", "sam_vit_h_4b8939.pth", 641.1, 5000),
+    _slim("slimsam-50", "50", 28.0, 1900, "ViT-B pruned by half"),
+    _slim("slimsam-77", "77", 9.7, 1800, "ViT-B pruned by 77 %"),
     sam_card(
         "medsam",
         "wanglab/medsam-vit-base",
@@ -142,69 +140,24 @@ CARDS: tuple[ModelCard, ...] = (
 )
 
 
-def load(
-    card: ModelCard,
-    path: Path,
-    *,
-    device: torch.device,
-    digest: str,
-    input_size: int | None = None,
-    precision: Precision = None,
-) -> SamNetwork:
-    """Load a network of this family from a Hugging Face folder or an original checkpoint.
-
-    Parameters
-    ----------
-    digest : SHA-256 of the weights, for the key.
-    input_size : side of the input in pixels, a multiple of 16; the size trained for if None.
-
-    Raises
-    ------
-    InputError
-        When the file does not fit the card, or the size or number format is unsuitable.
-    """
-    if path.is_dir():
-        network, report = from_folder("SamModel", path, name=card.name)
-    else:
-        tensors = sam_names(read_tensors(path), NAMES)
-        with sizes_told(path, card.name, tensors, published=partial(published_sam, tensors), rules=NAMES):
-            settings = sam_settings(shapes_of(tensors))
-        network = build_empty("SamModel", "SamConfig", settings)
-        report = fill(network, tensors, source=path, name=card.name, rules=NAMES)
-    return finish_sam(SamNetwork, network, report, card, device, digest, input_size, precision)
+def _recognise(shapes: Shapes) -> Signs | None:
+    others = any(".Adapter." in name or name.startswith("mask_decoder.hf_token.") for name in shapes)
+    return None if others else vit_signs(shapes)
 
 
-def finish_sam(
-    kind: type[SamNetwork],
-    network: Any,
-    report: LoadReport,
-    card: ModelCard,
-    device: torch.device,
-    digest: str,
-    input_size: int | None,
-    precision: Precision,
-) -> SamNetwork:
-    """Resize a loaded network, choose its number format, put it on its device and wrap it."""
-    dtype = choose_precision(precision, device)
-    size = network.config.vision_config.image_size
-    if input_size is not None and input_size != size:
-        resize_sam(network, input_size)
-        size = input_size
-    network.to(device)
-    network.vision_encoder.to(dtype)
-    # Not the prompt encoder: points would be rounded to several pixels.
-    compute_in(network.mask_decoder, dtype)
-    how = card.prepared(size)
-    return kind(card, network, how, key=card.key(digest, how, dtype), report=report, stride=PATCH)
+def hub_signs(config: Mapping[str, Any]) -> Signs:
+    """Return what the configuration of a SAM or SAM-HQ tells."""
+    vision = part_of(config, "vision_config")
+    size = VITS.get((vision.get("hidden_size", 768), vision.get("num_hidden_layers", 12)), "")
+    return Signs(size, vision.get("image_size", 1024))
 
 
-def published_sam(tensors: Mapping[str, Tensor], model: str = "SamModel", config: str = "SamConfig") -> Any:
-    """Build a SAM of as many blocks as the renamed tensors have, else as published: names to compare theirs with."""
-    layers = count(tensors, r"^vision_encoder\.layers\.(\d+)\.")
-    return build_empty(model, config, {"vision_config": {"num_hidden_layers": layers or 12}})
+def published_sam(shapes: Shapes) -> dict[str, Any]:
+    """Return the settings of a SAM of as many blocks as the renamed tensors have, else as published."""
+    return {"vision_config": {"num_hidden_layers": count(shapes, "vision_encoder.layers.#.") or 12}}
 
 
-def resize_sam(network: Any, size: int) -> None:
+def resize_sam(network: Any, size: int | None, card: ModelCard) -> tuple[Any, int]:
     """Make a SAM see smaller or larger images, in place: its position embedding is interpolated bicubically.
 
     Raises
@@ -212,11 +165,15 @@ def resize_sam(network: Any, size: int) -> None:
     InputError
         When the size is not a positive multiple of the patch size.
     """
-    cells = check_size(size, PATCH) // PATCH
+    trained: int = network.config.vision_config.image_size
+    if size is None or size == trained:
+        return network, trained
+    check_size(size, PATCH)
+    cells = size // PATCH
     encoder, prompts = network.vision_encoder, network.prompt_encoder
     if getattr(encoder, "pos_embed", None) is not None:
         grid = F.interpolate(encoder.pos_embed.permute(0, 3, 1, 2), (cells, cells), mode="bicubic")
-        encoder.pos_embed = nn.Parameter(grid.permute(0, 2, 3, 1).contiguous(), requires_grad=False)
+        encoder.pos_embed = nn.Parameter(grid.detach().permute(0, 2, 3, 1).contiguous())
         encoder.patch_embed.image_size = (size, size)
         encoder.image_size = size
     prompts.image_embedding_size = (cells, cells)
@@ -224,6 +181,7 @@ def resize_sam(network: Any, size: int) -> None:
     network.config.vision_config.image_size = size
     network.config.prompt_encoder_config.image_size = size
     network.config.prompt_encoder_config.image_embedding_size = cells
+    return network, size
 
 
 def check_size(size: int, multiple: int) -> int:
@@ -237,3 +195,21 @@ def check_size(size: int, multiple: int) -> int:
     if size < SMALLEST or size % multiple:
         raise InputError(f"input size {size} is unsuitable; use a multiple of {multiple} from {SMALLEST} on")
     return size
+
+
+HUB = HubFormat("SamModel", "SamConfig", ("sam",), hub_signs)
+
+FAMILY = Family(
+    name="sam",
+    title="Segment Anything (SAM)",
+    cards=CARDS,
+    model=SamNetwork,
+    recognise=_recognise,
+    rename=sam_names,
+    rules=NAMES,
+    settings=lambda shapes, card, path: sam_settings(shapes),
+    published=published_sam,
+    build=HUB.build,
+    resize=resize_sam,
+    hub=HUB,
+)

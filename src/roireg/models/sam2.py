@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,17 @@ import torch
 from torch import Tensor
 
 from roireg.core.errors import InputError
-from roireg.models.base import LoadReport, ModelCard
-from roireg.models.checkpoint import Shapes, fill, read_tensors, shapes_of, sizes_told
-from roireg.models.hugging import build_empty, from_folder, transformers_class
-from roireg.models.precision import Precision, choose_precision, compute_in
+from roireg.models.base import ModelCard, Signs
+from roireg.models.checkpoint import Shapes
+from roireg.models.family import Family
+from roireg.models.hugging import HubFormat, part_of
 from roireg.models.preprocess import Preprocessing
-from roireg.models.promptable import PromptableNetwork, Prompts
-from roireg.models.renaming import Rules
+from roireg.models.promptable import Prompts
+from roireg.models.renaming import Rules, count
 from roireg.models.sam import SamNetwork, check_size, sam_card
-from roireg.models.sam_names import PARTS, count, decoder_settings, sam_names
+from roireg.models.sam_names import PARTS, decoder_settings, sam_names
 
-__all__ = ["CARDS", "Sam2Network", "load"]
-
-STRIDE = 16
+__all__ = ["FAMILY", "Sam2Network"]
 
 DECODER = "mask_decoder.transformer.layers.#."
 
@@ -66,57 +63,47 @@ ATTENTION: dict[tuple[int, int], dict[str, Any]] = {
 """What the tensors do not tell, by width and number of blocks: tiny, small, base-plus and large."""
 
 
-def _card(name: str, hub_id: str, file: str, parameters: float, memory_mb: int, **more: Any) -> ModelCard:
-    usual: dict[str, Any] = {
-        "family": "sam2",
-        "source": "https://github.com/facebookresearch/sam2",
-        "files": (file,),
-        "notes": "Faster than SAM at equal quality; trained on photographs and videos.",
-        "preprocessing": Preprocessing(1024, layout="stretch"),
-    }
-    return sam_card(name, hub_id, parameters, memory_mb, **{**usual, **more})
+SIZES = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base-plus", (144, 48): "large"}
+"""Published sizes by width and number of blocks."""
+
+SHA256 = {
+    "tiny": "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+    "small": "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+    "base-plus": "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+    "large": "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+}
 
 
-CARDS: tuple[ModelCard, ...] = (
-    _card(
-        "sam2.1-tiny",
-        "facebook/sam2.1-hiera-tiny",
-        "sam2.1_hiera_tiny.pt",
-        38.9,
-        700,
-        sha256="7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
-    ),
-    _card(
-        "sam2.1-small",
-        "facebook/sam2.1-hiera-small",
-        "sam2.1_hiera_small.pt",
-        46.0,
-        750,
-        sha256="6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
-    ),
-    _card(
-        "sam2.1-base-plus",
-        "facebook/sam2.1-hiera-base-plus",
-        "sam2.1_hiera_base_plus.pt",
-        80.8,
-        1000,
-        sha256="a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
-    ),
-    _card(
-        "sam2.1-large",
-        "facebook/sam2.1-hiera-large",
-        "sam2.1_hiera_large.pt",
-        224.4,
-        1800,
-        sha256="2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
-    ),
-    _card(
+def _card(size: str, parameters: float, memory_mb: int) -> ModelCard:
+    return sam_card(
+        f"sam2.1-{size}",
+        f"facebook/sam2.1-hiera-{size}",
+        parameters,
+        memory_mb,
+        family="sam2",
+        size=size,
+        source="https://github.com/facebookresearch/sam2",
+        files=(f"sam2.1_hiera_{size.replace('-', '_')}.pt",),
+        sha256=SHA256[size],
+        notes="Faster than SAM at equal quality; trained on photographs and videos.",
+        preprocessing=Preprocessing(1024, layout="stretch"),
+    )
+
+
+CARDS = (
+    _card("tiny", 38.9, 700),
+    _card("small", 46.0, 750),
+    _card("base-plus", 80.8, 1000),
+    _card("large", 224.4, 1800),
+    sam_card(
         "medsam2",
         "wanglab/MedSAM2",
-        "MedSAM2_latest.pt",
         38.9,
         350,
+        family="sam2",
+        size="tiny",
         source="https://github.com/bowang-lab/MedSAM2",
+        files=("MedSAM2_latest.pt",),
         weights_licence="CC-BY-SA-4.0",
         input_size=512,
         notes="Trained on slices of CT, MR, PET, ultrasound and endoscopy, mostly with box prompts.",
@@ -163,53 +150,35 @@ class Sam2Network(SamNetwork):
         return {**inputs, "image_embeddings": [*others, images]}
 
 
-def load(
-    card: ModelCard,
-    path: Path,
-    *,
-    device: torch.device,
-    digest: str,
-    input_size: int | None = None,
-    precision: Precision = None,
-) -> PromptableNetwork:
-    """Load from a Hugging Face folder or an original checkpoint; as `sam.load`, sizes are multiples of 32.
+def _recognise(shapes: Shapes) -> Signs | None:
+    first = shapes.get("image_encoder.trunk.patch_embed.proj.weight")
+    blocks = count(shapes, "image_encoder.trunk.blocks.#.")
+    return None if first is None else Signs(SIZES.get((first[0], blocks), ""))
+
+
+def _hub_signs(config: Mapping[str, Any]) -> Signs:
+    backbone = part_of(part_of(config, "vision_config"), "backbone_config")
+    widths = backbone.get("embed_dim_per_stage") or [96]
+    blocks = backbone.get("blocks_per_stage") or [1, 2, 7, 2]
+    side = part_of(config, "prompt_encoder_config").get("image_size", 1024)
+    return Signs(SIZES.get((widths[0], sum(blocks)), ""), side)
+
+
+def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    out = sam_names({name: value for name, value in tensors.items() if not VIDEO.match(name)}, NAMES)
+    points = sorted(name for name in out if re.match(r"^prompt_encoder\.point_embed\.\d+\.weight$", name))
+    if points:
+        out["prompt_encoder.point_embed.weight"] = torch.cat([out.pop(name) for name in points])
+    return out
+
+
+def _settings(shapes: Shapes, card: ModelCard, path: Path) -> dict[str, Any]:
+    """Return the configuration as `Sam2Config` takes it.
 
     An original checkpoint of none of the published sizes needs the config.json of its Hugging Face form beside it.
     """
-    dtype = choose_precision(precision, device)
-    network, report = _from_folder(path, card) if path.is_dir() else _from_file(path, card)
-    trained = network.config.prompt_encoder_config.image_size
-    size = check_size(trained if input_size is None else input_size, 32)
-    _resize(network, size)
-    network.to(device)
-    network.vision_encoder.to(dtype)
-    compute_in(network.mask_decoder, dtype)
-    how = card.prepared(size)
-    return Sam2Network(card, network, how, key=card.key(digest, how, dtype), report=report, stride=STRIDE)
-
-
-def _from_folder(path: Path, card: ModelCard) -> tuple[Any, LoadReport]:
-    network, report = from_folder("Sam2Model", path, name=card.name)
-    return network, report
-
-
-def _from_file(path: Path, card: ModelCard) -> tuple[Any, LoadReport]:
-    tensors = sam_names({n: value for n, value in read_tensors(path).items() if not VIDEO.match(n)}, NAMES)
-    points = [name for name in tensors if re.match(r"^prompt_encoder\.point_embed\.\d+\.weight$", name)]
-    if points:
-        tensors["prompt_encoder.point_embed.weight"] = torch.cat([tensors.pop(name) for name in sorted(points)])
-    shapes = shapes_of(tensors)
-    published = partial(build_empty, "Sam2Model", "Sam2Config", {})
-    with sizes_told(path, card.name, tensors, published=published, rules=NAMES):
-        settings = _settings(shapes, path, card.input_size)
-    network = build_empty("Sam2Model", "Sam2Config", settings)
-    return network, fill(network, tensors, source=path, name=card.name, rules=NAMES)
-
-
-def _settings(shapes: Shapes, path: Path, image_size: int) -> dict[str, Any]:
-    """Return the configuration as `Sam2Config` takes it."""
     block = "vision_encoder.backbone.blocks"
-    blocks = count(shapes, rf"^{re.escape(block)}\.(\d+)\.")
+    blocks = count(shapes, f"{block}.#.")
     # A block with a projection beside the attention opens a stage.
     starts = [0, *(i for i in range(1, blocks) if f"{block}.{i}.proj.weight" in shapes)]
     widths = [shapes[f"{block}.{i}.attn.proj.weight"][0] for i in starts]
@@ -233,7 +202,7 @@ def _settings(shapes: Shapes, path: Path, image_size: int) -> dict[str, Any]:
             "backbone_channel_list": widths[::-1],
             "fpn_hidden_size": channels,
         },
-        **decoder_settings(shapes, image_size),
+        **decoder_settings(shapes, card.input_size),
     }
 
 
@@ -244,17 +213,34 @@ def _settings_beside(path: Path, width: int, blocks: int) -> dict[str, Any]:
             f"{path}: holds a SAM 2 with {blocks} blocks, the first {width} wide, which is none of the published "
             "sizes; put the config.json of its Hugging Face form beside it"
         )
-    settings = transformers_class("Sam2Config").from_pretrained(config.parent, local_files_only=True).to_dict()
-    names = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    return {name: settings[name] for name in names}
+    return HUB.settings(config.parent)
 
 
-def _resize(network: Any, size: int) -> None:
-    """Tell a network the size of its input; its weights fit any."""
+def _resize(network: Any, size: int | None, card: ModelCard) -> tuple[Any, int]:
+    """Tell a network the size of its input; its weights fit any multiple of 32."""
+    size = check_size(network.config.prompt_encoder_config.image_size if size is None else size, 32)
     prompts = network.prompt_encoder
-    cells = size // STRIDE
+    cells = size // SamNetwork.stride
     network.backbone_feature_sizes = [[4 * cells] * 2, [2 * cells] * 2, [cells] * 2]
     prompts.image_embedding_size = (cells, cells)
     prompts.mask_input_size = (4 * cells, 4 * cells)
     prompts.input_image_size = size
     network.config.prompt_encoder_config.image_size = size
+    return network, size
+
+
+HUB = HubFormat("Sam2Model", "Sam2Config", ("sam2", "sam2_video"), _hub_signs)
+
+FAMILY = Family(
+    name="sam2",
+    title="SAM 2",
+    cards=CARDS,
+    model=Sam2Network,
+    recognise=_recognise,
+    rename=_rename,
+    rules=NAMES,
+    settings=_settings,
+    build=HUB.build,
+    resize=_resize,
+    hub=HUB,
+)

@@ -10,19 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from roireg.models.base import ModelCard
-from roireg.models.checkpoint import fill, read_tensors, shapes_of, sizes_told
-from roireg.models.hugging import build_empty, from_folder
-from roireg.models.precision import Precision
+from roireg.models.base import ModelCard, Signs
+from roireg.models.checkpoint import Shapes
+from roireg.models.family import Family
+from roireg.models.hugging import HubFormat
 from roireg.models.promptable import Prompts
 from roireg.models.renaming import Rules
-from roireg.models.sam import SamNetwork, finish_sam, published_sam, sam_card
-from roireg.models.sam_names import ENCODER, PARTS, sam_names, sam_settings
+from roireg.models.sam import SamNetwork, hub_signs, published_sam, resize_sam, sam_card
+from roireg.models.sam_names import ENCODER, PARTS, sam_names, sam_settings, vit_signs
 
-__all__ = ["CARDS", "SamHqNetwork", "load"]
+__all__ = ["FAMILY", "SamHqNetwork"]
 
 HEAD: Rules = (
     ("mask_decoder.hf_token.", "mask_decoder.hq_token."),
@@ -41,24 +40,19 @@ HEAD: Rules = (
 NAMES: Rules = (*HEAD, *ENCODER, *PARTS)
 
 
-def _card(name: str, hub_id: str, file: str, parameters: float, memory_mb: int) -> ModelCard:
+def _card(word: str, parameters: float, memory_mb: int) -> ModelCard:
+    letter = word[0]
     return sam_card(
-        name,
-        hub_id,
+        f"sam-hq-vit-{word}",
+        f"syscv-community/sam-hq-vit-{word}",
         parameters,
         memory_mb,
         family="sam-hq",
+        size=f"ViT-{letter.upper()}",
         source="https://github.com/SysCV/sam-hq",
-        files=(file,),
+        files=(f"sam_hq_vit_{letter}.pth",),
         notes="Sharper borders than SAM; trained on photographs.",
     )
-
-
-CARDS: tuple[ModelCard, ...] = (
-    _card("sam-hq-vit-base", "syscv-community/sam-hq-vit-base", "sam_hq_vit_b.pth", 94.8, 2300),
-    _card("sam-hq-vit-large", "syscv-community/sam-hq-vit-large", "sam_hq_vit_l.pth", 313.5, 3800),
-    _card("sam-hq-vit-huge", "syscv-community/sam-hq-vit-huge", "sam_hq_vit_h.pth", 642.4, 5100),
-)
 
 
 class SamHqNetwork(SamNetwork):
@@ -73,24 +67,29 @@ class SamHqNetwork(SamNetwork):
         return {**super()._inputs(tensors, prompts), "intermediate_embeddings": early}
 
 
-def load(
-    card: ModelCard,
-    path: Path,
-    *,
-    device: torch.device,
-    digest: str,
-    input_size: int | None = None,
-    precision: Precision = None,
-) -> SamNetwork:
-    """Load from a Hugging Face folder or an original checkpoint; parameters and errors as `sam.load`."""
-    if path.is_dir():
-        network, report = from_folder("SamHQModel", path, name=card.name)
-    else:
-        tensors = sam_names(read_tensors(path), NAMES)
-        published = partial(published_sam, tensors, "SamHQModel", "SamHQConfig")
-        with sizes_told(path, card.name, tensors, published=published, rules=NAMES):
-            settings = sam_settings(shapes_of(tensors))
-        settings["mask_decoder_config"]["vit_dim"] = settings["vision_config"]["hidden_size"]
-        network = build_empty("SamHQModel", "SamHQConfig", settings)
-        report = fill(network, tensors, source=path, name=card.name, rules=NAMES)
-    return finish_sam(SamHqNetwork, network, report, card, device, digest, input_size, precision)
+def _settings(shapes: Shapes, card: ModelCard, path: Path) -> dict[str, Any]:
+    settings = sam_settings(shapes)
+    settings["mask_decoder_config"]["vit_dim"] = settings["vision_config"]["hidden_size"]
+    return settings
+
+
+def _recognise(shapes: Shapes) -> Signs | None:
+    return vit_signs(shapes) if "mask_decoder.hf_token.weight" in shapes else None
+
+
+HUB = HubFormat("SamHQModel", "SamHQConfig", ("sam_hq",), hub_signs)
+
+FAMILY = Family(
+    name="sam-hq",
+    title="SAM-HQ",
+    cards=(_card("base", 94.8, 2300), _card("large", 313.5, 3800), _card("huge", 642.4, 5100)),
+    model=SamHqNetwork,
+    recognise=_recognise,
+    rename=partial(sam_names, rules=NAMES),
+    rules=NAMES,
+    settings=_settings,
+    published=published_sam,
+    build=HUB.build,
+    resize=resize_sam,
+    hub=HUB,
+)

@@ -11,19 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from roireg.models.base import ModelCard
-from roireg.models.checkpoint import fill, read_tensors, shapes_of, sizes_told
-from roireg.models.hugging import build_empty
-from roireg.models.precision import Precision
+from roireg.models.base import ModelCard, Signs
+from roireg.models.checkpoint import Shapes
+from roireg.models.family import Family
 from roireg.models.preprocess import Preprocessing
 from roireg.models.renaming import Rules
-from roireg.models.sam import SamNetwork, check_size, finish_sam, published_sam, sam_card
-from roireg.models.sam_names import ENCODER, PARTS, sam_names, sam_settings
+from roireg.models.sam import HUB, SamNetwork, check_size, published_sam, resize_sam, sam_card
+from roireg.models.sam_names import ENCODER, PARTS, sam_names, sam_settings, vit_signs
 
-__all__ = ["CARDS", "Adapter", "add_adapters", "load"]
+__all__ = ["FAMILY", "Adapter", "add_adapters"]
 
 BLOCKS: Rules = (
     ("image_encoder.blocks.#.mlp.", "vision_encoder.layers.#.mlp.mlp."),
@@ -32,20 +30,18 @@ BLOCKS: Rules = (
 
 NAMES: Rules = (*BLOCKS, *ENCODER, *PARTS)
 
-CARDS: tuple[ModelCard, ...] = (
-    sam_card(
-        "sam-med2d",
-        None,
-        271.2,
-        1300,
-        family="sam-med2d",
-        source="https://github.com/OpenGVLab/SAM-Med2D",
-        files=("sam-med2d_b.pth",),
-        input_size=256,
-        notes="Trained on medical images of many kinds with points, boxes and masks; the file has 2.6 GB.",
-        # Its authors resize to a square without interpolation, for training and prediction.
-        preprocessing=Preprocessing(256, layout="stretch", resampling="nearest"),
-    ),
+CARD = sam_card(
+    "sam-med2d",
+    None,
+    271.2,
+    1300,
+    family="sam-med2d",
+    source="https://github.com/OpenGVLab/SAM-Med2D",
+    files=("sam-med2d_b.pth",),
+    input_size=256,
+    notes="Trained on medical images of many kinds with points, boxes and masks; the file has 2.6 GB.",
+    # Its authors resize to a square without interpolation, for training and prediction.
+    preprocessing=Preprocessing(256, layout="stretch", resampling="nearest"),
 )
 
 
@@ -94,34 +90,36 @@ def add_adapters(network: Any, hidden: int) -> None:
         block.mlp = _AdaptedMlp(block.mlp, Adapter(network.config.vision_config.hidden_size, hidden))
 
 
-def _published(tensors: Mapping[str, Tensor]) -> Any:
-    network = published_sam(tensors)
-    with torch.device("meta"):
-        add_adapters(network, network.config.vision_config.hidden_size // 4)
+def _settings(shapes: Shapes, card: ModelCard, path: Path) -> dict[str, Any]:
+    plain = {name.replace(".mlp.mlp.", ".mlp."): shape for name, shape in shapes.items()}
+    return {**sam_settings(plain), "adapter": shapes["vision_encoder.layers.0.mlp.adapter.channel.0.weight"][0]}
+
+
+def _build(settings: Mapping[str, Any]) -> Any:
+    network = HUB.build({name: value for name, value in settings.items() if name != "adapter"})
+    add_adapters(network, settings.get("adapter", network.config.vision_config.hidden_size // 4))
     return network
 
 
-def load(
-    card: ModelCard,
-    path: Path,
-    *,
-    device: torch.device,
-    digest: str,
-    input_size: int | None = None,
-    precision: Precision = None,
-) -> SamNetwork:
-    """Load from an original checkpoint; parameters and errors as `sam.load`, sizes are multiples of 32."""
-    if input_size is not None:
-        check_size(input_size, 32)
-    tensors = sam_names(read_tensors(path), NAMES)
-    shapes = shapes_of(tensors)
-    plain = {name.replace(".mlp.mlp.", ".mlp."): shape for name, shape in shapes.items()}
-    published = partial(_published, tensors)
-    with sizes_told(path, card.name, tensors, published=published, rules=NAMES):
-        settings = sam_settings(plain)
-        inner = shapes["vision_encoder.layers.0.mlp.adapter.channel.0.weight"][0]
-    network = build_empty("SamModel", "SamConfig", settings)
-    with torch.device("meta"):
-        add_adapters(network, inner)
-    report = fill(network, tensors, source=path, name=card.name, rules=NAMES)
-    return finish_sam(SamNetwork, network, report, card, device, digest, input_size, precision)
+def _resize(network: Any, size: int | None, card: ModelCard) -> tuple[Any, int]:
+    """Resize as any SAM; the adapters halve the map, so that sizes are multiples of 32."""
+    return resize_sam(network, size if size is None else check_size(size, 32), card)
+
+
+def _recognise(shapes: Shapes) -> Signs | None:
+    return vit_signs(shapes) if any(".Adapter." in name for name in shapes) else None
+
+
+FAMILY = Family(
+    name="sam-med2d",
+    title="SAM-Med2D",
+    cards=(CARD,),
+    model=SamNetwork,
+    recognise=_recognise,
+    rename=partial(sam_names, rules=NAMES),
+    rules=NAMES,
+    settings=_settings,
+    published=published_sam,
+    build=_build,
+    resize=_resize,
+)

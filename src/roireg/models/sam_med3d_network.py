@@ -11,12 +11,15 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SamMed3DConfig", "SamMed3DNetwork"]
+from roireg.models.renaming import count
+
+__all__ = ["SamMed3DConfig", "SamMed3DNetwork", "sizes_of"]
 
 
 @dataclass(frozen=True)
@@ -51,43 +54,28 @@ class SamMed3DConfig:
         """Tokens along one axis."""
         return self.side // self.patch
 
-    @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> SamMed3DConfig:
-        """Read the sizes off the shapes of a checkpoint; the published ones where it is of another network."""
-        names = {
-            "position": "image_encoder.pos_embed",
-            "patch": "image_encoder.patch_embed.proj.weight",
-            "mlp": "image_encoder.blocks.0.mlp.lin1.weight",
-            "neck": "image_encoder.neck.0.weight",
-            "prompt": "prompt_encoder.mask_downscaling.3.weight",
-            "masks": "mask_decoder.mask_tokens.weight",
-            "hidden": "mask_decoder.transformer.layers.0.mlp.lin1.weight",
-            "quality": "mask_decoder.iou_prediction_head.layers.0.weight",
-        }
-        tables: list[torch.Size] = []
-        while (table := state.get(f"image_encoder.blocks.{len(tables)}.attn.rel_pos_d")) is not None:
-            tables.append(table.shape)
-        if not tables or any(k not in state for k in names.values()):
-            return cls()
-        shape = {k: state[v].shape for k, v in names.items()}
-        if len(shape["position"]) != 5 or len(shape["patch"]) != 5:
-            return cls()
-        width, patch = shape["position"][-1], shape["patch"][-1]
-        layers = {k.split(".")[3] for k in state if k.startswith("mask_decoder.transformer.layers.")}
-        return cls(
-            side=shape["position"][1] * patch,
-            patch=patch,
-            width=width,
-            heads=width // tables[0][1],
-            windows=tuple((t[0] + 1) // 2 for t in tables),
-            embedding=shape["neck"][0],
-            mask_channels=shape["prompt"][0],
-            masks=shape["masks"][0],
-            mlp_ratio=shape["mlp"][0] // width,
-            decoder_depth=len(layers),
-            decoder_hidden=shape["hidden"][0],
-            quality_hidden=shape["quality"][0],
-        )
+
+def sizes_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Read `SamMed3DConfig` off the shapes of a checkpoint; its heads are as published."""
+    side, width = shapes["image_encoder.pos_embed"][-2:]
+    patch = shapes["image_encoder.patch_embed.proj.weight"][-1]
+    tables: list[tuple[int, ...]] = []
+    while f"image_encoder.blocks.{len(tables)}.attn.rel_pos_d" in shapes:
+        tables.append(shapes[f"image_encoder.blocks.{len(tables)}.attn.rel_pos_d"])
+    return {
+        "side": side * patch,
+        "patch": patch,
+        "width": width,
+        "heads": width // shapes["image_encoder.blocks.0.attn.rel_pos_d"][1],
+        "windows": tuple((table[0] + 1) // 2 for table in tables),
+        "embedding": shapes["image_encoder.neck.0.weight"][0],
+        "mask_channels": shapes["prompt_encoder.mask_downscaling.3.weight"][0],
+        "masks": shapes["mask_decoder.mask_tokens.weight"][0],
+        "mlp_ratio": shapes["image_encoder.blocks.0.mlp.lin1.weight"][0] // width,
+        "decoder_depth": count(shapes, "mask_decoder.transformer.layers.#."),
+        "decoder_hidden": shapes["mask_decoder.transformer.layers.0.mlp.lin1.weight"][0],
+        "quality_hidden": shapes["mask_decoder.iou_prediction_head.layers.0.weight"][0],
+    }
 
 
 class ChannelNorm(nn.Module):

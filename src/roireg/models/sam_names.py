@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from roireg.models.base import Signs
 from roireg.models.checkpoint import Shapes
-from roireg.models.renaming import Rules, number_layers, rename
+from roireg.models.renaming import Rules, count, number_layers, rename
 
-__all__ = ["ENCODER", "NECK", "PARTS", "SHARED", "count", "decoder_settings", "sam_names", "sam_settings"]
+__all__ = ["ENCODER", "NECK", "PARTS", "SHARED", "decoder_settings", "sam_names", "sam_settings", "vit_signs"]
 
 SHARED = "shared_image_embedding.positional_embedding"
 
@@ -64,11 +64,33 @@ PIXELS = ("pixel_mean", "pixel_std")
 """Constants that some checkpoints carry along."""
 
 
+VITS = {
+    (768, 12): "ViT-B",
+    (1024, 24): "ViT-L",
+    (1280, 32): "ViT-H",
+    (384, 12): "ViT-B pruned by half",
+    (168, 12): "ViT-B pruned by 77 %",
+}
+"""Published sizes by width and number of blocks."""
+
+
+def vit_signs(shapes: Shapes, ndim: int = 2) -> Signs | None:
+    """Return what the vision transformer of an original checkpoint tells; None where there is none of this ndim."""
+    patch = shapes.get("image_encoder.patch_embed.proj.weight", ())
+    if len(patch) != 2 + ndim:
+        return None
+    position = shapes.get("image_encoder.pos_embed")
+    return Signs(
+        VITS.get((patch[0], count(shapes, "image_encoder.blocks.#.")), ""),
+        None if position is None or ndim == 3 else position[1] * patch[-1],
+    )
+
+
 def sam_settings(shapes: Shapes) -> dict[str, Any]:
     """Return the configuration of a SAM, as `SamConfig` takes it, from the shapes of its renamed tensors."""
     hidden, channels, patch, _ = shapes["vision_encoder.patch_embed.projection.weight"]
     cells = shapes["vision_encoder.pos_embed"][1]
-    layers = count(shapes, r"^vision_encoder\.layers\.(\d+)\.")
+    layers = count(shapes, "vision_encoder.layers.#.")
     relative = [shapes[f"vision_encoder.layers.{i}.attn.rel_pos_h"] for i in range(layers)]
     everywhere = [i for i, shape in enumerate(relative) if shape[0] == 2 * cells - 1]
     windows = {(shape[0] + 1) // 2 for i, shape in enumerate(relative) if i not in everywhere}
@@ -110,17 +132,11 @@ def decoder_settings(shapes: Shapes, image_size: int, *, patch_size: int = 16) -
         "mask_decoder_config": {
             "hidden_size": width,
             "mlp_dim": widest[0],
-            "num_hidden_layers": count(shapes, r"^mask_decoder\.transformer\.layers\.(\d+)\."),
+            "num_hidden_layers": count(shapes, "mask_decoder.transformer.layers.#."),
             "num_attention_heads": 8,
             "attention_downsample_rate": width // narrow,
             "num_multimask_outputs": shapes["mask_decoder.mask_tokens.weight"][0] - 1,
-            "iou_head_depth": count(shapes, r"^mask_decoder\.iou_prediction_head\.layers\.(\d+)\.") + 2,
+            "iou_head_depth": count(shapes, "mask_decoder.iou_prediction_head.layers.#.") + 2,
             "iou_head_hidden_dim": shapes["mask_decoder.iou_prediction_head.proj_in.weight"][0],
         },
     }
-
-
-def count(names: Iterable[str], pattern: str) -> int:
-    """Return one more than the highest number in the names that match."""
-    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1

@@ -6,7 +6,6 @@ arXiv 2306.14289. Modules are named as in the published checkpoint. Maps are (B,
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roireg.models.checkpoint import Shapes
-from roireg.models.sam_names import count
+from roireg.models.renaming import count
 
 __all__ = ["EncoderOutput", "TinyVit", "TinyVitSizes"]
 
@@ -46,7 +45,7 @@ class TinyVitSizes:
     def of(cls, shapes: Shapes, prefix: str = "vision_encoder.") -> TinyVitSizes:
         """Read the sizes off the tensors."""
         stages = range(4)
-        depths = [count(shapes, rf"{re.escape(prefix)}layers\.{i}\.blocks\.(\d+)\.") for i in stages]
+        depths = [count(shapes, f"{prefix}layers.{i}.blocks.#.") for i in stages]
         bias = [shapes[f"{prefix}layers.{i}.blocks.0.attn.attention_biases"] for i in stages[1:]]
         widths = [shapes[f"{prefix}patch_embed.seq.2.c.weight"][0]]
         widths += [shapes[f"{prefix}layers.{i}.downsample.conv1.c.weight"][0] for i in stages[:-1]]

@@ -6,8 +6,9 @@ trained at (`VolumeInput`); the network itself fits any raster into its cube (`C
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from torch.nn import functional as F
 
 from roireg.core.errors import InputError
 from roireg.core.filters import gaussian_smooth, resize
-from roireg.models.base import ModelCard, PromptableModel
+from roireg.models.base import Embedding, LoadReport, MaskLogits, ModelCard, PromptableModel
+from roireg.models.network import Network
 from roireg.models.preprocess import VolumeInput
 
-__all__ = ["Cube", "VolumeInput", "VolumeModel", "check_points", "stability"]
+__all__ = ["Cube", "VolumeInput", "VolumeModel", "VolumeNetwork", "check_points", "stability"]
 
 
 @runtime_checkable
@@ -108,3 +110,91 @@ def stability(logits: Tensor, *, offset: float = 1.0) -> Tensor:
     flat = logits.flatten(2)
     inner, outer = (flat > offset).sum(-1), (flat > -offset).sum(-1)
     return inner / outer.clamp(min=1)
+
+
+class VolumeNetwork(Network, ABC):
+    """A network that sees a cube of a volume; see `Network`, `PromptableModel` and `DenseEncoder`.
+
+    One mask per prompt, whose `quality` is its stability: the networks have no trained estimate of it. They were
+    trained on arrays in the order x, y, z, so that what goes in and comes out is transposed.
+
+    Attributes
+    ----------
+    volume : how it wants its images.
+    """
+
+    def __init__(self, card: ModelCard, network: Any, size: int, *, key: str, report: LoadReport | None) -> None:
+        super().__init__(card, network, size, key=key, report=report)
+        assert isinstance(card.preprocessing, VolumeInput)
+        self.volume = replace(card.preprocessing, patch=size)
+
+    def encode(self, raster: Tensor) -> Embedding:
+        """Encode a (1 or 3, z, y, x) raster; see `encode_dense`."""
+        return self.encode_dense(raster)
+
+    def encode_dense(self, raster: Tensor, *, layer: int | None = None) -> Embedding:
+        """Encode a (1 or 3, z, y, x) raster for features: the map the decoder reads, or that after a block.
+
+        Raises
+        ------
+        InputError
+            When there is no such block, or the device has too little memory.
+        """
+        cube = Cube(tuple(raster.shape[1:]), self.size)
+        data = cube.fill(raster.to(self.device))
+        self._check_layer(layer)
+        with self._encoding():
+            features = self._features(xyz(data[None]), layer)
+        scale, offset, covered = cube.index_map(self.size // features.shape[-1])
+        return Embedding({"image": xyz(features).contiguous()}, cube.shape, scale, offset, covered)
+
+    def decode(
+        self,
+        embedding: Embedding,
+        *,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        multimask: bool = True,
+    ) -> MaskLogits:
+        """Answer P prompts of points, one mask each whatever `multimask` says; see `PromptableModel.decode`.
+
+        Raises
+        ------
+        InputError
+            When there are no points, there are prompts of a kind that the network does not take, shapes do not fit,
+            or the device has too little memory.
+        """
+        if boxes is not None or (masks is not None and "mask" not in self.card.prompts):
+            others = "not boxes" if "mask" in self.card.prompts else "neither boxes nor masks"
+            raise InputError(f"{self.card.name} takes points, {others}; give a point inside the region")
+        points, labels = check_points(self.card, points, labels)
+        cube = Cube(embedding.shape, self.size)
+        places = cube.coordinates(points.to(self.device, torch.float32)).flip(-1)
+        image = xyz(embedding.tensors["image"].to(self.device))
+        with self._computing(f"answering {len(places)} prompts"):
+            logits = xyz(self._answers(image, places, labels.to(self.device), masks)).contiguous()
+            return MaskLogits(logits, stability(logits))
+
+    def upscale(self, logits: Tensor, embedding: Embedding) -> Tensor:
+        """Bring (P, K, n, n, n) logits onto the raster; see `PromptableModel.upscale`."""
+        with self._computing("bringing masks to full resolution"):
+            return Cube(embedding.shape, self.size).release(logits)
+
+    @abstractmethod
+    def _check_layer(self, layer: int | None) -> None:
+        """Refuse a block that the network does not have."""
+
+    @abstractmethod
+    def _features(self, data: Tensor, layer: int | None) -> Tensor:
+        """Return the float32 (1, C, a, b, c) map of a (1, 1, x, y, z) cube with values of a raster."""
+
+    @abstractmethod
+    def _answers(self, image: Tensor, points: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:
+        """Return (P, 1, a, b, c) logits from the map and (P, N, 3) points (x, y, z) of the cube."""
+
+
+def xyz(volumes: Tensor) -> Tensor:
+    """Swap the order of the last three axes between z, y, x and x, y, z."""
+    return volumes.transpose(-1, -3)

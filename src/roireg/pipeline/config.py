@@ -193,7 +193,7 @@ class Config(_Section):
 
         Parameters
         ----------
-        model : name or path, see `roireg.models.load_model`.
+        model : name or path, see `roireg.models.load`.
         profile, window, points, cache : see `NetworkConfig`.
 
         Raises

@@ -13,8 +13,9 @@ from roireg.core.progress import Progress, ProgressEvent
 from roireg.features import FeatureExtractor, make_extractor
 from roireg.models.base import DenseEncoder, PromptableModel
 from roireg.models.cache import EmbeddingCache, shared_cache
-from roireg.models.profiles import load_for_profile, profile_named
+from roireg.models.profiles import profile_named
 from roireg.models.rasters import slice_axis, slice_image
+from roireg.models.registry import load
 from roireg.models.volumes import VolumeModel
 from roireg.pipeline.config import Config, NetworkConfig
 from roireg.segment import EverythingOptions, PromptableSegmenter, RegionFilter, SliceSegmenter, make_segmenter
@@ -52,7 +53,7 @@ class Network:
             When the network does not exist, its weights are not on this disk or do not fit.
         """
         assert settings.model is not None
-        model = load_for_profile(settings.model, profile=settings.profile, device=str(device))
+        model = load(settings.model, profile=settings.profile, device=str(device))
         folder = settings.cache
         cache = shared_cache() if folder is None else EmbeddingCache(folder=folder, progress=progress)
         return cls(model, settings, cache)

@@ -26,7 +26,7 @@ from roireg.models.base import Embedding
 from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.precision import Precision
 from roireg.models.preprocess import Window, window_range
-from roireg.models.registry import load_model
+from roireg.models.registry import load
 from roireg.models.volumes import VolumeModel
 from roireg.segment.cubes import Offset, Volume, patient_grid
 from roireg.segment.filters import RegionFilter, filter_regions
@@ -281,19 +281,19 @@ def volume_segmenter(
 
     Parameters
     ----------
-    model : a loaded network, or what `load_model` takes: "sam-med3d-turbo", "vista3d=my/model.pt",
+    model : a loaded network, or what `roireg.models.load` takes: "sam-med3d-turbo", "vista3d=my/model.pt",
         "nninteractive=http://host:1527".
-    device, input_size, dtype : see `load_model`; for names only.
+    device, input_size, dtype : see `roireg.models.load`; for names only.
     spacing, window, points, limits, progress : see `Model3DSegmenter`.
     cache_folder : keep embeddings here between runs; None keeps them in memory.
 
     Raises
     ------
     InputError
-        As `load_model`, or when the network is none for volumes.
+        As `roireg.models.load`, or when the network is none for volumes.
     """
     if isinstance(model, str | Path):
-        found = load_model(model, device=device, input_size=input_size, dtype=dtype)
+        found = load(model, device=device, input_size=input_size, dtype=dtype)
         if not isinstance(found, VolumeModel):
             raise InputError(f"{found.card.name} takes 2D images; use it slice by slice, with the segmenter model")
         model = found

@@ -9,7 +9,7 @@ from roireg.core.progress import Progress, silent
 from roireg.models.base import PromptableModel
 from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.preprocess import Window
-from roireg.models.profiles import load_for_profile
+from roireg.models.registry import load
 from roireg.models.volumes import VolumeModel
 from roireg.segment.everything import EverythingOptions
 from roireg.segment.filters import RegionFilter
@@ -42,7 +42,7 @@ def model_segmenter(
     ----------
     model : a loaded network, or the name or path of one.
     profile : fast, balanced or full, see `roireg.models.profiles`; for 2D networks.
-    device, input_size : see `load_for_profile`; for names only.
+    device, input_size : see `roireg.models.load`; for names only.
     options : of everything mode; None takes the published ones with the profile's points and crops; for 2D networks.
     limits, window : see `ModelSegmenter`. axis : see `SliceSegmenter`; for 2D networks.
     cache_folder : keep embeddings here between runs; None keeps them in memory.
@@ -51,12 +51,12 @@ def model_segmenter(
     Raises
     ------
     InputError
-        As `load_for_profile`, when both caches are given, or when a 3D network is given what only 2D ones take.
+        As `roireg.models.load`, when both caches are given, or when a 3D network is given what only 2D ones take.
     """
     if cache is not None and cache_folder is not None:
         raise InputError("give the model segmenter a cache or a cache folder, not both")
     if isinstance(model, str | Path):
-        model = load_for_profile(model, profile=profile, input_size=input_size, device=device)
+        model = load(model, profile=profile, input_size=input_size, device=device)
     if cache is None:
         cache = shared_cache() if cache_folder is None else EmbeddingCache(folder=cache_folder, progress=progress)
     if isinstance(model, VolumeModel):
