@@ -1,6 +1,6 @@
 """Rewrite the benchmark tables of the pages from docs/benchmarks.csv and docs/prompts.csv.
 
-Results of ``roireg bench`` that are named replace docs/benchmarks.csv; those of ``python -m roireg.bench.prompts``,
+Results of ``roireg bench`` that are named replace docs/benchmarks.csv; those of ``roireg bench prompts``,
 after ``--prompts``, replace docs/prompts.csv. Of rows for the same set, pair, method (and prompt) the one of the last
 file counts. Without names the tables follow from the rows as they are.
 """
@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from roireg.bench import METHODS, Row, prompts, read_rows
-from roireg.bench.prompt_tables import PromptRow, calibration_table, read_prompts, transfer_table, write_prompts
-from roireg.bench.results import write_rows
-from roireg.bench.statistics import got_worse, main_method
-from roireg.bench.table import NOTES, as_markdown, best_peers, set_tables, summary_tables
+from roireg_bench import prompts
+from roireg_bench.methods import METHODS
+from roireg_bench.prompt_tables import PromptRow, calibration_table, read_prompts, transfer_table, write_prompts
+from roireg_bench.results import Row, read_rows, write_rows
+from roireg_bench.statistics import got_worse, main_method
+from roireg_bench.table import NOTES, as_markdown, best_peers, set_tables, summary_tables
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "benchmarks.csv"
@@ -28,7 +29,7 @@ def main() -> None:
     """Write results and pages anew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="*", help="results.csv of roireg bench")
-    parser.add_argument("--prompts", nargs="+", default=[], help="prompts.csv of python -m roireg.bench.prompts")
+    parser.add_argument("--prompts", nargs="+", default=[], help="prompts.csv of roireg bench prompts")
     options = parser.parse_args()
     if options.results:
         write_rows(RESULTS, joined(options.results))

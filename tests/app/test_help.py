@@ -14,7 +14,7 @@ COMMANDS = ["register", "apply", "convert", "segment", "prompt", "evaluate", "re
 
 
 def test_all_commands_are_there():
-    assert sorted(GROUP.commands) == sorted([*COMMANDS, "bench", "models"])
+    assert sorted(GROUP.commands) == sorted([*COMMANDS, "models"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from roireg.bench import Inputs, Output
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine
 from roireg.io import write_image
+from roireg_bench.methods import Inputs, Output
 from support import make_grid
 
 CENTER = {2: np.array([30.0, -50.0]), 3: np.array([30.0, -50.0, 80.0])}
-OFFSET = {2: np.array([6.0, -4.0]), 3: np.array([6.0, -4.0, 5.0])}
+OFFSET = {2: np.array([6.0, -5.0]), 3: np.array([6.0, -5.0, -4.0])}
+"""Such that every misreading of a result lies far from the truth, see `misreadings`."""
+
 ANGLE = 4.0  # degrees about the (last) axis
 
 
@@ -34,6 +36,15 @@ class Scene:
         steps = [np.linspace(0.3, 0.7, 4) * (n - 1) for n in grid.shape]
         index = np.stack([a.ravel() for a in np.meshgrid(*steps, indexing="ij")], axis=-1)
         return grid.world_from_index(index)
+
+
+def misreadings(displacement: np.ndarray) -> dict[str, np.ndarray]:
+    """What (N, d) displacements would be with one convention mistaken: direction, axis order, sign of an axis."""
+    wrong = {"inverse": -displacement, "reversed axes": displacement[:, ::-1]}
+    for axis in range(displacement.shape[1]):
+        wrong[f"flipped {'xyz'[axis]}"] = displacement * np.where(np.arange(displacement.shape[1]) == axis, -1, 1)
+    wrong["RAS"] = displacement * np.array([-1, -1, 1])[: displacement.shape[1]]
+    return wrong
 
 
 def turned(ndim: int, degrees: float, axis: int = 2) -> np.ndarray:

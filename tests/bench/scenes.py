@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -13,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from typer.testing import CliRunner
 
-from roireg.bench import CaseFolder, Inputs, Output, load_folder
-from roireg.bench.protocol import Unavailable
 from roireg.core.transforms import Affine
 from roireg.io import PointSet, write_image, write_labels, write_points, write_transform
 from roireg.synth import SyntheticPair, as_raster, make_pair, trunk_grid
+from roireg_bench.cases import CaseFolder, load_folder
+from roireg_bench.cli import bench_app
+from roireg_bench.methods import Inputs, Output
+from roireg_bench.protocol import Unavailable
 
 
 @cache
@@ -76,6 +77,11 @@ def change_json(folder: Path, **values: object) -> None:
 
 def write_both(root: Path) -> list[CaseFolder]:
     return [load_folder(write_set(root / name, ndim=ndim)) for name, ndim in (("deep", 3), ("flat", 2))]
+
+
+def bench(*arguments):
+    """Run ``roireg bench ARGUMENTS``."""
+    return CliRunner().invoke(bench_app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def end_at_once() -> None:
@@ -141,13 +147,9 @@ class Broken:
         if self.how == "dies":
             os._exit(7)
         if self.how == "sleeps":
-            time.sleep(60)
+            time.sleep(600)
         if self.how == "is not there":
             raise Unavailable("not installed: pip install missing")
-        if self.how == "has children":
-            code = "import time; block = bytearray(150_000_000); time.sleep(1.2)"
-            for child in [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]:
-                child.wait()
         if self.how == "writes nonsense":
             (folder / "wrong.h5").write_text("not a transform", encoding="utf-8")
         if self.how == "allocates":

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from bench.scenes import deep_pair, flat_pair
-from roireg.bench import LAYOUTS, find_problems, load_folder, write_set
 from roireg.core.errors import InputError
 from roireg.io import read_points, write_image, write_labels
+from roireg_bench.adapters import LAYOUTS, write_set
+from roireg_bench.cases import find_problems, load_folder
 
 
 def volume(folder: Path, image: str, labels: str | None = None, *, side: str = "fixed") -> None:

@@ -8,22 +8,14 @@ import pytest
 import torch
 
 from bench.scenes import change_json, deep_pair, flat_pair, write_set
-from roireg.bench import (
-    METHODS,
-    CaseSet,
-    choose_cases,
-    find_folders,
-    find_problems,
-    load_folder,
-    quick_cases,
-    schema_text,
-)
-from roireg.bench.cases import check_folders
-from roireg.bench.quick import QUICK_METHODS, QUICK_PAIRS
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.io import PointSet, write_labels, write_points
+from roireg_bench.cases import CaseSet, check_folders, choose_cases, find_folders, find_problems, load_folder
+from roireg_bench.methods import METHODS
+from roireg_bench.quick import QUICK_METHODS, QUICK_PAIRS, quick_cases
+from roireg_bench.schema import schema_text
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.scenes import write_set
-from roireg.bench.cases import load_folder
-from roireg.bench.prompt_tables import (
+from bench.scenes import bench, write_set
+from roireg.core.errors import InputError
+from roireg.core.grid import Grid
+from roireg_bench.cases import load_folder
+from roireg_bench.prompt_tables import (
     PromptRow,
     calibration,
     markdown,
@@ -20,9 +22,7 @@ from roireg.bench.prompt_tables import (
     transfer_table,
     write_prompts,
 )
-from roireg.bench.prompts import METHODS, label_point, main, measure
-from roireg.core.errors import InputError
-from roireg.core.grid import Grid
+from roireg_bench.prompts import METHODS, label_point, measure
 
 ROW = PromptRow(
     "s", "p", "heart", "default", 0.9, 0.8, True, True, 0.9, True, 0.7, 0.85, True, 0.8, 0.7, 0.9, 0.0, 0.2, "1"
@@ -93,7 +93,8 @@ def test_a_set_is_measured_and_written(tmp_path):
     write_set(tmp_path / "flat", ndim=2)
     out = tmp_path / "out"
     methods = "guide: same place,guide: none"
-    assert main([str(tmp_path), "--sets", "flat", "--methods", methods, "-o", str(out)]) == 0
+    done = bench("prompts", tmp_path, "--sets", "flat", "--methods", methods, "-o", out)
+    assert done.exit_code == 0, done.output
     with (out / "prompts.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     labels = {r["label"] for r in rows}
@@ -103,12 +104,12 @@ def test_a_set_is_measured_and_written(tmp_path):
     assert "guide: same place" in (out / "prompts.md").read_text(encoding="utf-8")
 
 
-def test_unknown_methods_and_sets_are_named(tmp_path, capsys):
+def test_unknown_methods_and_sets_are_named(tmp_path):
     write_set(tmp_path / "flat", ndim=2)
     with pytest.raises(InputError, match="unknown method magic"):
         list(measure([load_folder(tmp_path / "flat")], ["magic"]))
-    assert main([str(tmp_path), "--sets", "deep", "-o", str(tmp_path / "out")]) == 2
-    assert "deep" in capsys.readouterr().err
+    failed = bench("prompts", tmp_path, "--sets", "deep", "-o", tmp_path / "out")
+    assert failed.exit_code == 2 and "deep" in failed.stderr
     assert not (tmp_path / "out").exists()
     assert "default" in METHODS
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from bench.scenes import change_json, deep_pair, flat_pair, write_set
-from roireg.bench import load_folder, read_truth
-from roireg.bench.scoring import SCORES, load_transforms, numbers
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.transforms import Affine, Chain
 from roireg.evaluate import score
 from roireg.io import write_transform
+from roireg_bench.cases import load_folder
+from roireg_bench.scoring import SCORES, load_transforms, numbers, read_truth
 
 
 def test_files_are_applied_in_the_order_given(tmp_path):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from roireg.bench import Row
-from roireg.bench.statistics import (
+from roireg_bench.results import Row
+from roireg_bench.statistics import (
     Spread,
     boards,
     bootstrap_interval,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from bench.test_statistics import many, row
-from roireg.bench import markdown, render_page
-from roireg.bench.figures import accuracy_against_time, box_plot, pair_scatter
-from roireg.bench.statistics import boards
-from roireg.bench.table import set_tables, summary_tables
+from roireg_bench.figures import accuracy_against_time, box_plot, pair_scatter
+from roireg_bench.page import render_page
+from roireg_bench.statistics import boards
+from roireg_bench.table import markdown, set_tables, summary_tables
 
 
 def columns(table, name):

@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 from docs.scripts import script
-from roireg.bench import read_rows
-from roireg.bench.prompt_tables import read_prompts, write_prompts
+from roireg_bench.prompt_tables import read_prompts, write_prompts
+from roireg_bench.results import read_rows
 
 
 @pytest.fixture(scope="module")

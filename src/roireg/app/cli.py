@@ -17,14 +17,15 @@ import typer
 from roireg import __version__
 from roireg.app import finding
 from roireg.app import options as opt
-from roireg.app.bench import bench_app
 from roireg.app.console import Outcome, Session, command
 from roireg.app.models import models_app
+from roireg.app.plugins import ExtensibleGroup
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="roireg",
+    cls=ExtensibleGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -399,7 +400,6 @@ def demo(
     return run(session, out, volume=volume, seed=seed)
 
 
-app.add_typer(bench_app)
 app.add_typer(models_app, name="models")
 
 

@@ -1,4 +1,4 @@
-"""Phantoms with organ-like shapes and a known deformation, for the demo, the tests and the benchmarks."""
+"""Phantoms with organ-like shapes and a known deformation, for the demo, tests and studies."""
 
 from roireg.synth.anatomy import LABEL_NAMES, Anatomy, draw_anatomy
 from roireg.synth.deform import GaussianBumps, draw_affine, draw_bumps
