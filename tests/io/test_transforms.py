@@ -245,19 +245,25 @@ def test_nested_composite_keeps_its_order() -> None:
     assert np.abs(ours.map_points(points) - _itk_points(outer, points)).max() < 1e-3
 
 
+@pytest.mark.parametrize("extension", [".h5", ".tfm"])
+@pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_bspline_becomes_a_field_on_its_domain(tmp_path: Path, ndim: int) -> None:
+def test_bspline_is_exact_both_ways(tmp_path: Path, ndim: int, order: int, extension: str) -> None:
     domain = sitk.Image([40] * ndim, sitk.sitkUInt8)
     domain.SetSpacing([1.5] * ndim)
-    spline = sitk.BSplineTransformInitializer(domain, [4] * ndim)
+    domain.SetDirection(OBLIQUE.ravel() if ndim == 3 else [0.6, -0.8, 0.8, 0.6])
+    spline = sitk.BSplineTransformInitializer(domain, [4] * ndim, order)
     rng = np.random.default_rng(0)
     spline.SetParameters(rng.normal(size=len(spline.GetParameters())) * 3)
-    sitk.WriteTransform(spline, str(tmp_path / "t.tfm"))
-    ours = read_transform(tmp_path / "t.tfm")
-    assert isinstance(ours, DisplacementField)
-    points = rng.uniform(0, 58, (1000, ndim))
-    assert np.abs(_itk_points(spline, points) - points).max() > 2
-    assert np.abs(ours.map_points(points) - _itk_points(spline, points)).max() < 0.02
+    sitk.WriteTransform(spline, str(tmp_path / f"t{extension}"))
+    ours = read_transform(tmp_path / f"t{extension}")
+    points = np.concatenate([rng.uniform(-40, 60, (1000, ndim)), np.zeros((1, ndim))])  # outside: no motion
+    expected = _itk_points(spline, points)
+    assert np.abs(expected - points).max() > 2
+    assert np.abs(ours.map_points(points) - expected).max() < 1e-5
+    write_transform(tmp_path / f"u{extension}", Chain((ours, _affine(GRIDS["2d" if ndim == 2 else "lps"]))))
+    theirs = _itk_points(sitk.ReadTransform(str(tmp_path / f"u{extension}")), points)
+    assert np.abs(read_transform(tmp_path / f"u{extension}").map_points(points) - theirs).max() < 1e-5
 
 
 def test_velocity_is_written_as_its_field_and_inverted_by_its_flow(tmp_path: Path) -> None:

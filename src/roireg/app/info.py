@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from roireg.app.console import Outcome, Session
 from roireg.app.files import kind_of, load_transform
 from roireg.app.summary import escape, listed, number, size_of
+from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -170,7 +171,7 @@ def _part(part: Transform) -> dict[str, Any]:
             "stretch": stretch,
             "determinant": float(np.linalg.det(part.matrix[:d, :d])),
         }
-    field = part.field if isinstance(part, VelocityField) else part
+    field = part.field if isinstance(part, VelocityField | BSpline) else part
     if not isinstance(field, DisplacementField):
         return {"type": type(part).__name__}
     length = field.displacement.norm(dim=0)

@@ -174,24 +174,35 @@ class DisplacementField(Transform):
         u = sample(field[None], flat).reshape(self.ndim, -1).T
         return points + u.to(points.dtype) * inside
 
-    def inverse(self, *, iterations: int = 40, tolerance: float = 1e-4) -> DisplacementField:
-        """Return w on the same grid with (x + w(x)) + u(x + w(x)) = x, by fixed-point iteration.
+    def inverse(self, *, iterations: int = 60, tolerance: float = 1e-4) -> DisplacementField:
+        """Return w with (y + w(y)) + u(y + w(y)) = y, by fixed-point iteration (Chen et al., Med Phys 2008).
 
-        Stops when the largest change is below `tolerance` voxels. Where u folds no inverse exists and the
-        result is the last iterate; the pipeline reports the inverse-consistency error. Points that come from
-        outside the grid see u of its border, so a field should be near 0 there or reach beyond the image.
+        w lies on a grid with the axes of this one that holds it and everything it is mapped to, or the latter alone
+        where the two are apart. The iteration begins with the nearest affine map, so turns and shifts of any size
+        converge; it stops when the largest change is below `tolerance` voxels. Beyond this grid u goes on as that
+        affine plus what its border has left of it. Where u folds no inverse exists and the result is the last
+        iterate; the pipeline reports the inverse-consistency error.
         """
-        u = self._voxel_displacement()
-        identity = identity_coords(self.grid.shape, u.device)
-        inverse = -u
+        grid, index = _reached_grid(self)
+        device = self.displacement.device
+        # In voxel coordinates (x, y[, z]) of this grid: x -> A x + b + rest(x).
+        coords = identity_coords(self.grid.shape, device)
+        mapped = coords + self._voxel_displacement().movedim(0, -1)
+        linear, offset = _nearest_affine(coords.reshape(-1, self.ndim), mapped.reshape(-1, self.ndim))
+        rest = (mapped - (coords @ linear.T + offset)).movedim(-1, 0)
+        back = torch.linalg.inv(linear.double()).float()
+        target = index.to(device)
+        goal = (target - offset) @ back.T
+        source = goal
         for _ in range(iterations):
-            warped = sample(u[None], (identity + inverse.movedim(0, -1))[None])[0]
-            change = (inverse + warped).abs().amax()
-            # Under-relaxed steps converge also where |grad u| approaches 1.
-            inverse = 0.3 * inverse - 0.7 * warped
-            if float(change) < tolerance:
+            moved = goal - sample(rest[None], source[None])[0].movedim(0, -1) @ back.T
+            change = float((moved - source).abs().amax())
+            # Under-relaxed steps converge also where the slope of the rest approaches 1.
+            source = 0.3 * source + 0.7 * moved
+            if change < tolerance:
                 break
-        return DisplacementField(self.grid, self._world_displacement(inverse))
+        w = (source - target).movedim(-1, 0)
+        return DisplacementField(grid, self._world_displacement(w))
 
     def _voxel_displacement(self) -> Tensor:
         matrix = np.linalg.inv(self.grid.affine[:-1, :-1])[::-1].copy()
@@ -205,6 +216,55 @@ class DisplacementField(Transform):
     def __repr__(self) -> str:
         largest = float(self.displacement.norm(dim=0).max())
         return f"DisplacementField(up to {largest:.3g} mm, {self.grid!r})"
+
+
+INVERSE_GROWTH = 8
+"""An inverse is sampled more coarsely where it would have so many times the voxels of its field."""
+
+
+def _reached_grid(field: DisplacementField) -> tuple[Grid, Tensor]:
+    """Return the grid of a field's inverse and its (*shape, d) float32 voxel coordinates in the field's grid."""
+    grid = field.grid
+    d = grid.ndim
+    mapped = identity_coords(grid.shape, field.displacement.device) + field._voxel_displacement().movedim(0, -1)
+    ends = torch.stack([mapped.reshape(-1, d).amin(0), mapped.reshape(-1, d).amax(0)]).double().cpu().numpy()[:, ::-1]
+    shape = np.array(grid.shape)
+    # What lies within a twentieth of a voxel of the border needs no further voxel.
+    low, high = np.floor(ends[0] + 0.05), np.ceil(ends[1] - 0.05)
+    if ((low <= shape - 1) & (high >= 0)).all():
+        low, high = np.minimum(low, 0), np.maximum(high, shape - 1)
+    size = high - low + 1
+    index_from_new = np.eye(d + 1)
+    index_from_new[:-1, -1] = low
+    if np.prod(size) > INVERSE_GROWTH * max(grid.size, 100_000):
+        coarser = (np.prod(size) / (INVERSE_GROWTH * max(grid.size, 100_000))) ** (1 / d)
+        step = np.maximum(size - 1, 1) / np.maximum(np.ceil((size - 1) / coarser), 1)
+        size = np.where(size > 1, np.round((size - 1) / step) + 1, 1)
+        index_from_new[:-1, :-1] = np.diag(step)
+    reached = Grid(tuple(int(n) for n in size), grid.affine @ index_from_new)
+    scale = torch.as_tensor(np.diag(index_from_new)[:-1][::-1].copy(), dtype=torch.float32, device="cpu")
+    start = torch.as_tensor(low[::-1].copy(), dtype=torch.float32, device="cpu")
+    return reached, identity_coords(reached.shape, torch.device("cpu")) * scale + start
+
+
+def _nearest_affine(points: Tensor, mapped: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the (d, d) matrix and (d,) offset, float32, that map the points to `mapped` with the least squares.
+
+    The identity with the mean shift where the least-squares map is (nearly) singular, as for axes of one voxel.
+    """
+    d = points.shape[1]
+    step = max(1, len(points) // 20_000)
+    x, y = points[::step].double(), mapped[::step].double()
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    # Axes along which the points do not spread keep their direction.
+    spread = (x - x_mean).T @ (x - x_mean) + 1e-9 * torch.eye(d, dtype=x.dtype, device=x.device)
+    slope = (
+        torch.eye(d, dtype=x.dtype, device=x.device)
+        + torch.linalg.solve(spread, (x - x_mean).T @ ((y - x) - (y_mean - x_mean))).T
+    )
+    if float(torch.linalg.det(slope)) < 0.05:
+        slope = torch.eye(d, dtype=x.dtype, device=x.device)
+    return slope.float(), (y_mean - slope @ x_mean).float()
 
 
 @dataclass(frozen=True, eq=False)
