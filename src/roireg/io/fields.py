@@ -8,11 +8,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
 
 from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
-from roireg.core.grid import Grid
 from roireg.core.transforms import Transform, VelocityField
 from roireg.io._itk import extension, itk_reason, quiet
 from roireg.io.itk_transforms import field_from_image, field_from_vectors

@@ -22,7 +22,17 @@ from roireg.core.grid import Grid
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
 from roireg.io._itk import grid_from_itk, itk_reason, to_itk_image
 
-__all__ = ["Part", "Record", "field_from_image", "field_from_vectors", "from_itk", "from_records", "parts_of", "to_itk", "to_record"]
+__all__ = [
+    "Part",
+    "Record",
+    "field_from_image",
+    "field_from_vectors",
+    "from_itk",
+    "from_records",
+    "parts_of",
+    "to_itk",
+    "to_record",
+]
 
 Array = NDArray[np.float64]
 Part = Affine | DisplacementField | BSpline
