@@ -25,6 +25,13 @@ GZIP_RATIO = 1100
 """No deflated data hold more than about 1032 times their size."""
 
 
+# With the slip of versions of ITK before 4.8.
+_NAMES = (
+    ("TransformParameters", "TranformParameters"),
+    ("TransformFixedParameters", "TranformFixedParameters"),
+)
+
+
 class DamagedError(Exception):
     """The file is not what ITK writes; the message completes "FILE: "."""
 
@@ -56,11 +63,7 @@ def _record(group: Any) -> tuple[str, NDArray[Any], NDArray[Any]]:
         raise DamagedError("a transform of the HDF5 file has not one TransformType; write the file again")
     kind = np.ravel(group["TransformType"][()])[0]
     text = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind)
-    # Versions of ITK before 4.8 wrote the names with a slip.
-    values, fixed = (
-        _values(group.get(f"Transform{what}", group.get(f"Tranform{what}")))
-        for what in ("Parameters", "FixedParameters")
-    )
+    values, fixed = (_values(group.get(name, group.get(old))) for name, old in _NAMES)
     return text, values, fixed
 
 
