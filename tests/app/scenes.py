@@ -12,6 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from roireg.app.cli import app
+from roireg.core.files import RECORD
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine, Chain, DisplacementField
@@ -46,8 +47,8 @@ def answer(*arguments: object, code: int = 0) -> dict:
 
 
 def files_in(folder: Path) -> set[str]:
-    """Everything below a folder, hidden files too."""
-    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+    """Everything below a folder, hidden files too, but for records."""
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.name != RECORD}
 
 
 def blobs(grid: Grid, *, shift: tuple[float, ...] | None = None, name: str = "image") -> tuple[Image, Image]:

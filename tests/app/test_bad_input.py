@@ -298,7 +298,7 @@ def test_pairs_that_do_not_fit(flat, place, tmp_path):
     refused(tmp_path, *arguments, _pairs(place, grid, other), words=words)
     none = (_pairs(place, grid, grid, "rejected"), "--pairs-only")
     refused(tmp_path, *arguments, *none, words=("every ROI pair is rejected", "leave --pairs-only out"))
-    refused(tmp_path, *arguments, place / "none", words=("none", "no such folder"))
+    refused(tmp_path, *arguments, place / "none", words=("none", "no such file or folder"))
     refused(tmp_path, *arguments, tmp_path, words=("pairs.json",))
 
 
@@ -320,7 +320,7 @@ def test_bad_config_names_the_entry(flat, place, tmp_path):
     refused(tmp_path, *arguments, place / "settings.yaml", words=("settings.yaml", "colour"))
     (place / "broken.yaml").write_text("fit: [1, 2\n")
     refused(tmp_path, *arguments, place / "broken.yaml", words=("broken.yaml",))
-    refused(tmp_path, *arguments, place / "none.yaml", words=("none.yaml", "no such configuration file"))
+    refused(tmp_path, *arguments, place / "none.yaml", words=("none.yaml", "no such file or folder"))
 
 
 def test_unknown_output_and_device(flat, tmp_path):

@@ -140,7 +140,7 @@ def test_json_is_the_only_thing_on_stdout():
 
 
 def test_values_that_json_does_not_know_are_refused():
-    with pytest.raises(InputError, match="object"):
+    with pytest.raises(TypeError, match="object"):
         plain(object())
 
 

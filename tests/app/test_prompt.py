@@ -14,14 +14,15 @@ import torch
 
 from app.scenes import Scene, files_in
 from models.tiny import sam_med3d
-from roireg.app.console import Session
-from roireg.app.prompt import PromptJob, prompt_files
-from roireg.app.prompt_picture import INSIDE, REGION, draw_answers
+from roireg.app.console import Outcome, Session
+from roireg.app.results import say_prompts
 from roireg.core.errors import GeometryError, InputError, OutputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROIPairs, ROISet
 from roireg.io import PointSet, read_image, read_labels, read_pairs, write_labels, write_points
+from roireg.jobs import PromptJob
+from roireg.jobs.prompt_picture import INSIDE, REGION, draw_answers
 from roireg.pipeline.prompts import PromptAnswer, PromptResult
 
 OUTPUTS = {"overview.png", "pairs", "result.json"}
@@ -39,7 +40,11 @@ def text(point) -> str:
 
 def job(scene: Scene, out: Path, **changes) -> PromptJob:
     """The images shifted a little: where they lie is guide enough, and fast."""
-    return replace(PromptJob(scene.fixed, scene.moving, out, guide="identity"), **changes)
+    return replace(PromptJob(fixed=scene.fixed, moving=scene.moving, out=out, guide="identity"), **changes)
+
+
+def prompt_files(session: Session, job: PromptJob) -> Outcome:
+    return say_prompts(session, job, session.run(job))
 
 
 def dice(a, b) -> float:
@@ -48,7 +53,7 @@ def dice(a, b) -> float:
 
 @pytest.mark.parametrize("side", ["fixed", "moving"])
 def test_a_point_in_either_image_finds_the_blob_in_the_other(flat, tmp_path, side):
-    outcome = prompt_files(Session(), job(flat, tmp_path / "out", points=[text(centre(flat, side, 2))], side=side))
+    outcome = prompt_files(Session(), job(flat, tmp_path / "out", point=[text(centre(flat, side, 2))], side=side))
     assert outcome.exit_code == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == OUTPUTS
     pairs = read_pairs(tmp_path / "out" / "pairs")
@@ -71,7 +76,7 @@ def test_a_volume_takes_voxel_indices_or_mm(volume, tmp_path):
     point = centre(volume, "fixed", 2)
     index = read_image(volume.fixed).grid.index_from_world(point)[::-1]
     documents = [
-        prompt_files(Session(), job(volume, tmp_path / unit, points=[text(where)], unit=unit)).document
+        prompt_files(Session(), job(volume, tmp_path / unit, point=[text(where)], unit=unit)).document
         for unit, where in (("mm", point), ("px", index))
     ]
     given = [d["prompts"][0]["given"]["points"] for d in documents]
@@ -91,8 +96,8 @@ def test_points_with_labels_are_one_prompt_and_box_mask_and_file_are_more(flat, 
     asked = job(
         flat,
         tmp_path / "out",
-        points=[text(centre(flat, "fixed", 2)), "1,1"],
-        labels=[1, 0],
+        point=[text(centre(flat, "fixed", 2)), "1,1"],
+        label=[1, 0],
         box=f"{left},{top},{right},{bottom}",
         mask=mask,
         prompts=points,
@@ -105,7 +110,7 @@ def test_points_with_labels_are_one_prompt_and_box_mask_and_file_are_more(flat, 
 
 
 def test_a_registration_from_the_pairs_is_written_beside_them(flat, tmp_path):
-    asked = job(flat, tmp_path / "out", points=[text(centre(flat, "fixed", 2))], register=True)
+    asked = job(flat, tmp_path / "out", point=[text(centre(flat, "fixed", 2))], register=True)
     outcome = prompt_files(Session(), asked)
     assert "transform.h5" in files_in(tmp_path / "out" / "registration")
     assert outcome.document["registration"]["pairs"] == 1
@@ -114,7 +119,7 @@ def test_a_registration_from_the_pairs_is_written_beside_them(flat, tmp_path):
 
 def test_exit_code_3_when_nothing_is_found_and_the_reason_is_written(flat, tmp_path):
     """The guide sends the prompt out of the other image."""
-    asked = job(flat, tmp_path / "out", points=["50,40"], guide=str(_far_transform(tmp_path)))
+    asked = job(flat, tmp_path / "out", point=["50,40"], guide=str(_far_transform(tmp_path)))
     outcome = prompt_files(Session(), asked)
     assert outcome.exit_code == 3
     assert {p.name for p in (tmp_path / "out").iterdir()} == OUTPUTS - {"pairs"}
@@ -135,29 +140,29 @@ def _far_transform(folder: Path) -> Path:
     ("changes", "words"),
     [
         ({}, ("nothing is asked", "--point")),
-        ({"points": ["500,2"]}, ("fixed.png", "(500, 2)", "outside the image")),
-        ({"points": ["1,2,3"]}, ("--point", "2 numbers")),
-        ({"points": ["nan,3"]}, ("--point nan,3", "no finite number", "give numbers")),
+        ({"point": ["500,2"]}, ("fixed.png", "(500, 2)", "outside the image")),
+        ({"point": ["1,2,3"]}, ("--point", "2 numbers")),
+        ({"point": ["nan,3"]}, ("--point nan,3", "no finite number", "give numbers")),
         ({"box": "3,3,inf,9"}, ("--box 3,3,inf,9", "no finite number")),
-        ({"points": ["9,9"], "box": "20,20,30,30"}, ("fixed.png", "(9, 9)", "outside the prompt box", "move one")),
-        ({"points": ["9,9"], "segmenter": "model"}, ("segmenter model", "network", "--model")),
-        ({"points": ["9,9"], "features": "model"}, ("features model", "network", "--model")),
-        ({"points": ["9,9", "9,9"], "labels": [1, 0]}, ("(9, 9)", "both inside", "outside", "remove one")),
-        ({"points": ["9,9"], "labels": [0]}, ("--label", "at least one point inside")),
-        ({"points": ["9,9"], "labels": [1, 0]}, ("--label", "1 points and 2 labels")),
-        ({"labels": [1]}, ("--label", "give points")),
-        ({"points": ["9,9"], "labels": [7]}, ("1 (inside) or 0 (outside)", "7")),
+        ({"point": ["9,9"], "box": "20,20,30,30"}, ("fixed.png", "(9, 9)", "outside the prompt box", "move one")),
+        ({"point": ["9,9"], "segmenter": "model"}, ("segmenter model", "network", "--model")),
+        ({"point": ["9,9"], "features": "model"}, ("features model", "network", "--model")),
+        ({"point": ["9,9", "9,9"], "label": [1, 0]}, ("(9, 9)", "both inside", "outside", "remove one")),
+        ({"point": ["9,9"], "label": [0]}, ("--label", "at least one point inside")),
+        ({"point": ["9,9"], "label": [1, 0]}, ("--label", "1 points and 2 labels")),
+        ({"label": [1]}, ("--label", "give points")),
+        ({"point": ["9,9"], "label": [7]}, ("1 (inside) or 0 (outside)", "7")),
         ({"box": "3,3,3,9"}, ("box", "no area")),
-        ({"box": "3,3,9"}, ("--box", "4 numbers")),
+        ({"box": "3,3,9"}, ("--box", "4 or 6 numbers")),
         ({"box": "300,3,310,9"}, ("box", "outside the image")),
-        ({"points": ["9,9"], "side": "left"}, ("--in", "fixed or moving", "left")),
-        ({"points": ["9,9"], "unit": "cm"}, ("--unit", "px or mm", "cm")),
-        ({"points": ["9,9"], "guide": "there"}, ("--guide", "auto", "there")),
-        ({"points": ["9,9"], "segmenter": "nothing"}, ("nothing", "hierarchy")),
-        ({"points": ["9,9"], "features": "nothing"}, ("nothing", "intensity")),
-        ({"points": ["9,9"], "model": "no-such-network"}, ("no-such-network",)),
-        ({"points": ["9,9"], "model": "sam-vit-base", "segmenter": "model"}, ("--model", "--segmenter", "give one")),
-        ({"points": ["9,9"], "settings": "best"}, ("best", "promptreg")),
+        ({"point": ["9,9"], "side": "left"}, ("--in", "fixed or moving", "left")),
+        ({"point": ["9,9"], "unit": "cm"}, ("--unit", "px or mm", "cm")),
+        ({"point": ["9,9"], "guide": "there"}, ("--guide", "auto", "there")),
+        ({"point": ["9,9"], "segmenter": "nothing"}, ("nothing", "hierarchy")),
+        ({"point": ["9,9"], "features": "nothing"}, ("nothing", "intensity")),
+        ({"point": ["9,9"], "model": "no-such-network"}, ("no-such-network",)),
+        ({"point": ["9,9"], "model": "sam-vit-base", "segmenter": "model"}, ("--model", "--segmenter", "give one")),
+        ({"point": ["9,9"], "preset": "best"}, ("best", "promptreg")),
     ],
 )
 def test_mistakes_are_one_sentence_and_write_nothing(flat, tmp_path, changes, words):
@@ -186,7 +191,7 @@ def test_a_box_beyond_the_border_is_asked_for_as_far_as_it_reaches(flat, tmp_pat
 
 
 def test_published_settings_abstain(flat, tmp_path):
-    outcome = prompt_files(Session(), job(flat, tmp_path / "out", points=["50,4"], settings="promptreg", guide=None))
+    outcome = prompt_files(Session(), job(flat, tmp_path / "out", point=["50,4"], preset="promptreg", guide=None))
     (entry,) = outcome.document["prompts"]
     assert outcome.exit_code == 3
     assert entry["pair"] is None and entry["confidence"] < 0.45 and entry["reason"]
@@ -202,10 +207,10 @@ def test_a_3d_network_is_asked_for_boxes_in_its_own_way_and_that_is_said(volume,
     (note,) = entry["notes"]
     assert "takes no boxes" in note and "middle of the box" in note and "cut to the box" in note
     assert capsys.readouterr().err.count(f"prompt 1: {note}") == 1
-    pointed = replace(asked, points=["8,8,5"], box=None, out=tmp_path / "point")
-    assert prompt_files(Session(), pointed).document["prompts"][0]["notes"] == ()
+    pointed = replace(asked, point=["8,8,5"], box=None, out=tmp_path / "point")
+    assert prompt_files(Session(), pointed).document["prompts"][0]["notes"] == []
     with pytest.raises(GeometryError, match=r"fixed\.png.*takes 3D images, found 2D"):
-        prompt_files(Session(), job(flat, tmp_path / "flat", points=["9,9"], model=model))
+        prompt_files(Session(), job(flat, tmp_path / "flat", point=["9,9"], model=model))
     assert not (tmp_path / "flat").exists()
 
 
@@ -213,7 +218,7 @@ def test_the_features_of_a_network_may_be_named(volume, tmp_path):
     model = str(sam_med3d(tmp_path))
     documents = [
         prompt_files(
-            Session(), job(volume, tmp_path / str(k), points=["8,8,5"], unit="px", model=model, features=name)
+            Session(), job(volume, tmp_path / str(k), point=["8,8,5"], unit="px", model=model, features=name)
         ).document
         for k, name in enumerate((None, "model"))
     ]
@@ -250,7 +255,7 @@ def test_files_that_do_not_fit_are_named(flat, volume, tmp_path):
     with pytest.raises(GeometryError, match="mask that prompts"):
         prompt_files(Session(), job(flat, tmp_path / "out", mask=volume.fixed_labels))
     with pytest.raises(GeometryError, match="2D"):
-        prompt_files(Session(), replace(job(flat, tmp_path / "out", points=["9,9"]), moving=volume.moving))
+        prompt_files(Session(), replace(job(flat, tmp_path / "out", point=["9,9"]), moving=volume.moving))
     empty = tmp_path / "empty.png"
     labels = read_labels(flat.fixed_labels)
     write_labels(empty, Image(labels.data * 0, labels.grid))
@@ -258,5 +263,5 @@ def test_files_that_do_not_fit_are_named(flat, volume, tmp_path):
         prompt_files(Session(), job(flat, tmp_path / "out", mask=empty))
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="taken"):
-        prompt_files(Session(), job(flat, tmp_path / "taken", points=["9,9"]))
+        prompt_files(Session(), job(flat, tmp_path / "taken", point=["9,9"]))
     assert not (tmp_path / "out").exists()

@@ -146,7 +146,7 @@ def test_only_limits_what_is_written_and_foreign_files_stay(flat, tmp_path, quic
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     assert run("register", flat.fixed, flat.moving, *quick, "-o", out).exit_code in (0, 3)
-    assert files_in(out) == {"notes.txt", "transform.h5"}
+    assert files_in(out) == {"notes.txt", "result.json", "transform.h5"}
 
 
 def test_labels_of_one_side_are_carried_but_not_scored(flat, tmp_path, quick):
@@ -171,7 +171,7 @@ def test_label_maps_as_regions_in_3d(volume, tmp_path):
 def test_a_failed_verdict_writes_and_exits_with_3(flat, tmp_path, monkeypatch, quick):
     from dataclasses import replace
 
-    from roireg.app import registering
+    from roireg.jobs import registering
 
     usual = registering.register
 
@@ -187,8 +187,8 @@ def test_a_failed_verdict_writes_and_exits_with_3(flat, tmp_path, monkeypatch, q
 
 
 def test_a_failure_while_writing_leaves_nothing(flat, tmp_path, monkeypatch, quick):
-    from roireg.app import registering
     from roireg.core.errors import OutputError
+    from roireg.jobs import registering
 
     def full(*arguments):
         raise OutputError("out: no space left")

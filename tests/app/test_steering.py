@@ -45,7 +45,7 @@ def test_a_prompt_of_the_command_line_is_an_accepted_pair(flat, tmp_path, settin
     assert dice(pairs.fixed.masks[first.fixed], read_labels(flat.fixed_labels).data[0] == 2) > 0.85
     assert dice(pairs.moving.masks[first.moving], read_labels(flat.moving_labels).data[0] == 2) > 0.85
     arguments = document["provenance"]["arguments"]
-    assert arguments["prompts"] == ["34,29"] and arguments["prompt_in"] == "fixed"
+    assert arguments["prompt"] == ["34,29"] and arguments["preset"] == "default"
 
 
 def test_voxels_and_mm_are_the_same_place_of_a_volume(volume, tmp_path, settings):
@@ -68,14 +68,14 @@ def test_voxels_and_mm_are_the_same_place_of_a_volume(volume, tmp_path, settings
     [
         (("--prompt", "500,3"), ("fixed.png", "(500, 3)", "outside the image")),
         (("--prompt", "1,2,3"), ("--prompt", "2 numbers", "1,2,3")),
-        (("--prompt", "9,9", "--unit", "cm"), ("--unit", "px or mm", "cm")),
-        (("--prompt", "9,9", "--prompt-in", "left"), ("--prompt-in", "fixed or moving", "left")),
+        (("--prompt", "9,9", "--unit", "cm"), ("--unit", "'px', 'mm'", "cm")),
+        (("--prompt", "9,9", "--prompt-in", "left"), ("--prompt-in", "'fixed', 'moving'", "left")),
         (("--unit", "px"), ("--unit", "--prompt", "not given")),
         (("--prompt-in", "moving"), ("--prompt-in", "--prompt", "not given")),
         (("--pairs-only",), ("--pairs-only", "--pairs", "not given")),
         (("--roi-weight", "-2"), ("at least 0", "-2")),
         (("--model", "sam-vit-bas"), ("sam-vit-bas", "did you mean sam-vit-base")),
-        (("--model", "sam-vit-base", "--profile", "fats"), ("fats", "did you mean fast")),
+        (("--model", "sam-vit-base", "--profile", "fats"), ("fats", "--profile", "'fast', 'balanced'")),
         (("--model", "sam-vit-base"), ("sam-vit-base", "not on this disk", "roireg models fetch")),
         (("--profile", "fast"), ("--profile", "--model")),
         (("--window", "lung"), ("--window", "--model")),

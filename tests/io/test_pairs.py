@@ -129,7 +129,7 @@ def test_second_write_replaces_and_leaves_no_stale_layer(tmp_path: Path) -> None
     write_pairs(tmp_path / "p", single)
     _assert_same(read_pairs(tmp_path / "p"), single)
     names = sorted(p.name for p in (tmp_path / "p").iterdir())
-    assert names == ["fixed_rois.nii.gz", "moving_rois.nii.gz", "notes.txt", "pairs.json"]
+    assert names == [".roireg.json", "fixed_rois.nii.gz", "moving_rois.nii.gz", "notes.txt", "pairs.json"]
 
 
 def test_same_pairs_same_bytes(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from rich.table import Table as RichTable
 
 from roireg import __version__
 from roireg.app.console import Outcome, Session
-from roireg.app.outputs import check_file, check_folder
 from roireg.app.summary import escape
 from roireg.core.errors import InputError
+from roireg.core.files import check_file, check_folder
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.io import atomic_path
 from roireg_bench.adapters import write_set

@@ -15,11 +15,13 @@ from typing import Annotated
 import typer
 
 from roireg import __version__
-from roireg.app import finding
-from roireg.app import options as opt
 from roireg.app.console import Outcome, Session, command
 from roireg.app.models import models_app
 from roireg.app.plugins import ExtensibleGroup
+from roireg.app.report import ReportOptions
+from roireg.app.report import report as write_report
+from roireg.jobs import EvaluateJob, PromptJob, RegisterJob, SegmentJob
+from roireg.jobs.options import Frame
 
 __all__ = ["app", "main"]
 
@@ -64,45 +66,13 @@ def _root(
     "register",
     example="""
     roireg register fixed.nii.gz moving.nii.gz -o out
-    roireg register ct.nii.gz mr/ -o out --fixed-labels ct_seg.nii.gz --moving-labels mr_seg.nii.gz
+    roireg register -f ct.nii.gz -m mr/ -o out --fixed-labels ct_seg.nii.gz --moving-labels mr_seg.nii.gz
     roireg register a.png b.png -o out --init centers --only transform,report
     roireg register a.png b.png -o out --prompt 61,40 --prompt 80,44
     roireg register ct_a.nii.gz ct_b.nii.gz -o out --model sam-vit-base --profile fast --window lung
 """,
 )
-def register(
-    session: Session,
-    fixed: Annotated[Path, typer.Argument(help="The image that stays: a file, or a folder with a DICOM series.")],
-    moving: Annotated[Path, typer.Argument(help="The image that is brought onto it.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Result folder.")],
-    *,
-    preset: opt.Preset = "default",
-    config: opt.ConfigFile = None,
-    only: opt.Only = None,
-    frame: opt.FramesOption = None,
-    device: opt.Device = "auto",
-    seed: opt.Seed = 0,
-    init: opt.Init = "auto",
-    pairs: opt.PairsPath = None,
-    pairs_only: opt.PairsOnly = False,
-    fixed_rois: opt.FixedRois = None,
-    moving_rois: opt.MovingRois = None,
-    fixed_mask: opt.FixedMask = None,
-    moving_mask: opt.MovingMask = None,
-    prompt: opt.PromptPoints = None,
-    unit: opt.PromptUnit = None,
-    prompt_in: opt.PromptSide = None,
-    roi_weight: opt.RoiWeight = None,
-    model: opt.Model = None,
-    profile: opt.Profile = None,
-    window: opt.Window = None,
-    cache: opt.CacheFolder = None,
-    features: opt.Features = None,
-    fixed_labels: opt.FixedLabels = None,
-    moving_labels: opt.MovingLabels = None,
-    fixed_points: opt.FixedPoints = None,
-    moving_points: opt.MovingPoints = None,
-) -> Outcome:
+def register(session: Session, job: RegisterJob) -> Outcome:
     """Register two images: find corresponding regions, fit a transform, say how far to trust it.
 
     Writes into OUT: transform.h5 (ITK composite, fixed to moving points, LPS mm), inverse.h5, warped.nii.gz (or .png:
@@ -118,44 +88,13 @@ def register(
     accepted are kept, rejected ones never used; the others are found, unless one of them is merely proposed or
     --pairs-only is given.
 
-    Everything is computed before anything is written. In an existing OUT files of the same name are replaced and all
-    others stay. Exit code 3 means that the verdict is "failed".
+    Everything is computed before anything is written. In an existing OUT an earlier result is replaced whole and all
+    other files stay; inputs and files that roireg did not write are never replaced. Exit code 3 means that the
+    verdict is "failed".
     """
-    from roireg.app.files import parse_frames
-    from roireg.app.registering import RegisterJob, register_files
+    from roireg.app.results import say_registration
 
-    job = RegisterJob(
-        fixed=fixed,
-        moving=moving,
-        out=out,
-        preset=preset,
-        config=config,
-        pairs=pairs,
-        pairs_only=pairs_only,
-        prompts=prompt or (),
-        unit=unit,
-        prompt_side=prompt_in,
-        roi_weight=roi_weight,
-        model=model,
-        profile=profile,
-        window=window,
-        cache=cache,
-        features=features,
-        fixed_rois=fixed_rois,
-        moving_rois=moving_rois,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        fixed_labels=fixed_labels,
-        moving_labels=moving_labels,
-        fixed_points=fixed_points,
-        moving_points=moving_points,
-        init=init,
-        only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
-        frames=parse_frames(frame),
-        device=device,
-        seed=seed,
-    )
-    return register_files(session, job)
+    return say_registration(session, job, session.run(job))
 
 
 @command(
@@ -179,7 +118,7 @@ def apply(
     labels: Annotated[bool, typer.Option("--labels", help="A label map: nearest neighbour, no new labels.")] = False,
     points: Annotated[bool, typer.Option("--points", help="A file of points (known from .csv, .mrk.json).")] = False,
     inverse: Annotated[bool, typer.Option("--inverse", help="Go the other way, moving to fixed points.")] = False,
-    frame: opt.FrameOption = None,
+    frame: Frame = None,
     fill: Annotated[
         float | None, typer.Option(help="Value outside the image; by default its lowest (labels, PNG, JPEG: 0).")
     ] = None,
@@ -230,7 +169,7 @@ def convert(
         Path | None, typer.Option(help="Image whose grid a displacement field is sampled on.")
     ] = None,
     inverse: Annotated[bool, typer.Option("--inverse", help="Write the inverse of the transform.")] = False,
-    frame: opt.FrameOption = None,
+    frame: Frame = None,
     cut: Annotated[
         str | None, typer.Option("--slice", metavar="AXIS=N", help="Take one slice of a volume as a 2D image.")
     ] = None,
@@ -256,8 +195,50 @@ def convert(
     )
 
 
-command(app, "segment", example=finding.SEGMENT_EXAMPLE)(finding.segment)
-command(app, "prompt", example=finding.PROMPT_EXAMPLE)(finding.prompt)
+@command(
+    app,
+    "segment",
+    example="""
+    roireg segment image.nii.gz -o regions.nii.gz
+    roireg segment photo.png -o organ.png --point 120,80
+    roireg segment photo.png -o regions.png --model sam-vit-base --profile fast
+    roireg segment ct.nii.gz -o organ.nii.gz --point 10,-40,55 --point 30,-40,55 --label 1 --label 0
+""",
+)
+def segment(session: Session, job: SegmentJob) -> Outcome:
+    """Find regions in an image, or the region that points or a box ask for; without weights, or by a network.
+
+    Without a prompt: the most stable regions of all sizes. With one: the best answer first, then alternatives.
+    Writes OUT (a label map on the grid of the image; regions that overlap go to further files OUT_1, OUT_2, ...), a
+    .json of the same name with label, layer, stability, size and centroid of every region, and an _overview.png.
+    """
+    from roireg.app.results import say_regions
+
+    return say_regions(session, job, session.run(job))
+
+
+@command(
+    app,
+    "prompt",
+    example="""
+    roireg prompt fixed.nii.gz moving.nii.gz --point 61,40,12 -o out
+    roireg prompt a.png b.png --point 61,40 --point 80,44 --label 1 --label 0 -o out
+    roireg prompt a.png b.png --in moving --prompts clicks.csv --register -o out
+""",
+)
+def prompt(session: Session, job: PromptJob) -> Outcome:
+    """Point at something in one image, get the corresponding region in the other.
+
+    Writes into OUT: pairs/ (the region pairs; `roireg register --pairs` starts from them), result.json (per prompt
+    the corresponding prompt in mm and px, the confidence from 0 to 1, or why there is no counterpart) and
+    overview.png. With --guide auto most of the time goes into the quick registration; pass the transform of an
+    earlier one to save it.
+
+    Exit code 3 means that no prompt has a counterpart, or that --register failed by its own verdict.
+    """
+    from roireg.app.results import say_prompts
+
+    return say_prompts(session, job, session.run(job))
 
 
 @command(
@@ -269,51 +250,16 @@ command(app, "prompt", example=finding.PROMPT_EXAMPLE)(finding.prompt)
     roireg evaluate --fixed-points a.csv --moving-points b.csv
 """,
 )
-def evaluate(
-    session: Session,
-    transform: Annotated[
-        Path | None,
-        typer.Argument(help="Transform file, result folder or ANTs prefix; none: as things lie."),
-    ] = None,
-    *,
-    fixed: Annotated[Path | None, typer.Option(help="Fixed image.")] = None,
-    moving: Annotated[Path | None, typer.Option(help="Moving image, for its likeness to the fixed.")] = None,
-    fixed_labels: opt.FixedLabels = None,
-    moving_labels: opt.MovingLabels = None,
-    fixed_points: opt.FixedPoints = None,
-    moving_points: opt.MovingPoints = None,
-    truth: Annotated[Path | None, typer.Option(help="The true transform, where it is known.")] = None,
-    inverse_transform: Annotated[
-        Path | None, typer.Option(help="The inverse to check; else inverse.h5 of the folder, or computed.")
-    ] = None,
-    fixed_mask: Annotated[Path | None, typer.Option(help="Where folding and true error are measured.")] = None,
-    frame: opt.FramesOption = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None,
-) -> Outcome:
+def evaluate(session: Session, job: EvaluateJob) -> Outcome:
     """Score a transform, or label maps and points as they lie, against the truth.
 
     Prints a table, before and after the transform, of what the files allow: Dice, HD95 and ASSD (label maps),
     landmark error (points), likeness (images), folding, SDlogJ and there-and-back error (a transform with any fixed
     file), displacement error (--truth). Lengths are mm, or pixels for raster images. Writes OUT if named.
     """
-    from roireg.app.files import parse_frames
-    from roireg.app.scoring import Evaluation
     from roireg.app.scoring import evaluate as run
 
-    paths = Evaluation(
-        transform=transform,
-        inverse=inverse_transform,
-        truth=truth,
-        fixed=fixed,
-        moving=moving,
-        fixed_mask=fixed_mask,
-        fixed_labels=fixed_labels,
-        moving_labels=moving_labels,
-        fixed_points=fixed_points,
-        moving_points=moving_points,
-        frames=parse_frames(frame),
-    )
-    return run(session, paths, out=out)
+    return run(session, job)
 
 
 @command(
@@ -324,24 +270,13 @@ def evaluate(
     roireg report out --fixed /data/a.nii.gz --moving /data/b.nii.gz -o report.html
 """,
 )
-def report(
-    session: Session,
-    folder: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Result folder of `roireg register`.")],
-    *,
-    fixed: Annotated[Path | None, typer.Option(help="The fixed image, if it is elsewhere now.")] = None,
-    moving: Annotated[Path | None, typer.Option(help="The moving image, if it is elsewhere now.")] = None,
-    frame: opt.FramesOption = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; default OUT_DIR/report.html.")] = None,
-) -> Outcome:
+def report(session: Session, options: ReportOptions) -> Outcome:
     """Render the HTML report of a saved result again.
 
     Needs transform.h5 and result.json in the folder, pairs/ if regions are to be shown, and both images, which are
     looked for where they were and compared by checksum. Writes one HTML file that opens offline.
     """
-    from roireg.app.files import parse_frames
-    from roireg.app.registering import report as run
-
-    return run(session, folder, fixed=fixed, moving=moving, frames=parse_frames(frame), out=out)
+    return write_report(session, options)
 
 
 @command(
@@ -359,7 +294,7 @@ def info(
         list[Path] | None, typer.Argument(help="Images, transforms, points, ROI pairs, result folders.")
     ] = None,
     *,
-    frame: opt.FrameOption = None,
+    frame: Frame = None,
     presets: Annotated[
         bool, typer.Option("--presets", help="Print every setting of every preset as YAML instead.")
     ] = False,

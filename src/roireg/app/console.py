@@ -8,25 +8,27 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import math
+import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from typer.core import TyperGroup
 
-from roireg.core.errors import InputError, RoiregError
+from roireg.core.errors import HeaderWarning, InputError, RoiregError
+from roireg.jobs.job import Job, JobResult, plain
 
-__all__ = ["Outcome", "Session", "command"]
+__all__ = ["Outcome", "Session", "command", "plain"]
 
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.", rich_help_panel="Common")
@@ -36,9 +38,12 @@ Verbose = Annotated[
     typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv says all.", rich_help_panel="Common"),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Common")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print errors and warnings alone.", rich_help_panel="Common")
+]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of CPU threads; all cores by default.", rich_help_panel="Common"),
+    typer.Option(min=1, max=1024, help="Number of CPU threads; all cores by default.", rich_help_panel="Common"),
 ]
 
 
@@ -63,10 +68,27 @@ class Session:
     json: bool = False
     verbose: int = 0
     debug: bool = False
+    quiet: bool = False
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """How long the command has run, as a clock on the wall shows it."""
+        return time.perf_counter() - self.started
+
+    def run(self, job: Job) -> JobResult:
+        """Run a job, showing how far it is and telling what did not work out beside its result."""
+        with self.progress() as progress:
+            result = job.run(progress)
+        if result.resumed:
+            self.note("note", f"{job.out}: kept the result of the same inputs, options and version", "blue")
+        for note in result.document.get("notes", ()):
+            self.note("warning", f"{note}; the result itself is written", "yellow")
+        return result
 
     def say(self, what: RenderableType = "") -> None:
-        """Print for people, on stdout; nothing with ``--json``. Text is taken as rich markup."""
-        if not self.json:
+        """Print for people, on stdout; nothing with ``--json`` or ``-q``. Text is taken as rich markup."""
+        if not self.json and not self.quiet:
             Console(highlight=False, soft_wrap=isinstance(what, str)).print(what)
 
     def note(self, kind: str, text: str, colour: str) -> None:
@@ -76,15 +98,16 @@ class Session:
 
     def notice(self, event: Any) -> None:
         """Print what a progress event wants everybody to know."""
-        self.note("note", f"{event.stage}: {event.detail}", "blue")
+        if not self.quiet:
+            self.note("note", f"{event.stage}: {event.detail}", "blue")
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[Any], None]]:
         """Yield a listener for progress events that draws one bar per stage on a terminal.
 
-        Elsewhere the stages are printed as lines with ``-v``; notices always.
+        Elsewhere the stages are printed as lines with ``-v``; notices unless ``-q`` is given.
         """
-        if not sys.stderr.isatty():
+        if self.quiet or not sys.stderr.isatty():
             yield _StageLines(self)
             return
         columns = (
@@ -126,32 +149,43 @@ class _StageLines:
 def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Callable[[Callable[..., Outcome]], Any]:
     """Make a function ``f(session, ...) -> Outcome`` a command of `app`.
 
-    Its docstring becomes the help text, followed by `example`; ``--json``, ``-v``, ``--debug`` and ``--threads`` are
-    added to its options. Errors a user can cause end as one line on stderr and exit code 2.
+    Its docstring becomes the help text, followed by `example`. Its options are its parameters, or the fields of a
+    dataclass that is its only parameter: each a type with what `typer` needs to know. Such a dataclass has a method
+    `check`, which is called first. ``--json``, ``-v``, ``-q``, ``--debug`` and ``--threads`` are added. Errors a user
+    can cause end as one line on stderr and exit code 2.
     """
 
     def decorate(function: Callable[..., Outcome]) -> Any:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        options = own[0].annotation if len(own) == 1 and is_dataclass(own[0].annotation) else None
         common: dict[str, tuple[Any, Any]] = {
             "json_output": (JsonFlag, False),
             "verbose": (Verbose, 0),
+            "quiet": (Quiet, False),
             "debug": (Debug, False),
+            "threads": (Threads, None),
         }
-        common["threads"] = (Threads, None)
-        extra = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-            for key, (kind, default) in common.items()
-        ]
+        extra = [_parameter(key, kind, default) for key, (kind, default) in common.items()]
 
         @wraps(function)
         def run(**values: Any) -> None:
-            session = Session(values.pop("json_output"), values.pop("verbose"), values.pop("debug"))
-            threads = values.pop("threads")
-            code = _guarded(session, threads, lambda: function(session, **values))
+            chosen = {key: values.pop(key) for key in common}
+            session = Session(chosen["json_output"], chosen["verbose"], chosen["debug"], chosen["quiet"])
+
+            def body() -> Outcome:
+                if options is None:
+                    return function(session, **values)
+                filled = _filled(options, values)
+                # Before the function imports what takes a second to load.
+                filled.check()
+                return function(session, filled)
+
+            code = _guarded(session, chosen["threads"], body)
             if code:
                 raise typer.Exit(code)
 
-        run.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
+        parameters = own if options is None else _parameters(options)
+        run.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined]
         paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
         text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         lines = "\n".join(f"  {line}" for line in inspect.cleandoc(example).splitlines())
@@ -160,6 +194,71 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
         return function
 
     return decorate
+
+
+BY_NAME = "_by_name"
+"""Ending of the parameter for an argument that may be given by name as well."""
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _parameters(options: Any) -> list[inspect.Parameter]:
+    """Return a parameter for every field of a dataclass; two for an argument that is an option, too."""
+    hints = get_type_hints(options, include_extras=True)
+    found = []
+    for each in fields(options):
+        kind, *marks = get_args(hints[each.name])
+        argument = [m for m in marks if isinstance(m, typer.models.ArgumentInfo)]
+        option = [m for m in marks if isinstance(m, typer.models.OptionInfo)]
+        default = inspect.Parameter.empty if each.default is MISSING else each.default
+        if argument and option:
+            found.append(_parameter(each.name, Annotated[kind | None, argument[0]], None))
+            found.append(_parameter(each.name + BY_NAME, Annotated[kind | None, option[0]], None))
+        else:
+            found.append(_parameter(each.name, Annotated[kind, (argument + option)[0]], default))
+    return found
+
+
+def _filled(options: Any, values: dict[str, Any]) -> Any:
+    """Make the dataclass; what is given by its place goes to those arguments, in order, that are not named."""
+    both = [name.removesuffix(BY_NAME) for name in values if name.endswith(BY_NAME)]
+    placed = [values.pop(name) for name in both]
+    placed = [value for value in placed if value is not None]
+    for name in both:
+        value = values.pop(name + BY_NAME)
+        if value is None and not placed:
+            raise InputError(f"{name.upper()} is missing; give it in its place or with --{name}")
+        values[name] = placed.pop(0) if value is None else value
+    if placed:
+        raise InputError(f"{placed[0]}: there is no place for this argument, {' and '.join(both)} are named already")
+    return options(**values)
+
+
+class Program(TyperGroup):
+    """The program as a whole: mistakes in its usage are one line like all others."""
+
+    def main(self, args: Any = None, prog_name: Any = None, *, standalone_mode: bool = True, **more: Any) -> Any:  # type: ignore[override]
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **more)
+        except UsageError as error:
+            if type(error).__name__ != "NoArgsIsHelpError":  # which has printed the help
+                context = error.ctx.command_path if error.ctx else "roireg"
+                text = (
+                    error.format_message().rstrip(".").replace("Invalid value for ", "").replace("Value error, ", "")
+                )
+                text = f"{text}; `{context} --help` lists all options"
+                Session().note("error", text, "red")
+            code = error.exit_code
+        except typer.Abort:
+            code = 130
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+UsageError: Any = typer.BadParameter.__base__
 
 
 def _guarded(session: Session, threads: int | None, body: Callable[[], Outcome]) -> int:
@@ -206,8 +305,6 @@ def _failed(session: Session, text: str, code: int) -> int:
 @contextmanager
 def _header_warnings(session: Session) -> Iterator[None]:
     """Show the warnings about headers as one line each; leave all others to Python."""
-    from roireg.io import HeaderWarning
-
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
@@ -223,11 +320,13 @@ def _header_warnings(session: Session) -> Iterator[None]:
 
 
 def _limit_threads(threads: int) -> None:
-    import SimpleITK
-    import torch
-
-    torch.set_num_threads(threads)
-    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    """Limit the threads of the libraries that compute: they read these variables when they are loaded."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    os.environ.update(dict.fromkeys(names, str(threads)))
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+    if itk := sys.modules.get("SimpleITK"):
+        itk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 @contextmanager
@@ -243,20 +342,3 @@ def _log_lines(session: Session) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-
-
-def plain(value: Any) -> Any:
-    """Return plain JSON values: paths as text, tuples and arrays as lists, numbers that are not finite as None."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):  # arrays and scalars of numpy and torch
-        return plain(value.tolist())
-    if isinstance(value, str | int | bool) or value is None:
-        return value
-    raise InputError(f"a value of type {type(value).__name__} cannot be written as JSON")

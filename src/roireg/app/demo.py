@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from roireg.app.console import Outcome, Session
-from roireg.app.outputs import check_folder, filled_folder
-from roireg.app.registering import EXIT_FAILED, RegisterJob, run_job, summarise
+from roireg.app.results import say_registration
 from roireg.app.summary import escape, metric_table
+from roireg.core.files import check_folder, new_folder
 from roireg.core.transforms import DisplacementField
 from roireg.evaluate import Truth, score
 from roireg.io import PointSet, write_image, write_labels, write_points, write_transform
+from roireg.jobs import RegisterJob
 from roireg.synth import SyntheticPair, as_raster, make_pair
 
 __all__ = ["demo"]
@@ -37,18 +37,15 @@ def demo(session: Session, out: Path, *, volume: bool, seed: int) -> Outcome:
     )
     session.say(f"made a phantom pair in {escape(str(out / 'inputs'))}; now the same as")
     session.say(f"  [bold]roireg register {escape(f'{job.fixed} {job.moving} -o {out}')}[/]\n")
-    started = time.perf_counter()
-    with session.progress() as progress:
-        result, files = run_job(job, progress)
-    summarise(session, job, result, files, seconds=time.perf_counter() - started)
+    done = session.run(job)
+    outcome, result = say_registration(session, job, done), done.value
     body = pair.fixed_labels.data[0] != 0
     scores = score(result.transform, Truth(pair.fixed.grid, pair.fixed.unit, transform=pair.transform, mask=body))
     truth = {name: value for name, value in scores.metrics.items() if name.startswith("displacement_error")}
     session.say("\ntrue error, known because the deformation was made here:")
     session.say(metric_table(truth))
-    document = {**result.result_json(), "out": out, "files": files}
-    document["truth"] = {name: m.as_dict() for name, m in truth.items()}
-    return Outcome(document, EXIT_FAILED if result.verdict == "failed" else 0)
+    measured = {name: m.as_dict() for name, m in truth.items()}
+    return Outcome({**outcome.document, "truth": measured}, outcome.exit_code)
 
 
 def _write_inputs(folder: Path, pair: SyntheticPair) -> dict[str, Path]:
@@ -58,7 +55,7 @@ def _write_inputs(folder: Path, pair: SyntheticPair) -> dict[str, Path]:
     paths |= {name: folder / f"{name}.csv" for name in ("fixed_points", "moving_points")}
     paths["truth"] = folder / "true_transform.h5"
     grid = pair.fixed.grid
-    with filled_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         write_image(temporary / paths["fixed"].name, pair.fixed)
         write_image(temporary / paths["moving"].name, pair.moving)
         write_labels(temporary / paths["fixed_labels"].name, pair.fixed_labels)

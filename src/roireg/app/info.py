@@ -14,7 +14,6 @@ from rich.text import Text
 from scipy.optimize import linear_sum_assignment
 
 from roireg.app.console import Outcome, Session
-from roireg.app.files import kind_of, load_transform
 from roireg.app.summary import escape, listed, number, size_of
 from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
@@ -22,6 +21,8 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
 from roireg.io import PointSet, list_series, read_image, read_pairs, read_points
+from roireg.jobs.files import kind_of
+from roireg.jobs.reading import load_transform
 from roireg.pipeline import PRESETS
 
 __all__ = ["axis_letters", "describe", "info"]

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from roireg.app.console import Outcome, Session
-from roireg.app.files import POINTS, kind_of, load_transform
-from roireg.app.outputs import check_file, check_folder, extension_of
 from roireg.app.summary import escape, size_of
 from roireg.core.errors import GeometryError, InputError
+from roireg.core.files import check_file, check_folder, extension_of
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Transform
@@ -31,6 +30,8 @@ from roireg.io import (
     write_points,
     write_transform,
 )
+from roireg.jobs.files import POINTS, kind_of
+from roireg.jobs.reading import load_transform
 
 __all__ = ["apply", "convert", "extract_slice"]
 

@@ -6,7 +6,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+
+from roireg.app.console import Program
 
 __all__ = ["GROUP", "ExtensibleGroup"]
 
@@ -14,7 +15,7 @@ GROUP = "roireg.commands"
 """Entry points of this group name a `typer.Typer`; their name is that of the command."""
 
 
-class ExtensibleGroup(TyperGroup):
+class ExtensibleGroup(Program):
     """The commands of this package, then those that installed distributions add as entry points.
 
     An entry point is loaded when its command runs or the commands are listed, never for another command. A command of

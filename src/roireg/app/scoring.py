@@ -3,51 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roireg.app.console import Outcome, Session, plain
-from roireg.app.files import Frames, load_image, load_labels, load_transform
-from roireg.app.outputs import check_file
 from roireg.app.summary import escape, listed, metric_table
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.pair import Pair
 from roireg.core.transforms import Transform
 from roireg.evaluate import LabelScores, Scores, Truth, score
-from roireg.io import atomic_path, read_points
+from roireg.io import atomic_path, read_image, read_points
+from roireg.jobs import EvaluateJob
+from roireg.jobs.reading import load_labels, load_transform
 from roireg.pipeline.checks import labels_on
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["evaluate"]
 
 SHOWN_LABELS = 12
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Paths of everything that can be scored; None where it is not there."""
-
-    transform: Path | None = None
-    inverse: Path | None = None
-    truth: Path | None = None
-    fixed: Path | None = None
-    moving: Path | None = None
-    fixed_mask: Path | None = None
-    fixed_labels: Path | None = None
-    moving_labels: Path | None = None
-    fixed_points: Path | None = None
-    moving_points: Path | None = None
-    frames: Frames = field(default_factory=Frames)
-
-
-def evaluate(session: Session, paths: Evaluation, *, out: Path | None) -> Outcome:
+def evaluate(session: Session, paths: EvaluateJob) -> Outcome:
     """Score what the paths allow and print a table; see the command's help."""
-    _check_sides(paths)
-    if out is not None:
-        check_file(out)
+    out = paths.out
     scores = _measure(paths)
     document: dict[str, Any] = {"metrics": {name: m.as_dict() for name, m in scores.metrics.items()}}
     if scores.labels is not None:
@@ -64,27 +43,13 @@ def evaluate(session: Session, paths: Evaluation, *, out: Path | None) -> Outcom
     return Outcome(document)
 
 
-def _check_sides(paths: Evaluation) -> None:
-    for what in ("labels", "points"):
-        fixed, moving = getattr(paths, f"fixed_{what}"), getattr(paths, f"moving_{what}")
-        if (fixed is None) != (moving is None):
-            missing = "moving" if moving is None else "fixed"
-            raise InputError(f"{what} are scored against each other; give --{missing}-{what} too")
-    if paths.moving is not None and paths.fixed is None:
-        raise InputError("the moving image is compared with the fixed one; give --fixed too")
-    if paths.truth is not None and paths.transform is None:
-        raise InputError("--truth is compared with a transform; name one")
-    if paths.inverse is not None and paths.transform is None:
-        raise InputError("--inverse-transform is compared with a transform; name one")
-
-
-def _measure(paths: Evaluation) -> Scores:
+def _measure(paths: EvaluateJob) -> Scores:
     transform = None if paths.transform is None else load_transform(paths.transform)
-    fixed = None if paths.fixed is None else load_image(paths.fixed, paths.frames.fixed)
-    moving = None if paths.moving is None else load_image(paths.moving, paths.frames.moving)
-    fixed_labels = load_labels(paths.fixed_labels, paths.frames.fixed)
-    moving_labels = load_labels(paths.moving_labels, paths.frames.moving)
-    mask = load_labels(paths.fixed_mask, paths.frames.fixed)
+    fixed = None if paths.fixed is None else read_image(paths.fixed, frame=paths.frames[0])
+    moving = None if paths.moving is None else read_image(paths.moving, frame=paths.frames[1])
+    fixed_labels = load_labels(paths.fixed_labels, paths.frames[0])
+    moving_labels = load_labels(paths.moving_labels, paths.frames[1])
+    mask = load_labels(paths.fixed_mask, paths.frames[0])
     for image in (fixed, moving, fixed_labels, moving_labels, mask):
         if image is not None and transform is not None and image.ndim != transform.ndim:
             raise GeometryError(f"{image.name}: the image is {image.ndim}D but the transform is {transform.ndim}D")
@@ -121,7 +86,7 @@ def _measure(paths: Evaluation) -> Scores:
     return scores
 
 
-def _points(paths: Evaluation) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def _points(paths: EvaluateJob) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     if paths.fixed_points is None or paths.moving_points is None:
         return None
     fixed, moving = read_points(paths.fixed_points), read_points(paths.moving_points)
@@ -137,7 +102,7 @@ def _points(paths: Evaluation) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return fixed.points, moving.points
 
 
-def _inverse(paths: Evaluation, transform: Transform | None) -> Transform | None:
+def _inverse(paths: EvaluateJob, transform: Transform | None) -> Transform | None:
     """Return the inverse that was named or lies in the result folder, or else invert the transform."""
     if transform is None or paths.transform is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,7 +12,7 @@ from rich.table import Table
 from roireg.core.grid import Grid
 from roireg.evaluate import MetricValue
 
-__all__ = ["COLOURS", "escape", "key_metrics", "metric_table", "number", "size_of"]
+__all__ = ["COLOURS", "escape", "key_metrics", "metric_of", "metric_table", "number", "size_of"]
 
 COLOURS = {"ok": "green", "uncertain": "yellow", "failed": "red"}
 
@@ -44,6 +45,12 @@ def number(value: float | None) -> str:
 def key_metrics(metrics: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
     """Return the metrics of a short summary, most telling first."""
     return {name: metrics[name] for name in KEY if name in metrics}
+
+
+def metric_of(stored: Mapping[str, Any]) -> MetricValue:
+    """Return a metric as it was before `MetricValue.as_dict`."""
+    value = float("nan") if stored["value"] is None else stored["value"]
+    return MetricValue(value, stored["before"], stored["label"], stored["unit"], stored["better"])
 
 
 def metric_table(metrics: Mapping[str, MetricValue]) -> Table:

@@ -25,3 +25,7 @@ class OutputError(RoiregError):
 
 class OptionalDependencyError(RoiregError):
     """A feature needs an extra that is not installed."""
+
+
+class HeaderWarning(UserWarning):
+    """A header is contradictory or incomplete in a way that may put the image in the wrong place."""

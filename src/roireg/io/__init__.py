@@ -1,8 +1,8 @@
 """Files to values and back; the only place where foreign conventions are converted."""
 
+from roireg.core.files import atomic_path, new_folder
 from roireg.io._itk import HeaderWarning
 from roireg.io.dicom import DicomSeries, list_series
-from roireg.io.files import atomic_path, new_folder
 from roireg.io.hashing import sha256_of
 from roireg.io.images import check_image, read_image, read_labels, write_image, write_labels
 from roireg.io.pairs import read_pairs, write_pairs

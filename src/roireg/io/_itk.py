@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
-from roireg.core.errors import GeometryError, InputError
+from roireg.core.errors import GeometryError, HeaderWarning, InputError
 from roireg.core.grid import Grid
 
 __all__ = ["HeaderWarning", "grid_from_itk", "itk_reason", "quiet", "to_itk_image", "warn_header"]
@@ -28,10 +28,6 @@ SHEAR_REFUSED = 0.02
 """Largest |cosine| between two image axes that needs no word (noticed) and that is usable (refused, 1.1 degrees)."""
 
 _LOCK = threading.RLock()
-
-
-class HeaderWarning(UserWarning):
-    """A header is contradictory or incomplete in a way that may put the image in the wrong place."""
 
 
 def warn_header(name: str, text: str) -> None:

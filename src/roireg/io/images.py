@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
+from roireg.core.files import atomic_path
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.io._itk import (
@@ -34,7 +35,6 @@ from roireg.io._itk import (
     warn_header,
 )
 from roireg.io.dicom import is_dicom, read_dicom
-from roireg.io.files import atomic_path
 from roireg.io.nifti import is_nifti, read_nifti, write_nifti
 from roireg.io.raster import Selection, Stored, refuse_selection
 from roireg.io.tiff import read_tiff, write_tiff

@@ -19,11 +19,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from roireg.core.errors import GeometryError, InputError
+from roireg.core.files import atomic_path, new_folder
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.lattice import stored_on
 from roireg.core.rois import Prompt, ROIPair, ROIPairs, ROISet
-from roireg.io.files import atomic_path, new_folder
 from roireg.io.images import read_labels, write_labels
 
 __all__ = ["read_pairs", "write_pairs"]
@@ -99,7 +99,7 @@ def write_pairs(path: str | Path, pairs: ROIPairs) -> None:
     """Write ROI pairs as a folder, or as one file when `path` ends in .zip.
 
     Unmatched regions, names, scores, prompts and rejected pairs are kept; `read_pairs` gives back equal values.
-    Layers left from an earlier version of the folder are removed.
+    Files of an earlier version of the folder are removed, others stay.
 
     Raises
     ------
@@ -116,14 +116,10 @@ def write_pairs(path: str | Path, pairs: ROIPairs) -> None:
                 _zip(Path(folder), temporary)
         return
     with new_folder(target) as temporary:
-        written = _fill(temporary, pairs)
-    for side in ("fixed", "moving"):
-        for stale in target.glob(f"{side}_rois*"):
-            if stale.name not in written:
-                stale.unlink()
+        _fill(temporary, pairs)
 
 
-def _fill(folder: Path, pairs: ROIPairs) -> set[str]:
+def _fill(folder: Path, pairs: ROIPairs) -> None:
     moving, fixed = _shared_labels(pairs)
     try:
         document = _Document(
@@ -152,7 +148,6 @@ def _fill(folder: Path, pairs: ROIPairs) -> set[str]:
         raise InputError(f"the ROI pairs cannot be written: {_first(error)}") from error
     text = json.dumps(document.model_dump(), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "pairs.json").write_text(_compact(text) + "\n", encoding="utf-8")
-    return {*document.moving.layers, *document.fixed.layers}
 
 
 def _shared_labels(pairs: ROIPairs) -> tuple[list[int], list[int]]:

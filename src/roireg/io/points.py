@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
-from roireg.io.files import atomic_path
+from roireg.core.files import atomic_path
 
 __all__ = ["PointSet", "read_points", "write_points"]
 

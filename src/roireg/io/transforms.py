@@ -13,12 +13,12 @@ import SimpleITK as sitk
 
 from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
+from roireg.core.files import atomic_path
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform
 from roireg.io._itk import extension, itk_reason, quiet, to_itk_image
 from roireg.io.elastix import is_elastix, read_elastix
 from roireg.io.fields import FIELD, read_field
-from roireg.io.files import atomic_path
 from roireg.io.itk_files import HDF5_MAGIC, TEXT_MAGIC, read_hdf5, read_matlab, read_text, write_hdf5
 from roireg.io.itk_transforms import Part, from_itk, from_records, parts_of, to_itk, to_record
 from roireg.io.matrices import from_flirt, from_lta, from_ras, parse_matrix

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from roireg.core.errors import OptionalDependencyError, OutputError
+from roireg.core.files import atomic_path
 from roireg.core.progress import Progress, ProgressEvent, silent
-from roireg.io.files import atomic_path
 from roireg.models.base import DenseEncoder, Embedding, PromptableModel
 
 __all__ = ["EmbeddingCache", "embedding_key", "shared_cache"]

@@ -132,7 +132,7 @@ class Registration:
         wanted = set(OUTPUTS if only is None else only)
         if unknown := wanted - set(OUTPUTS):
             raise InputError(f"unknown output {', '.join(sorted(unknown))}; choose from {', '.join(OUTPUTS)}")
-        with new_folder(folder) as out:
+        with new_folder(folder, record="result.json") as out:
             if "transform" in wanted:
                 write_transform(out / "transform.h5", self.transform)
             if "inverse" in wanted:

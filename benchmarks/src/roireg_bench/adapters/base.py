@@ -34,6 +34,7 @@ __all__ = [
     "voxel_files",
 ]
 
+IMAGES = ("fixed", "moving", "fixed_labels", "moving_labels")
 POINTS = "points"
 NIFTI = (".nii.gz", ".nii")
 
@@ -86,19 +87,13 @@ def store(found: Found, source: Path, target: Path, *, absolute: bool) -> CaseFo
         raise InputError(f"{source}: found no pair with labels or landmarks on both sides; check the folder")
     place = target.resolve()
 
-    def written(file: Path | None) -> str | None:
-        if file is None:
-            return None
-        whole = file.resolve()
-        return whole.as_posix() if absolute else Path(os.path.relpath(whole, place)).as_posix()
-
-    # The folder is made beside its place, so that relative paths hold before it is moved there.
     with new_folder(place) as folder:
         pairs = []
         for number, pair in enumerate(found.pairs):
             record: dict[str, Any] = {"id": pair.id}
-            for what in ("fixed", "moving", "fixed_labels", "moving_labels"):
-                record[what] = written(getattr(pair, what))
+            for what in IMAGES:
+                file = getattr(pair, what)
+                record[what] = None if file is None else file.resolve().as_posix()
             for side in ("fixed", "moving"):
                 points: PointSet | None = getattr(pair, f"{side}_points")
                 name = f"{POINTS}/{number:03d}-{re.sub(r'[^A-Za-z0-9.-]+', '-', pair.id)}_{side}.csv"
@@ -123,7 +118,12 @@ def store(found: Found, source: Path, target: Path, *, absolute: bool) -> CaseFo
             raise InputError(f"{source}: {explained(error.errors()[0])}; correct the data set") from error
         if faults := find_faults(CaseFolder(folder, cases)):
             raise InputError(f"{source}: {next(iter(faults.values()))}")
-        text = json.dumps(cases.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        # Relative paths hold in the place that the folder is not in yet.
+        document = cases.model_dump(mode="json")
+        for record in () if absolute else document["pairs"]:
+            for what in (name for name in IMAGES if record[name] is not None):
+                record[what] = Path(os.path.relpath(record[what], place)).as_posix()
+        text = json.dumps(document, indent=1, ensure_ascii=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
     return load_folder(target)
 

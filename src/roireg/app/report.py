@@ -1,0 +1,122 @@
+"""``report``: the page of a saved result again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from roireg.app.console import Outcome, Session
+from roireg.core.errors import InputError
+from roireg.core.files import atomic_path, check_file, check_folder, new_folder
+from roireg.jobs.files import check_input
+from roireg.jobs.options import Frames, parse_frames
+
+__all__ = ["ReportOptions", "report"]
+
+PAGE = "report.html"
+RECORD = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """A result folder, and where its images are now."""
+
+    folder: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Result folder of `roireg register`.")]
+    fixed: Annotated[Path | None, typer.Option("--fixed", "-f", help="The fixed image, if it is elsewhere now.")] = (
+        None
+    )
+    moving: Annotated[
+        Path | None, typer.Option("--moving", "-m", help="The moving image, if it is elsewhere now.")
+    ] = None
+    frame: Frames = None
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; default OUT_DIR/report.html.")] = None
+
+    def check(self) -> None:
+        """Refuse images that are not there, and a page that cannot be written."""
+        images = [path for path in (self.fixed, self.moving) if path is not None]
+        for path in (self.folder, *images):
+            check_input(path)
+        _ = parse_frames(self.frame)
+        if self.out is None:
+            check_folder(self.folder, names=(PAGE,), record=RECORD)
+        else:
+            check_file(self.out, inputs=images)
+
+
+def report(session: Session, options: ReportOptions) -> Outcome:
+    """Render the report of a saved result again; see the command's help."""
+    stored = _stored_result(options.folder)
+    page = _page(options, stored)
+    if options.out is None:
+        with new_folder(options.folder, record=RECORD, keep=True) as folder:
+            (folder / PAGE).write_text(page, encoding="utf-8")
+    else:
+        with atomic_path(options.out) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    target = options.out or options.folder / PAGE
+    session.say(f"written: {escape(str(target))}")
+    return Outcome({"report": target})
+
+
+def _page(options: ReportOptions, stored: Mapping[str, Any]) -> str:
+    from roireg.app.summary import metric_of
+    from roireg.evaluate import ReportInput, render_report
+    from roireg.io import read_pairs
+    from roireg.jobs.reading import load_transform
+
+    frames = parse_frames(options.frame or stored.get("provenance", {}).get("arguments", {}).get("frame"))
+    fixed = _image_of(stored, "fixed", options.fixed, frames[0])
+    moving = _image_of(stored, "moving", options.moving, frames[1])
+    pairs = options.folder / "pairs"
+    return render_report(
+        ReportInput(
+            title=f"{Path(moving.name).name} onto {Path(fixed.name).name}",
+            fixed=fixed,
+            moving=moving,
+            transform=load_transform(options.folder),
+            pairs=read_pairs(pairs) if pairs.is_dir() else None,
+            verdict=stored["verdict"],
+            reasons=stored.get("reasons", []),
+            metrics={name: metric_of(m) for name, m in stored.get("metrics", {}).items()},
+            provenance=stored.get("provenance", {}),
+        )
+    )
+
+
+def _stored_result(folder: Path) -> dict[str, Any]:
+    file = folder / RECORD
+    if not file.is_file():
+        raise InputError(
+            f"{folder}: the folder holds no result.json; expected a result folder that `roireg register` wrote with "
+            "its transform"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: this is not valid JSON ({error}); register again") from error
+    if not isinstance(content, dict) or "verdict" not in content:
+        raise InputError(f"{file}: expected the result of a registration with a verdict; register again")
+    return content
+
+
+def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, frame: int | None) -> Any:
+    """Read the image a result was made from, and refuse another one."""
+    from roireg.io import read_image, sha256_of
+
+    entry = stored.get("provenance", {}).get("inputs", {}).get(side, {})
+    place = path or (Path(entry["path"]) if "path" in entry else None)
+    if place is None or not (place.exists() or "::" in str(place)):
+        raise InputError(f"{place or side}: the {side} image of this result is not there; name it with --{side} FILE")
+    image = read_image(place, frame=frame)
+    known = entry.get("sha256")
+    if known and sha256_of(place) != known:
+        raise InputError(
+            f"{place}: this is not the {side} image the result was made from; name it with --{side} FILE"
+        )
+    return image

@@ -1,0 +1,94 @@
+"""What is said of the result of a job, from the document alone: an earlier result reads as a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from roireg.app.console import Outcome, Session
+from roireg.app.summary import COLOURS, escape, key_metrics, metric_of, metric_table, number
+from roireg.jobs import JobResult, PromptJob, RegisterJob, SegmentJob
+
+__all__ = ["say_prompts", "say_regions", "say_registration"]
+
+EXIT_FAILED = 3
+
+
+def say_registration(session: Session, job: RegisterJob, result: JobResult) -> Outcome:
+    """Print verdict, reasons, key numbers before and after, and where to look."""
+    document = result.document
+    verdict, accepted = document["verdict"], document["accepted"]
+    colour = COLOURS[verdict]
+    names = f"{job.moving.name} onto {job.fixed.name}"
+    count = f"{document['pairs']} pairs" + (f" ({accepted} accepted)" if accepted else "")
+    session.say(f"[bold {colour}]{verdict}[/]  {escape(names)}  {count}, {session.seconds:.1f} s")
+    for reason in document["reasons"]:
+        session.say(f"  [{colour}]-[/] {escape(reason)}")
+    session.say(metric_table(key_metrics({name: metric_of(m) for name, m in document["metrics"].items()})))
+    if verdict == "failed":
+        session.note("failed", "the result must not be used as it is; the reasons are above and in the report", "red")
+    what = "report.html" if "report.html" in result.files else ", ".join(result.files)
+    session.say(f"written: {escape(str(job.out / what) if what == 'report.html' else f'{job.out}: {what}')}")
+    return Outcome(_answer(job, result), EXIT_FAILED if verdict == "failed" else 0)
+
+
+def say_prompts(session: Session, job: PromptJob, result: JobResult) -> Outcome:
+    """Print the counterpart of every prompt, or why there is none."""
+    prompts, registration = result.document["prompts"], result.document.get("registration")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("prompt", "counterpart", "confidence", ""):
+        table.add_column(heading, justify="right" if heading == "confidence" else "left")
+    for prompt in prompts:
+        where = "–" if prompt["found"] is None else _place(prompt["found"])
+        colour = COLOURS["failed" if prompt["pair"] is None else "ok"]
+        confidence = f"[{colour}]{prompt['confidence']:.2f}[/]"
+        table.add_row(escape(prompt["name"]), where, confidence, escape(prompt["reason"]))
+        for note in prompt["notes"]:
+            session.note("note", f"prompt {prompt['name']}: {note}", "blue")
+    other = "moving" if job.side == "fixed" else "fixed"
+    count = sum(prompt["pair"] is not None for prompt in prompts)
+    session.say(f"{count} of {len(prompts)} prompts have a counterpart in the {other} image, {session.seconds:.1f} s")
+    session.say(table)
+    if registration is not None:
+        session.say(f"registration: [bold {COLOURS[registration['verdict']]}]{registration['verdict']}[/]")
+    session.say(f"written: {escape(str(job.out))}: {escape(', '.join(result.files))}")
+    failed = not count or (registration is not None and registration["verdict"] == "failed")
+    return Outcome(_answer(job, result), EXIT_FAILED if failed else 0)
+
+
+def _place(prompt: Mapping[str, Any]) -> str:
+    """Return the first point of a prompt, or the middle of its box."""
+    points = prompt["points"]["mm"]
+    if not points:
+        low, high = prompt["box"]["mm"]
+        points = [[(a + b) / 2 for a, b in zip(low, high, strict=True)]]
+    return ", ".join(f"{v:.1f}" for v in points[0])
+
+
+def say_regions(session: Session, job: SegmentJob, result: JobResult) -> Outcome:
+    """Print the first regions with stability, size and place."""
+    document, regions = result.document, result.document["regions"]
+    asked = bool(job.point) or job.box is not None
+    session.say(f"{len(regions)} {'regions for the prompt, best first' if asked else 'regions, most stable first'}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    flat = bool(regions) and len(regions[0]["centroid"]) == 2
+    size, axes = (f"{document['unit']}²", "x, y") if flat else (f"{document['unit']}³", "x, y, z")
+    for heading in ("label", "stability", f"size ({size})", f"centroid {axes}"):
+        table.add_column(heading, justify="right")
+    for region in regions[:10]:
+        centre = ", ".join(f"{v:.1f}" for v in region["centroid"])
+        table.add_row(str(region["label"]), number(region["stability"]), f"{region['volume']:.4g}", centre)
+    session.say(table)
+    if document["note"]:
+        session.note("note", document["note"], "blue")
+    if not regions:
+        advice = "ask elsewhere or with a box" if asked else "allow smaller ones with --min-size, or name a --model"
+        session.note("note", f"there is no region; {advice}", "yellow")
+    session.say(f"written into {escape(str(job.out.parent))}: {escape(', '.join(result.files))}")
+    return Outcome({**document, "files": [job.out.parent / name for name in result.files]})
+
+
+def _answer(job: RegisterJob | PromptJob, result: JobResult) -> dict[str, Any]:
+    return {**result.document, "out": job.out, "files": result.files}

@@ -1,0 +1,14 @@
+"""Jobs: files in, files out. The command line, the benchmark, cohorts and servers run the same ones.
+
+A job is a frozen dataclass of paths and options; its fields are also the options of the command of that name.
+Importing this package loads no torch: a job is made and checked (`Job.check`) in a moment, the rest comes with
+`Job.run`.
+"""
+
+from roireg.jobs.evaluate import EvaluateJob
+from roireg.jobs.job import Job, JobResult
+from roireg.jobs.prompt import PromptJob
+from roireg.jobs.register import RegisterJob
+from roireg.jobs.segment import SegmentJob
+
+__all__ = ["EvaluateJob", "Job", "JobResult", "PromptJob", "RegisterJob", "SegmentJob"]

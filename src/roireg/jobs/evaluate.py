@@ -1,0 +1,71 @@
+"""``evaluate``: what can be scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from roireg.core.errors import InputError
+from roireg.core.files import check_file
+from roireg.jobs.files import check_input
+from roireg.jobs.options import FixedLabels, FixedPoints, Frames, MovingLabels, MovingPoints, option, parse_frames
+
+__all__ = ["EvaluateJob"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob:
+    """Paths of everything that can be scored; None where it is not there."""
+
+    transform: Annotated[
+        Path | None, typer.Argument(help="Transform file, result folder or ANTs prefix; none: as things lie.")
+    ] = None
+    fixed: Annotated[Path | None, typer.Option("--fixed", "-f", help="Fixed image.")] = None
+    moving: Annotated[
+        Path | None, typer.Option("--moving", "-m", help="Moving image, for its likeness to the fixed.")
+    ] = None
+    fixed_labels: FixedLabels = None
+    moving_labels: MovingLabels = None
+    fixed_points: FixedPoints = None
+    moving_points: MovingPoints = None
+    truth: Annotated[Path | None, option(help="The true transform, where it is known.")] = None
+    inverse: Annotated[
+        Path | None,
+        option("--inverse-transform", help="The inverse to check; else inverse.h5 of the folder, or computed."),
+    ] = None
+    fixed_mask: Annotated[Path | None, option(help="Where folding and true error are measured.")] = None
+    frame: Frames = None
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None
+
+    @property
+    def frames(self) -> tuple[int | None, int | None]:
+        """Which volume of the fixed and of the moving files to take."""
+        return parse_frames(self.frame)
+
+    def check(self) -> None:
+        """Refuse what can be seen to be wrong before anything is read.
+
+        Raises
+        ------
+        RoiregError
+            When an input is not there, stands alone, or `out` cannot be written.
+        """
+        inputs = [v for k, v in vars(self).items() if isinstance(v, Path) and k != "out"]
+        for path in inputs:
+            check_input(path)
+        _ = self.frames
+        for what in ("labels", "points"):
+            fixed, moving = getattr(self, f"fixed_{what}"), getattr(self, f"moving_{what}")
+            if (fixed is None) != (moving is None):
+                missing = "moving" if moving is None else "fixed"
+                raise InputError(f"{what} are scored against each other; give --{missing}-{what} too")
+        if self.moving is not None and self.fixed is None:
+            raise InputError("the moving image is compared with the fixed one; give --fixed too")
+        for name, value in (("--truth", self.truth), ("--inverse-transform", self.inverse)):
+            if value is not None and self.transform is None:
+                raise InputError(f"{name} is compared with a transform; name one")
+        if self.out is not None:
+            check_file(self.out, inputs=inputs)

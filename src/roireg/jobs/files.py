@@ -1,0 +1,104 @@
+"""What a path stands for, told by its name and where needed by its first bytes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from roireg.core.errors import InputError
+from roireg.core.files import extension_of
+
+__all__ = ["POINTS", "ants_files", "check_input", "kind_of", "parse_transform"]
+
+TRANSFORMS = (".h5", ".hdf5", ".tfm", ".mat", ".lta")
+CONVENTIONS = ("ras", "fsl")
+"""Marks before the name of a matrix, which alone does not say what it maps; see `roireg.io.read_transform`."""
+POINTS = (".csv", ".tsv", ".fcsv", ".json", ".mrk.json")
+
+
+def ants_files(prefix: Path) -> list[Path]:
+    """Return the forward files of an ANTs prefix, first applied to points first.
+
+    Of ``prefix0GenericAffine.mat``, ``prefix1Warp.nii.gz`` the highest number comes first.
+    """
+    found = []
+    for number in range(10):
+        for ending in (f"{number}GenericAffine.mat", f"{number}Warp.nii.gz"):
+            file = prefix.with_name(prefix.name + ending)
+            if file.is_file():
+                found.append(file)
+    return found[::-1]
+
+
+def parse_transform(name: Path | str) -> tuple[bool, str | None, Path]:
+    """Return (inverse, convention, path) of a name like ``i:fsl:a.mat``; a file of that name is taken as it is."""
+    text, inverse, convention = str(name), False, None
+    while not Path(text).exists():
+        mark, colon, rest = text.partition(":")
+        if mark == "i" and colon and not inverse:
+            inverse = True
+        elif mark in CONVENTIONS and colon and convention is None:
+            convention = mark
+        else:
+            break
+        text = rest
+    return inverse, convention, Path(text)
+
+
+def check_input(path: Path) -> None:
+    """Refuse what is not there, and devices and pipes, which would be waited for.
+
+    A DICOM series is ``folder::uid``; the prefix of ANTs' files is no file of its own.
+
+    Raises
+    ------
+    InputError
+        When nothing of the name can be read.
+    """
+    try:
+        _, _, place = parse_transform(path)
+        if place.is_file() or place.is_dir() or ants_files(place):
+            return
+        if "::" in path.name and Path(str(path).rpartition("::")[0]).is_dir():
+            return
+        there = path.exists()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); check the path and its permissions") from error
+    if there:
+        raise InputError(f"{path}: this is a device or pipe; only files and folders are read")
+    raise InputError(f"{path}: no such file or folder; check the path")
+
+
+def kind_of(path: Path) -> str:
+    """Return "image", "transform", "points", "pairs" or "result" for a path, by name and, where needed, content.
+
+    Raises
+    ------
+    InputError
+        When there is no such file or folder.
+    """
+    check_input(path)
+    if path.is_dir():
+        if (path / "pairs.json").is_file():
+            return "pairs"
+        return "result" if (path / "transform.h5").is_file() else "image"
+    if not path.exists():
+        return "image" if "::" in path.name else "transform"  # marked, or a prefix
+    kind = extension_of(path)
+    if kind == ".zip":
+        return "pairs"
+    if kind in POINTS:
+        return "points"
+    if kind in TRANSFORMS:
+        return "transform"
+    if kind == ".txt":
+        return "points" if _is_table(path) else "transform"
+    return "image"
+
+
+def _is_table(path: Path) -> bool:
+    """Tell whether a text file begins with the names of columns, as points do."""
+    with path.open("rb") as stream:
+        first = stream.readline(4096).decode("utf-8-sig", "replace").lower()
+    columns = {c.strip() for c in re.split("[,;\t]", first)}
+    return {"x", "y"} <= columns

@@ -1,0 +1,143 @@
+"""Files and texts of a job as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roireg.core.errors import GeometryError, InputError
+from roireg.core.files import is_complete
+from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.transforms import Chain, Transform
+from roireg.io import read_image, read_labels, read_transform
+from roireg.jobs.files import ants_files, parse_transform
+from roireg.jobs.options import NetworkOptions, parse_numbers
+from roireg.models import resolve
+from roireg.pipeline import Config
+
+__all__ = ["load_chain", "load_labels", "load_transform", "with_network", "world_points"]
+
+
+def load_labels(path: Path | None, frame: int | None = None) -> Image | None:
+    """Read a label map or mask, if one is named."""
+    return None if path is None else read_labels(path, frame=frame)
+
+
+def load_transform(path: Path | str, *, fixed: Path | None = None, moving: Path | None = None) -> Transform:
+    """Read a transform file, the ``transform.h5`` of a result folder, or the files of an ANTs prefix.
+
+    Of ANTs' numbered files (``prefix0GenericAffine.mat``, ``prefix1Warp.nii.gz``) the highest number is applied to
+    points first. ``i:`` before a name asks for the inverse, ``ras:`` or ``fsl:`` says what a matrix alone maps.
+
+    Parameters
+    ----------
+    path : the name, with its marks.
+    fixed, moving : the images a matrix of FLIRT was made with.
+
+    Raises
+    ------
+    InputError
+        When there is no such file, no result in the folder, or no transform in the file.
+    """
+    inverse, convention, place = parse_transform(path)
+    if convention is not None:
+        grids = {} if convention == "ras" else {"fixed": _grid(fixed), "moving": _grid(moving)}
+        found = read_transform(place, convention=convention, **grids)
+    elif place.is_dir():
+        if not is_complete(place, record="result.json"):
+            raise InputError(f"{place}: a run was stopped while it wrote into this folder; register again")
+        stored, inside = place / "inverse.h5", place / "transform.h5"
+        if inverse and stored.is_file():
+            return read_transform(stored)
+        if not inside.is_file():
+            raise InputError(f"{place}: the folder holds no transform.h5; name a transform file or a result folder")
+        found = read_transform(inside)
+    elif not place.exists() and (parts := ants_files(place)):
+        found = Chain(tuple(read_transform(p) for p in parts)) if len(parts) > 1 else read_transform(parts[0])
+    else:
+        found = read_transform(place)
+    return found.inverse() if inverse else found
+
+
+def load_chain(
+    names: Sequence[Path | str], *, inverse: bool = False, fixed: Path | None = None, moving: Path | None = None
+) -> Transform:
+    """Read transforms as one; points go through the first named first, images through the last, as in ANTs.
+
+    Parameters
+    ----------
+    names : as `load_transform` takes them; a leading ``i:`` inverts that one.
+    inverse : whether the whole is inverted.
+    fixed, moving : the images a matrix of FLIRT was made with.
+
+    Raises
+    ------
+    InputError
+        When a transform cannot be read, or two matrices of FLIRT would share one pair of images.
+    GeometryError
+        When 2D and 3D transforms are mixed.
+    """
+    marks = [parse_transform(name) for name in names]
+    if sum(convention == "fsl" for _, convention, _ in marks) > 1:
+        raise InputError(
+            "two matrices of FLIRT have images of their own; write each as ITK's first: roireg convert fsl:FILE "
+            "OUT.h5 --fixed REF --moving IN"
+        )
+    names = list(names)
+    if inverse:
+        names = [_inverted(name) for name in reversed(names)]
+    parts = [load_transform(name, fixed=fixed, moving=moving) for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if part.ndim != parts[0].ndim:
+            raise GeometryError(f"{name}: the transform is {part.ndim}D but {names[0]} is {parts[0].ndim}D")
+    return parts[0] if len(parts) == 1 else Chain(tuple(parts))
+
+
+def _inverted(name: Path | str) -> str:
+    inverse, convention, place = parse_transform(name)
+    return f"{'' if inverse else 'i:'}{f'{convention}:' if convention else ''}{place}"
+
+
+def _grid(path: Path | None) -> Grid | None:
+    return None if path is None else read_image(path, frame=0).grid
+
+
+def with_network(config: Config, options: NetworkOptions) -> Config:
+    """Return settings with the network that options name, or as they are where none is named.
+
+    Raises
+    ------
+    InputError
+        When a name is unknown, or the weights are not on this disk or of another architecture.
+    """
+    if options.model is None:
+        return config
+    config = config.with_network(
+        options.model, profile=options.profile or "balanced", window=options.window, cache=options.cache
+    )
+    resolve(options.model)
+    return config
+
+
+def world_points(
+    name: str, texts: Sequence[str], image: Image, unit: str | None, *, per_text: int = 1
+) -> NDArray[np.float64]:
+    """(N * per_text, d) world points of texts such as ``61,40,12``.
+
+    Parameters
+    ----------
+    unit : "px" (voxel indices from 0, x first) or "mm" (world, LPS); None is px for raster images, else mm.
+    per_text : how many points a text holds: 2 for the corners of a box.
+
+    Raises
+    ------
+    InputError
+        When a text has another number of numbers.
+    """
+    d = image.ndim
+    places = np.array([parse_numbers(name, text, (per_text * d,)) for text in texts]).reshape(-1, d)
+    return image.grid.world_from_index(places[:, ::-1]) if (unit or image.unit) == "px" else places

@@ -1,0 +1,151 @@
+"""``register``: two images in, the result folder out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from roireg.core.errors import InputError
+from roireg.core.progress import Progress
+from roireg.jobs.job import Job, Work
+from roireg.jobs.options import (
+    STARTED,
+    STEERED,
+    Device,
+    FixedImage,
+    FixedLabels,
+    FixedPoints,
+    Frames,
+    MovingImage,
+    MovingLabels,
+    MovingPoints,
+    NetworkOptions,
+    Seed,
+    Side,
+    Unit,
+    Words,
+    option,
+    parse_frames,
+    parse_numbers,
+    words_or_file,
+)
+
+__all__ = ["INIT_WORDS", "OUTPUTS", "RegisterJob"]
+
+INIT_WORDS = ("auto", "identity", "centers")
+OUTPUTS = ("transform", "inverse", "warped", "pairs", "result", "report")
+"""What can be written; the result always is, as the record of the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterJob(NetworkOptions, Job):
+    """Register two images and carry along what belongs to them."""
+
+    names: ClassVar[tuple[str, ...]] = (
+        "transform.h5",
+        "inverse.h5",
+        "warped.*",
+        "pairs/pairs.json",
+        "pairs/*_rois*",
+        "report.html",
+        "moved_*",
+    )
+
+    fixed: FixedImage
+    moving: MovingImage
+    preset: Annotated[
+        Literal["default", "samreg", "promptreg"],
+        option(help="Named settings: regions, then dense features (default), or regions only."),
+    ] = "default"
+    config: Annotated[Path | None, option(help="YAML file of settings; replaces the preset.")] = None
+    only: Annotated[
+        str | None,
+        option(
+            metavar="NAMES", help="Write only some of transform, inverse, warped, pairs, report; result.json always."
+        ),
+    ] = None
+    frame: Frames = None
+    device: Device = "auto"
+    seed: Seed = 0
+    init: Annotated[str, words_or_file(INIT_WORDS, help="Where to start from.", panel=STARTED), Words(INIT_WORDS)] = (
+        "auto"
+    )
+    pairs: Annotated[Path | None, option(help="Folder or .zip of ROI pairs to start from.", panel=STARTED)] = None
+    pairs_only: Annotated[bool, option("--pairs-only", help="With --pairs: look for no others.", panel=STARTED)] = (
+        False
+    )
+    fixed_rois: Annotated[
+        Path | None, option(help="Label map used as the regions of the fixed image.", panel=STARTED)
+    ] = None
+    moving_rois: Annotated[
+        Path | None, option(help="The same for the moving image; equal ids correspond.", panel=STARTED)
+    ] = None
+    fixed_mask: Annotated[Path | None, option(help="Where the fixed image counts (not 0).", panel=STARTED)] = None
+    moving_mask: Annotated[Path | None, option(help="Where the moving image counts (not 0).", panel=STARTED)] = None
+    prompt: Annotated[
+        list[str] | None,
+        option(metavar="X,Y[,Z]", help="A point in a region that must fit; repeatable.", panel=STEERED),
+    ] = None
+    unit: Annotated[
+        Unit | None,
+        option(help="Of --prompt: px (voxel index from 0) or mm (LPS); px for PNG, JPEG, TIFF.", panel=STEERED),
+    ] = None
+    prompt_in: Annotated[Side | None, option(help="The image of --prompt.", show_default="fixed", panel=STEERED)] = (
+        None
+    )
+    roi_weight: Annotated[
+        float | None,
+        option(metavar="W", help="Weight of prompts and accepted pairs in the fit, else of all.", panel=STEERED),
+    ] = None
+    features: Annotated[
+        str | None,
+        option(help="What regions are compared by; that of the network, else intensity.", panel="Network"),
+    ] = None
+    fixed_labels: FixedLabels = None
+    moving_labels: MovingLabels = None
+    fixed_points: FixedPoints = None
+    moving_points: MovingPoints = None
+
+    @property
+    def frames(self) -> tuple[int | None, int | None]:
+        """Which volume of the fixed and of the moving files to take."""
+        return parse_frames(self.frame)
+
+    @property
+    def wanted(self) -> Collection[str]:
+        """The outputs that were asked for.
+
+        Raises
+        ------
+        InputError
+            When one is unknown.
+        """
+        if self.only is None:
+            return OUTPUTS
+        names = [name.strip() for name in self.only.split(",") if name.strip()]
+        unknown = [name for name in names if name not in OUTPUTS]
+        if unknown or not names:
+            raise InputError(f"--only takes names out of {', '.join(OUTPUTS)}, found {', '.join(unknown) or 'none'}")
+        return names
+
+    def check_options(self) -> None:
+        _ = self.frames, self.wanted
+        self.check_network()
+        for name, value, partner, present in (
+            ("--unit", self.unit, "--prompt", self.prompt),
+            ("--prompt-in", self.prompt_in, "--prompt", self.prompt),
+            ("--pairs-only", self.pairs_only or None, "--pairs", self.pairs),
+        ):
+            if value is not None and not present:
+                raise InputError(
+                    f"{name} says something about {partner}, which is not given; add it or leave {name} out"
+                )
+        for text in self.prompt or ():
+            parse_numbers("--prompt", text, (2, 3))
+
+    def compute(self, progress: Progress) -> Work:
+        from roireg.jobs.registering import compute
+
+        return compute(self, progress)

@@ -1,0 +1,141 @@
+"""Read everything, register, score; then write the result folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from roireg.core.files import extension_of
+from roireg.core.image import Image
+from roireg.core.progress import Progress
+from roireg.core.rois import Prompt
+from roireg.core.transforms import Transform
+from roireg.core.warp import warp
+from roireg.evaluate import Truth
+from roireg.io import PointSet, read_image, read_labels, read_pairs, read_points, write_labels, write_points
+from roireg.jobs.job import Work
+from roireg.jobs.reading import load_labels, load_transform, with_network, world_points
+from roireg.jobs.register import INIT_WORDS, RegisterJob
+from roireg.pipeline import Config, Registration, preset, register
+from roireg.pipeline.checks import check_points, labels_on
+
+__all__ = ["compute"]
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """Label maps and landmarks that follow the transform."""
+
+    fixed_labels: Image | None
+    moving_labels: Image | None
+    fixed_points: PointSet | None
+    moving_points: PointSet | None
+
+
+def compute(job: RegisterJob, progress: Progress) -> Work:
+    """Read, check, register and score; see `roireg.jobs.job.Job.run`."""
+    config = _settings(job)
+    init: str | Transform = job.init if job.init in INIT_WORDS else load_transform(job.init)
+    fixed, moving = read_image(job.fixed, frame=job.frames[0]), read_image(job.moving, frame=job.frames[1])
+    carried = _read_carried(job, fixed, moving)
+    result = register(
+        fixed,
+        moving,
+        preset=job.preset,
+        config=config,
+        pairs=None if job.pairs is None else read_pairs(job.pairs),
+        fixed_rois=load_labels(job.fixed_rois, job.frames[0]),
+        moving_rois=load_labels(job.moving_rois, job.frames[1]),
+        fixed_mask=load_labels(job.fixed_mask, job.frames[0]),
+        moving_mask=load_labels(job.moving_mask, job.frames[1]),
+        prompts=_prompts(job, fixed, moving),
+        prompt_side=job.prompt_in or "fixed",
+        roi_weight=job.roi_weight,
+        pairs_only=job.pairs_only,
+        init=init,
+        device=job.device,
+        seed=job.seed,
+        progress=progress,
+    )
+    result = replace(_scored(result, carried), provenance={**result.provenance, **job.provenance})
+    accepted = sum(p.status == "accepted" for p in result.pairs.pairs)
+
+    def write(folder: Path) -> None:
+        result.save(folder, only=[name for name in job.wanted if name != "report"])
+        _write_carried(folder, job, result, carried)
+        if "report" in job.wanted:
+            with work.beside(folder / "report.html") as file:
+                file.write_text(result.report_html(), encoding="utf-8")
+
+    work = Work({**result.result_json(), "accepted": accepted}, write, result)
+    return work
+
+
+def _settings(job: RegisterJob) -> Config | None:
+    """Return the settings of a file or of options; None where the preset alone says everything."""
+    if job.config is None and job.model is None and job.features is None:
+        return None
+    config = with_network(preset(job.preset) if job.config is None else Config.load(job.config), job)
+    if job.features is not None:
+        config = config.model_copy(update={"match": config.match.model_copy(update={"features": job.features})})
+    return config
+
+
+def _prompts(job: RegisterJob, fixed: Image, moving: Image) -> list[Prompt]:
+    image = moving if job.prompt_in == "moving" else fixed
+    return [Prompt.at(point) for point in world_points("--prompt", job.prompt or (), image, job.unit)]
+
+
+# -- what is carried along ------------------------------------------------------------------------
+
+
+def _read_carried(job: RegisterJob, fixed: Image, moving: Image) -> _Carried:
+    labels = [
+        None if path is None else labels_on(read_labels(path, frame=frame), image)
+        for path, frame, image in zip((job.fixed_labels, job.moving_labels), job.frames, (fixed, moving), strict=True)
+    ]
+    points = [None if path is None else read_points(path) for path in (job.fixed_points, job.moving_points)]
+    for side, (given, image, path) in enumerate(
+        zip(points, (fixed, moving), (job.fixed_points, job.moving_points), strict=True)
+    ):
+        other = points[1 - side]
+        if given is not None:
+            # Two lists of different length would be scored wrongly; the one given second is named.
+            partner = other.points if side == 1 and other is not None else None
+            check_points(given.points, image, name=str(path), partner=partner)
+    return _Carried(labels[0], labels[1], points[0], points[1])
+
+
+def _scored(result: Registration, carried: _Carried) -> Registration:
+    """Add the scores of whatever is there for both sides."""
+    labels, points = None, None
+    if carried.fixed_labels is not None and carried.moving_labels is not None:
+        labels = carried.fixed_labels, carried.moving_labels
+    if carried.fixed_points is not None and carried.moving_points is not None:
+        points = carried.fixed_points.points, carried.moving_points.points
+    return result.scored(Truth(unit=result.fixed.unit, labels=labels, points=points))
+
+
+def _write_carried(folder: Path, job: RegisterJob, result: Registration, carried: _Carried) -> None:
+    """Write every label map and point file as it lies in the other image."""
+    if carried.moving_labels is not None:
+        kind = _label_extension(result.fixed)
+        write_labels(folder / f"moved_labels{kind}", result.move_labels(carried.moving_labels))
+    if carried.fixed_labels is not None:
+        kind = _label_extension(result.moving)
+        back = warp(carried.fixed_labels, result.inverse, result.moving.grid, mode="nearest", fill=0)
+        write_labels(folder / f"moved_labels_fixed_to_moving{kind}", back)
+    ways = (
+        (carried.fixed_points, job.fixed_points, result.transform, "fixed_to_moving"),
+        (carried.moving_points, job.moving_points, result.inverse, "moving_to_fixed"),
+    )
+    for points, source, mapping, way in ways:
+        if points is not None and source is not None:
+            kind = extension_of(source)
+            kind = kind if kind in (".csv", ".mrk.json", ".fcsv") else ".mrk.json" if kind == ".json" else ".csv"
+            moved = PointSet(mapping.map_points(points.points), points.names)
+            write_points(folder / f"moved_points_{way}{kind}", moved)
+
+
+def _label_extension(image: Image) -> str:
+    return ".png" if image.unit == "px" and image.ndim == 2 else ".nii.gz"
