@@ -10,7 +10,8 @@ from bench.scenes import deep_pair, flat_pair
 from roireg.core.errors import InputError
 from roireg.io import read_points, write_image, write_labels
 from roireg_bench.adapters import LAYOUTS, write_set
-from roireg_bench.cases import find_problems, load_folder
+from roireg_bench.cases import load_folder
+from roireg_bench.checks import find_problems
 
 
 def volume(folder: Path, image: str, labels: str | None = None, *, side: str = "fixed") -> None:

@@ -12,7 +12,8 @@ from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.io import PointSet, write_labels, write_points
-from roireg_bench.cases import CaseSet, check_folders, choose_cases, find_folders, find_problems, load_folder
+from roireg_bench.cases import CaseSet, choose_cases, find_folders, load_folder
+from roireg_bench.checks import check_folders, find_problems
 from roireg_bench.methods import METHODS
 from roireg_bench.quick import QUICK_METHODS, QUICK_PAIRS, quick_cases
 from roireg_bench.schema import schema_text
@@ -174,9 +175,13 @@ def test_the_check_reads_the_files(tmp_path):
 
     write_labels(folder / "fixed_labels.png", other)
     assert "fixed_labels.png: the label map lies on another grid" in problem(folder)
-    write_labels(folder / "fixed_labels.png", labels.with_data(torch.full_like(labels.data, 77)))
+    first = labels.data[labels.data > 0].min()
+    renamed = labels.with_data(torch.where(labels.data == first, 77, labels.data))
+    write_labels(folder / "fixed_labels.png", renamed)
     assert "does not name the ids [77]" in problem(folder)
     change_json(folder, labels=None)
+    assert find_problems(load_folder(folder)) == []
+    write_labels(folder / "fixed_labels.png", labels.with_data(torch.full_like(labels.data, 77)))
     assert "share no label id" in problem(folder)
     write_labels(folder / "fixed_labels.png", labels)
     assert find_problems(load_folder(folder)) == []

@@ -9,37 +9,32 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from roireg.core.errors import GeometryError, InputError
-from roireg.core.image import Image
-from roireg.core.transforms import Affine
-from roireg.io import read_image, read_labels, read_points, sha256_of
-from roireg.pipeline.checks import check_inputs, check_points, labels_on
+from roireg.core.errors import InputError
+from roireg.io import sha256_of
 from roireg_bench.protocol import Modality
 
 __all__ = [
     "Case",
     "CaseFolder",
     "CaseSet",
-    "CheckedSet",
-    "check_folders",
     "choose_cases",
     "data_files",
     "explained",
     "find_faults",
     "find_folders",
-    "find_problems",
+    "OpenSet",
     "load_folder",
+    "open_set",
+    "set_places",
 ]
 
 FILE = "pairs.json"
@@ -184,11 +179,11 @@ def load_folder(path: str | Path) -> CaseFolder:
         When the file is missing, no JSON, not of this format, or has pairs with a fault, see `find_faults`; the
         message has one sentence for each.
     """
-    return _all_sound([_opened(Path(path))])[0]
+    return _all_sound([open_set(Path(path))])[0]
 
 
 @dataclass(frozen=True)
-class _Opened:
+class OpenSet:
     """What could be read of a set: `folder` holds the pairs that are of the format, None where the rest is not."""
 
     place: Path
@@ -197,18 +192,25 @@ class _Opened:
     wrong: Sequence[str]
 
 
-def _opened(place: Path) -> _Opened:
+def open_set(place: Path) -> OpenSet:
+    """Read the ``pairs.json`` of a folder as far as it can be read.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
     file = place / FILE
     if not file.is_file():
         raise InputError(f"{place}: expected a case set, found no {FILE} in it; name the folder of a set")
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        return _Opened(place, None, 0, [f"{file}: not readable as JSON ({error}); correct the file"])
+        return OpenSet(place, None, 0, [f"{file}: not readable as JSON ({error}); correct the file"])
     listed = content.get("pairs") if isinstance(content, dict) else None
     pairs = listed if isinstance(listed, list) else []
     try:
-        return _Opened(place, CaseFolder(place, CaseSet.model_validate(content)), len(pairs), [])
+        return OpenSet(place, CaseFolder(place, CaseSet.model_validate(content)), len(pairs), [])
     except ValidationError as error:
         problems = error.errors()
     wrong: dict[tuple[int | str, ...], str] = {}
@@ -220,7 +222,7 @@ def _opened(place: Path) -> _Opened:
     sound = [pair for i, pair in enumerate(pairs) if ("pairs", i) not in wrong]
     if sound and all(len(part) == 2 for part in wrong):
         folder = CaseFolder(place, CaseSet.model_validate(content | {"pairs": sound}))
-    return _Opened(place, folder, len(pairs), list(wrong.values()))
+    return OpenSet(place, folder, len(pairs), list(wrong.values()))
 
 
 def explained(problem: ErrorDetails) -> str:
@@ -229,7 +231,7 @@ def explained(problem: ErrorDetails) -> str:
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
 
 
-def _all_sound(sets: Sequence[_Opened]) -> list[CaseFolder]:
+def _all_sound(sets: Sequence[OpenSet]) -> list[CaseFolder]:
     wrong: list[str] = []
     for found in sets:
         wrong += found.wrong
@@ -280,14 +282,14 @@ def find_folders(root: str | Path, names: Collection[str] | None = None) -> list
         When there is none, one that is asked for is missing, two sets have one name, or sets are malformed; then the
         message has a sentence for every pair that is.
     """
-    folders = _all_sound([_opened(place) for place in _places(Path(root), names)])
+    folders = _all_sound([open_set(place) for place in set_places(Path(root), names)])
     titles = Counter(folder.content.name for folder in folders)
     if twice := sorted(title for title, count in titles.items() if count > 1):
         raise InputError(f"{root}: several case sets are named {', '.join(twice)}; names must differ")
     return folders
 
 
-def _places(root: Path, names: Collection[str] | None = None) -> list[Path]:
+def set_places(root: Path, names: Collection[str] | None = None) -> list[Path]:
     """Return the folders of the sets."""
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder; name a case set or a folder of them")
@@ -331,94 +333,3 @@ def choose_cases(folders: Sequence[CaseFolder], patterns: Sequence[str]) -> list
         known = ", ".join(folder.content.name for folder in folders)
         raise InputError(f"no pair fits {', '.join(idle)}; expected set or set/pair, of the sets {known}")
     return chosen
-
-
-def find_problems(folder: CaseFolder) -> list[str]:
-    """Read every file of a case set and say what could not be registered or scored, a sentence per pair.
-
-    Problems are those of `find_faults`, and: a file that is unreadable, an image that is constant or not finite or of
-    another dimension than the set, a label map that is empty, lies on another grid than its image, has an id that the
-    set does not name or none in common with its partner, landmarks that differ in number, a singular true affine, and
-    images that share no part of space.
-    """
-    faults = find_faults(folder)
-    found = []
-    for i, case in enumerate(folder.content.pairs):
-        if i in faults:
-            found.append(f"{folder.path / FILE}: {faults[i]}")
-            continue
-        try:
-            _check_case(folder, case)
-        except InputError as error:
-            found.append(f"{folder.path / FILE}: pair {case.id!r}: {error}")
-    return found
-
-
-@dataclass(frozen=True)
-class CheckedSet:
-    """What a look at a case set found.
-
-    Attributes
-    ----------
-    name : of the set, or of its folder where the file does not say it.
-    pairs : how many it lists.
-    problems : a sentence for every pair that could not be used, and for every key of the set that is wrong.
-    """
-
-    name: str
-    pairs: int
-    problems: Sequence[str]
-
-
-def check_folders(root: str | Path) -> Iterator[CheckedSet]:
-    """Look at the case set in a folder, or at the sets in its subfolders, one after the other; see `find_problems`.
-
-    Raises
-    ------
-    InputError
-        When there is none.
-    """
-    titles: set[str] = set()
-    for place in _places(Path(root)):
-        found = _opened(place)
-        problems = list(found.wrong)
-        name = place.resolve().name
-        if found.folder is not None:
-            name = found.folder.content.name
-            problems += find_problems(found.folder)
-            if name in titles:
-                problems.append(f"{place / FILE}: another case set is named {name!r} too; names must differ")
-            titles.add(name)
-        yield CheckedSet(name, found.count, problems)
-
-
-def _check_case(folder: CaseFolder, case: Case) -> None:
-    images = {side: read_image(folder.path / getattr(case, side)) for side in ("fixed", "moving")}
-    for image in images.values():
-        if image.ndim != folder.content.ndim:
-            raise GeometryError(
-                f"{image.name} is {image.ndim}D but the set says ndim {folder.content.ndim}; correct it"
-            )
-    check_inputs(images["fixed"], images["moving"], init="centers")
-    if case.fixed_labels is not None and case.moving_labels is not None:
-        _check_label_maps(folder, [case.fixed_labels, case.moving_labels], list(images.values()))
-    if case.fixed_points is not None and case.moving_points is not None:
-        names = {"fixed": case.fixed_points, "moving": case.moving_points}
-        points = {side: read_points(folder.path / name).points for side, name in names.items()}
-        for side, other in (("fixed", "moving"), ("moving", "fixed")):
-            check_points(points[side], images[side], name=names[side], partner=points[other])
-    if case.true_affine is not None:
-        Affine(np.array(case.true_affine))
-
-
-def _check_label_maps(folder: CaseFolder, names: Sequence[str], images: Sequence[Image]) -> None:
-    known = folder.content.labels
-    present = []
-    for name, image in zip(names, images, strict=True):
-        labels = labels_on(read_labels(folder.path / name), image)
-        ids = set(torch.unique(labels.data).tolist()) - {0}
-        if known is not None and (unnamed := sorted(ids - set(known))):
-            raise InputError(f"{labels.name}: `labels` of the set does not name the ids {unnamed[:8]}; name them")
-        present.append(ids)
-    if not present[0] & present[1]:
-        raise InputError(f"{names[0]} and {names[1]} share no label id; equal ids must mean equal structures")

@@ -27,7 +27,8 @@ from roireg.core.files import check_file, check_folder
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.io import atomic_path
 from roireg_bench.adapters import write_set
-from roireg_bench.cases import CaseFolder, check_folders, choose_cases, find_folders
+from roireg_bench.cases import CaseFolder, choose_cases, find_folders
+from roireg_bench.checks import check_folders
 from roireg_bench.methods import METHODS, make_method
 from roireg_bench.page import render_page
 from roireg_bench.prompt_tables import PromptRow, plot_calibration, write_prompts

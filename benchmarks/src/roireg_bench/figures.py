@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from roireg_bench.statistics import Board, is_ours
+from roireg_bench.statistics import SCORE_LABELS, Board, is_ours
 
-__all__ = ["SCORE_LABELS", "accuracy_against_time", "box_plot", "pair_scatter"]
+__all__ = ["accuracy_against_time", "box_plot", "pair_scatter"]
 
 OURS, PEER, BEFORE = "#d55e00", "#0072b2", "#7f8c97"
 """Vermilion and blue of Okabe and Ito, told apart by colour-blind people; ours also differs in marker and weight."""
@@ -23,12 +23,6 @@ INK, FAINT = "#17202a", "#cfd6dd"
 DPI = 150
 LABEL = 8.5
 FEWEST_FOR_BOX = 4
-
-SCORE_LABELS = {
-    "dice_mean": "Dice",
-    "landmark_error_mean": "landmark error",
-    "displacement_error_mean": "field error",
-}
 
 
 def box_plot(board: Board) -> bytes:

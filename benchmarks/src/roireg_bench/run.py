@@ -169,7 +169,7 @@ def _pair(book: _Book, order: _Order, folder: CaseFolder, case: Case) -> list[Ro
     rows: list[Row] = []
     try:
         digest = folder.digest(case)
-        known: _Known | None = None
+        data: _PairData | None = None
         with tempfile.TemporaryDirectory(prefix="roireg-bench-") as shown:
             for method in order.methods:
                 if order.stop.is_set():
@@ -189,8 +189,8 @@ def _pair(book: _Book, order: _Order, folder: CaseFolder, case: Case) -> list[Ro
                     rows.append(old)
                     book.enter(old, "done before", new=False)
                     continue
-                known = known or _read(folder, case, Path(shown))
-                row = _measure(row, method, known, order, thumbnail_path(book.thumbnails, row.place))
+                data = data or _read(folder, case, Path(shown))
+                row = _measure(row, method, data, order, thumbnail_path(book.thumbnails, row.place))
                 if order.stop.is_set():
                     break
                 rows.append(row)
@@ -211,7 +211,7 @@ def _stands(row: Row, order: _Order) -> bool:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _PairData:
     """What is read once per pair."""
 
     inputs: Inputs
@@ -219,13 +219,13 @@ class _Known:
     scene: Scene
 
 
-def _read(folder: CaseFolder, case: Case, shown: Path) -> _Known:
+def _read(folder: CaseFolder, case: Case, shown: Path) -> _PairData:
     fixed, moving = (
         _copied((folder.path / name).resolve(), shown / side)
         for side, name in (("fixed", case.fixed), ("moving", case.moving))
     )
     inputs = Inputs(fixed, moving, folder.modality)
-    return _Known(inputs, read_truth(folder, case), read_scene(folder, case))
+    return _PairData(inputs, read_truth(folder, case), read_scene(folder, case))
 
 
 def _copied(image: Path, folder: Path) -> Path:
@@ -244,20 +244,20 @@ def _copied(image: Path, folder: Path) -> Path:
     return folder / image.name
 
 
-def _measure(row: Row, method: Method, known: _Known, order: _Order, picture: Path) -> Row:
-    row = replace(row, before=numbers(known.truth.baseline), unit=known.truth.unit)
+def _measure(row: Row, method: Method, data: _PairData, order: _Order, picture: Path) -> Row:
+    row = replace(row, before=numbers(data.truth.baseline), unit=data.truth.unit)
     with tempfile.TemporaryDirectory(prefix="roireg-bench-") as place:
         outcome = run_isolated(
-            method, known.inputs, Path(place), threads=row.threads, timeout=order.timeout, stop=order.stop
+            method, data.inputs, Path(place), threads=row.threads, timeout=order.timeout, stop=order.stop
         )
-        row = _scored(row, outcome, known, Path(place), picture)
+        row = _scored(row, outcome, data, Path(place), picture)
     if row.status != "ok":
         # A picture of an earlier version would show what this one did not do.
         picture.unlink(missing_ok=True)
     return row
 
 
-def _scored(row: Row, outcome: Outcome, known: _Known, place: Path, picture: Path) -> Row:
+def _scored(row: Row, outcome: Outcome, data: _PairData, place: Path, picture: Path) -> Row:
     if outcome.peak_mb is not None:
         row = replace(row, peak_mb=outcome.peak_mb)
     output = outcome.output
@@ -273,12 +273,12 @@ def _scored(row: Row, outcome: Outcome, known: _Known, place: Path, picture: Pat
     )
     try:
         transform = load_transforms(output.files)
-        scores = score(transform, known.truth)
+        scores = score(transform, data.truth)
     except RoiregError as error:
         # Files of a method that cannot be read or used are the method's failure, not ours.
         return replace(row, status="failed", reason=str(error).replace(f"{place}{os.sep}", ""))
     try:
-        write_thumbnail(picture, known.scene.strip(transform))
+        write_thumbnail(picture, data.scene.strip(transform))
     except OutputError:
         raise
     except RoiregError:

@@ -12,7 +12,7 @@ from roireg.core.errors import InputError
 from roireg.core.transforms import Affine, Chain, Transform
 from roireg.evaluate import Scores, Truth
 from roireg.io import read_image, read_labels, read_points, read_transform
-from roireg.pipeline.checks import labels_on
+from roireg.pipeline.checks import check_points, labels_on
 from roireg_bench.cases import Case, CaseFolder
 
 __all__ = ["SCORES", "SCORING", "load_transforms", "numbers", "read_truth"]
@@ -41,7 +41,7 @@ def read_truth(folder: CaseFolder, case: Case) -> Truth:
     Raises
     ------
     InputError
-        When a file is unreadable, a label map is empty, or the label maps share no label.
+        When a file is unreadable, a label map is empty, the label maps share no label, or landmarks differ in number.
     GeometryError
         When a file has unusable geometry, a label map lies on another grid than its image, or the true affine is
         singular.
@@ -64,6 +64,8 @@ def read_truth(folder: CaseFolder, case: Case) -> Truth:
             read_points(folder.path / case.fixed_points).points,
             read_points(folder.path / case.moving_points).points,
         )
+        check_points(points[0], fixed, name=case.fixed_points, partner=points[1])
+        check_points(points[1], moving, name=case.moving_points, partner=points[0])
     return Truth(
         fixed.grid,
         fixed.unit,

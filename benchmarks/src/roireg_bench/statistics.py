@@ -16,6 +16,7 @@ from roireg_bench.results import Row
 __all__ = [
     "ACCURACY",
     "DICE_DROP",
+    "SCORE_LABELS",
     "Board",
     "Comparison",
     "Overall",
@@ -38,6 +39,13 @@ Array = NDArray[np.float64]
 
 ACCURACY = {"dice_mean": 1, "landmark_error_mean": -1, "displacement_error_mean": -1}
 """Scores that say how accurate a result is -> 1 where more is better, -1 where less is."""
+
+SCORE_LABELS = {
+    "dice_mean": "Dice",
+    "landmark_error_mean": "landmark error",
+    "displacement_error_mean": "field error",
+}
+"""What tables and figures call them."""
 
 DICE_DROP = 0.02
 """A pair got worse when its Dice fell by more than this, or its mean landmark error grew at all."""

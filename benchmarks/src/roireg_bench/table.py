@@ -12,6 +12,7 @@ from roireg_bench.cases import CaseFolder
 from roireg_bench.results import Row
 from roireg_bench.statistics import (
     ACCURACY,
+    SCORE_LABELS,
     Board,
     Spread,
     boards,
@@ -39,12 +40,6 @@ NOTES = (
     "s and CPU s: registration alone, files in memory; start-up: the rest of the process (imports beyond torch and "
     "SimpleITK, reading and writing files); MB: largest peak."
 )
-
-_SCORE_NAMES = {
-    "dice_mean": "Dice",
-    "landmark_error_mean": "landmark error",
-    "displacement_error_mean": "field error",
-}
 
 
 @dataclass(frozen=True)
@@ -246,7 +241,7 @@ def _style(board: Board) -> str:
 
 
 def _score_name(board: Board) -> str:
-    return _SCORE_NAMES[board.metric] + (f", {board.unit}" if board.unit else "")
+    return SCORE_LABELS[board.metric] + (f", {board.unit}" if board.unit else "")
 
 
 def _score_per_set(found: Sequence[Board], methods: Sequence[str]) -> Table:
