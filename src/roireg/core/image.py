@@ -19,7 +19,7 @@ class Image:
 
     Parameters
     ----------
-    data : (channel, *spatial) tensor, float32 unless stated; spatial axes in storage order.
+    data : (channel, *spatial) tensor, spatial axes in storage order; float32, but large pictures of bytes stay uint8.
     grid : where the voxels lie.
     name : how messages refer to the image, usually its path.
     unit : "mm", or "px" for raster images whose pixels have no physical size.
@@ -63,7 +63,11 @@ class Image:
             return self
         if self.channels in (3, 4):
             weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32, device=self.data.device)
-            return self.with_data(torch.einsum("c,c...->...", weights, self.data[:3].float())[None])
+            rows = self.data.shape[1] if self.data.is_floating_point() else 256
+            parts = [
+                torch.einsum("c,c...->...", weights, part.float()) for part in torch.split(self.data[:3], rows, dim=1)
+            ]
+            return self.with_data(torch.cat(parts)[None])
         return self.with_data(self.data.float().mean(0, keepdim=True))
 
     def to(self, device: torch.device | str) -> Image:

@@ -6,8 +6,9 @@ order `grid_sample` and world displacements use; integer values are voxel centre
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -20,10 +21,13 @@ from roireg.core.filters import gaussian_smooth
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 
-__all__ = ["PointMap", "identity_coords", "resample", "sample", "slab_points", "warp"]
+__all__ = ["LARGE", "PointMap", "halved", "identity_coords", "resample", "sample", "slab_points", "warp"]
 
 SLAB_VOXELS = 2_000_000
 """How many voxels are mapped at once; bounds the temporary memory of every full-resolution warp."""
+
+LARGE = 16_000_000
+"""How many values a picture of bytes has before it is kept, and warped, as bytes."""
 
 
 class PointMap(Protocol):
@@ -118,7 +122,7 @@ def warp(
     grid: Grid,
     *,
     mode: str = "linear",
-    fill: float | None = None,
+    fill: float | Sequence[float] | None = None,
 ) -> Image:
     """Resample an image (or label map) through a pull-back transform onto a grid.
 
@@ -128,32 +132,69 @@ def warp(
     transform : maps world points of `grid` (fixed) to world points of `image` (moving); None is the identity.
     grid : the fixed grid.
     mode : "linear" or "nearest" (label maps: no new label appears).
-    fill : value outside the moving image; None repeats its border.
+    fill : value outside the moving image, one for all channels or one each; None repeats its border.
 
     Returns
     -------
-    The warped image on `grid`, same channel count, worked through slab by slab.
+    The warped image on `grid`, same channel count and type of data, worked through piece by piece.
     """
     data = image.data
-    working = data
-    if not data.is_floating_point():
-        # float32 holds integers exactly up to 2^24 only; some atlases use larger labels.
-        working = data.double() if data.dtype in (torch.int32, torch.int64) else data.float()
+    whole = not data.is_floating_point()
+    # A large picture stays in the type it is stored in; only the part that a piece reaches is made float.
+    large = whole and data.numel() > LARGE
+    working = data if large else _as_float(data)
     size = torch.tensor(image.grid.shape[::-1], device=data.device)
-    out = torch.empty((image.channels, *grid.shape), dtype=working.dtype, device=data.device)
-    for rows, points in slab_points(grid, data.device):
+    kept = data.dtype if whole else working.dtype
+    out = torch.empty((image.channels, *grid.shape), dtype=kept, device=data.device)
+    outside_values = None if fill is None else _per_channel(fill, image, working)
+    for piece, points in _tiles(grid, data.device) if large else slab_points(grid, data.device):
         mapped = points if transform is None else transform.map_points(points)
         coords = voxel_coords(image.grid, mapped)
-        shape = (rows.stop - rows.start, *grid.shape[1:])
-        values = sample(working[None], coords.float().reshape(1, *shape, image.ndim), mode=mode)[0]
-        if fill is not None:
+        target = out[:, piece] if isinstance(piece, slice) else out[(slice(None), *piece)]
+        shape = target.shape[1:]
+        source, first = _reached(working, coords) if large else (working, None)
+        place = coords if first is None else coords - first
+        values = sample(source[None], place.float().reshape(1, *shape, image.ndim), mode=mode)[0]
+        if outside_values is not None:
             # A voxel reaches half a voxel beyond its centre, as in ITK: no fading at the border.
             outside = ((coords < -0.5) | (coords > size - 0.5)).any(dim=-1).reshape(shape)
-            values = values.masked_fill(outside, float(fill))
-        out[:, rows] = values
-    if not data.is_floating_point():
-        out = out.round_().to(data.dtype)
+            values = torch.where(outside, outside_values.to(values.dtype), values)
+        target.copy_(values.round_() if whole else values)
     return image.with_data(out, grid)
+
+
+def _as_float(data: Tensor) -> Tensor:
+    if data.is_floating_point():
+        return data
+    # float32 holds integers exactly up to 2^24 only; some atlases use larger labels.
+    return data.double() if data.dtype in (torch.int32, torch.int64) else data.float()
+
+
+def _per_channel(fill: float | Sequence[float], image: Image, working: Tensor) -> Tensor:
+    values = torch.as_tensor(fill, dtype=torch.float64, device=working.device).reshape(-1)
+    return values.expand(image.channels).reshape(-1, *[1] * image.ndim)
+
+
+def _tiles(grid: Grid, device: torch.device) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    """Yield (slices, points) of pieces that are about as long along every axis; see `slab_points`."""
+    dtype = point_dtype(device)
+    affine = torch.as_tensor(np.array(grid.affine), dtype=dtype, device=device)
+    side = max(1, int((SLAB_VOXELS / 2) ** (1 / grid.ndim)))
+    for starts in itertools.product(*(range(0, n, side) for n in grid.shape)):
+        stops = [min(a + side, n) for a, n in zip(starts, grid.shape, strict=True)]
+        axes = [torch.arange(a, b, dtype=dtype, device=device) for a, b in zip(starts, stops, strict=True)]
+        index = torch.stack([a.reshape(-1) for a in torch.meshgrid(*axes, indexing="ij")], dim=-1)
+        slices = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
+        yield slices, torch.addmm(affine[:-1, -1], index, affine[:-1, :-1].T)
+
+
+def _reached(data: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the part of `data` that (N, d) voxel coordinates reach, as float, and where it begins."""
+    size = torch.tensor(data.shape[:0:-1], device=coords.device)
+    low = coords.amin(dim=0).floor().sub(1).clamp(min=0).minimum(size - 1).long()
+    high = coords.amax(dim=0).ceil().add(2).clamp(min=1).minimum(size).maximum(low + 1).long()
+    part = data[(slice(None), *(slice(int(a), int(b)) for a, b in zip(low.flip(0), high.flip(0), strict=True)))]
+    return _as_float(part), low
 
 
 def resample(image: Image, grid: Grid, *, mode: str = "linear") -> Image:
@@ -164,6 +205,8 @@ def resample(image: Image, grid: Grid, *, mode: str = "linear") -> Image:
     """
     if mode == "linear":
         image = _low_pass(image, grid)
+        if image.grid.is_close(grid, tolerance=1e-9):  # whole factors: the block means are the result
+            return image
     return warp(image, None, grid, mode=mode)
 
 
@@ -171,11 +214,9 @@ def _low_pass(image: Image, grid: Grid) -> Image:
     # Factor per image axis: how many of its voxels one voxel of the new grid spans along that axis.
     step = np.abs(np.linalg.inv(image.grid.affine[:-1, :-1]) @ grid.affine[:-1, :-1]).max(axis=1)
     pool = np.minimum(np.maximum(1, np.floor(step + 1e-6)).astype(int), image.grid.shape)
-    data = image.data.float()
     source = image.grid
+    data = _pooled(image.data, tuple(int(p) for p in pool))
     if pool.max() > 1:
-        average = F.avg_pool3d if image.ndim == 3 else F.avg_pool2d
-        data = average(data[None], tuple(int(p) for p in pool), ceil_mode=True, count_include_pad=False)[0]
         index_from_new = np.eye(image.ndim + 1)
         index_from_new[:-1, :-1] = np.diag(pool)
         index_from_new[:-1, -1] = (pool - 1) / 2
@@ -183,3 +224,31 @@ def _low_pass(image: Image, grid: Grid) -> Image:
     rest = step / pool
     sigma = 0.5 * np.sqrt(np.maximum(rest**2 - 1, 0))
     return image.with_data(gaussian_smooth(data, sigma), source)
+
+
+def _pooled(data: Tensor, pool: tuple[int, ...]) -> Tensor:
+    """Return the float32 means of blocks, ragged at the ends; worked through in slabs, so `data` is not copied."""
+    if max(pool) == 1:
+        return data.float()
+    average = F.avg_pool3d if len(pool) == 3 else F.avg_pool2d
+    shape = [-(-n // p) for n, p in zip(data.shape[1:], pool, strict=True)]
+    out = torch.empty((len(data), *shape), device=data.device)
+    rows = pool[0] * max(1, SLAB_VOXELS // (data[:, 0].numel() * pool[0]))
+    for a in range(0, data.shape[1], rows):
+        part = data[:, a : a + rows].to(torch.float32, memory_format=torch.contiguous_format)
+        first = a // pool[0]
+        out[:, first : first + -(-part.shape[1] // pool[0])] = average(
+            part[None], pool, ceil_mode=True, count_include_pad=False
+        )[0]
+    return out
+
+
+def halved(image: Image, *, most: int = 6_000_000) -> Image:
+    """Return a large picture halved until it has at most `most` pixels; registration looks at 1.5 million at most.
+
+    Volumes, and pictures of at most `LARGE` pixels, are returned as they are.
+    """
+    factor = 1
+    while image.ndim == 2 and image.grid.size > LARGE and image.grid.size > most * factor**2:
+        factor *= 2
+    return image if factor == 1 else resample(image, image.grid.with_shape([n // factor for n in image.grid.shape]))

@@ -23,6 +23,7 @@ from roireg.core.errors import InputError
 from roireg.core.files import atomic_path
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.warp import LARGE
 from roireg.io._itk import (
     check_shear,
     chosen_frame,
@@ -85,7 +86,8 @@ def read_image(
 
     Returns
     -------
-    Image with (channel, *spatial) float32 data, storage order; RGB(A) and vector pixels become channels. Its
+    Image with (channel, *spatial) float32 data, storage order; RGB(A) and vector pixels become channels; pictures
+    of more than 16 million bytes stay uint8. Its
     `dtype` is the stored pixel type, its unit "px" for raster files without physical size and "mm" otherwise; its
     `metadata` say what was taken of a file with several pictures. A radiograph (a DICOM file without patient
     position) is 2D.
@@ -99,10 +101,16 @@ def read_image(
         When its geometry is unusable (sheared or singular axes).
     """
     stored = _read(path, Selection(frame, series, level, page, channel))
-    data = torch.from_numpy(np.array(stored.array, dtype=np.float32, order="C"))
-    image = _image(path, data, stored)
+    image = _image(path, _tensor(stored.array), stored)
     _check_finite(image)
     return image
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """Return values as float32, but large pictures of bytes, which would take four times the memory, as they are."""
+    if array.dtype == np.uint8 and array.ndim == 3 and array.size > LARGE:
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def read_labels(

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roireg.core.background import background
 from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Chain, Transform
-from roireg.core.warp import warp
+from roireg.core.warp import halved, warp
 from roireg.evaluate import MetricValue, ReportInput, Truth, render_report, score
 from roireg.io import atomic_path, new_folder, write_image, write_pairs, write_transform
 from roireg.pipeline.config import Config
@@ -62,9 +63,8 @@ class Registration:
 
     @cached_property
     def warped(self) -> Image:
-        """The moving image on the fixed grid; its lowest value (0 for raster images) where it has no data."""
-        fill = 0.0 if self.moving.unit == "px" else float(self.moving.data.min())
-        return warp(self.moving, self.transform, self.fixed.grid, fill=fill)
+        """The moving image on the fixed grid, filled with its `background` where it has no data."""
+        return warp(self.moving, self.transform, self.fixed.grid, fill=background(self.moving))
 
     def move_labels(self, labels: Image) -> Image:
         """Bring a label map of the moving image onto the fixed grid, nearest neighbour, 0 outside."""
@@ -102,8 +102,8 @@ class Registration:
         return render_report(
             ReportInput(
                 title=f"{Path(self.moving.name).name} onto {Path(self.fixed.name).name}",
-                fixed=self.fixed,
-                moving=self.moving,
+                fixed=halved(self.fixed, most=2_000_000),
+                moving=halved(self.moving, most=2_000_000),
                 transform=self.transform,
                 pairs=self.pairs,
                 verdict=self.verdict,

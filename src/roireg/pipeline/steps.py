@@ -23,6 +23,7 @@ from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.seeds import generator
 from roireg.core.transforms import Affine, Chain, Transform, VelocityField
+from roireg.core.warp import halved
 from roireg.features import make_extractor
 from roireg.fit.dense_affine import Candidate
 from roireg.fit.level import FeatureFunction
@@ -73,10 +74,12 @@ class _Stopwatch:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What the steps work on: images as given, as gray images on the device, masks, settings."""
+    """What the steps work on: images as given, halved where they are large, as gray images on the device, masks."""
 
     fixed: Image
     moving: Image
+    small_f: Image
+    small_m: Image
     f: Image
     m: Image
     inside_f: Image | None
@@ -120,10 +123,11 @@ def solve(
     The other parameters are those of :func:`roireg.pipeline.register`.
     """
     watch = _Stopwatch(progress)
-    f, m = fixed.gray().to(device), moving.gray().to(device)
+    small_f, small_m = halved(fixed), halved(moving)
+    f, m = small_f.gray().to(device), small_m.gray().to(device)
     inside_f, inside_m = _inside(fixed_mask, device), _inside(moving_mask, device)
     stages = stages or Stages.of(settings, device, progress)
-    job = _Job(fixed, moving, f, m, inside_f, inside_m, settings, stages, init, known, seed)
+    job = _Job(fixed, moving, small_f, small_m, f, m, inside_f, inside_m, settings, stages, init, known, seed)
 
     with watch(REGIONS):
         sets = _regions(job, labels, pairs, progress)
@@ -196,10 +200,10 @@ def _regions(
     if pairs is not None:
         return None
     m = job.settings.match
-    tell_time(progress, job.stages.segmenter, job.moving, job.fixed, slices=m.slices, axis=m.slice_axis)
+    tell_time(progress, job.stages.segmenter, job.small_m, job.small_f, slices=m.slices, axis=m.slice_axis)
     if m.slices and job.fixed.ndim == 3:
         return None
-    return job.stages.segmenter(job.moving), job.stages.segmenter(job.fixed)
+    return job.stages.segmenter(job.small_m), job.stages.segmenter(job.small_f)
 
 
 def _options(settings: Config) -> MatchOptions:
@@ -288,7 +292,7 @@ def _match_and_start(job: _Job, sets: tuple[ROISet, ROISet], watch: _Stopwatch) 
             found = match_labels(rois_m, rois_f)
             maps = [Candidate(affine_from_regions(found, model=model), "label centroids")]
         else:
-            features_m, features_f = job.stages.encode(job.moving), job.stages.encode(job.fixed)
+            features_m, features_f = job.stages.encode(job.small_m), job.stages.encode(job.small_f)
             similarity = None
             if len(rois_m) and len(rois_f):
                 similarity = region_similarity(rois_m, rois_f, features_m, features_f, options=options)

@@ -90,9 +90,8 @@ def _similarity(
     result: Registration, grid: Grid, fixed_mask: Image | None
 ) -> tuple[dict[str, float] | None, dict[str, float] | None]:
     """Similarity before and after, where both images have data; None where they share no part of space."""
-    fixed = resample(result.fixed.gray(), grid)
-    moving = result.moving.gray()
-    moving = resample(moving, _judged_grid(moving.grid))
+    fixed = resample(result.fixed, grid).gray()
+    moving = resample(result.moving, _judged_grid(result.moving.grid)).gray()
     judged = None if fixed_mask is None else warp(fixed_mask, None, grid, mode="nearest").data[0] != 0
     found: list[dict[str, float] | None] = []
     for transform in (None, result.transform):
