@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from roireg.core import warp as warp_module
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine, DisplacementField
-from roireg.core.warp import identity_coords, resample, sample, slab_points, voxel_coords, warp
+from roireg.core.warp import halved, identity_coords, resample, sample, slab_points, voxel_coords, warp
 from support import axis_orders, grids, make_grid, rotation
 
 
@@ -183,3 +185,35 @@ def test_coarser_grids_are_low_passed_and_finer_ones_are_not():
     assert torch.equal(resample(checker, fine).data, warp(checker, None, fine).data)
     labels = resample(checker, grid.with_shape((16, 16)), mode="nearest").data
     assert set(labels.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_large_pictures_of_bytes_are_warped_as_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piece by piece and in bytes, against the whole at once in floats, rounded."""
+    rng = np.random.default_rng(3)
+    values = torch.from_numpy(rng.integers(0, 255, (3, 70, 90)).astype(np.uint8))
+    image = Image(values, Grid.pixels((70, 90)), unit="px", dtype="uint8")
+    turn = Affine(np.array([[0.9, -0.4, 20.0], [0.4, 0.9, -15.0], [0, 0, 1]]))
+    target = Grid.from_itk((61, 83), (1.2, 0.9), (-4.0, 3.0), np.eye(2))
+    expected = {
+        mode: warp(replace(image, data=values.float()), turn, target, mode=mode, fill=[9, 250, 30]).data.round()
+        for mode in ("linear", "nearest")
+    }
+    low = resample(replace(image, data=values.float()), image.grid.with_shape((23, 30))).data
+    monkeypatch.setattr("roireg.core.warp.LARGE", 0)
+    monkeypatch.setattr("roireg.core.warp.SLAB_VOXELS", 400)
+    for mode, whole in expected.items():
+        warped = warp(image, turn, target, mode=mode, fill=[9, 250, 30])
+        assert warped.data.dtype == torch.uint8
+        assert float((warped.data.float() - whole).abs().max()) <= 1  # a half may be rounded either way
+        assert float((warped.data.float() != whole).float().mean()) < 0.002
+    assert torch.allclose(resample(image, image.grid.with_shape((23, 30))).data, low, atol=1e-4)
+
+
+def test_halved_pictures_keep_their_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image(torch.arange(40 * 60, dtype=torch.float32).reshape(1, 40, 60), Grid.pixels((40, 60)), unit="px")
+    assert halved(image) is image
+    monkeypatch.setattr("roireg.core.warp.LARGE", 100)
+    small = halved(image, most=200)
+    assert small.grid.shape == (10, 15)
+    assert np.allclose(small.grid.corners(), image.grid.corners())
+    assert torch.allclose(small.data, image.data.reshape(1, 10, 4, 15, 4).mean((2, 4)))

@@ -120,7 +120,7 @@ def apply(
     inverse: Annotated[bool, typer.Option("--inverse", help="Go the other way, moving to fixed points.")] = False,
     frame: Frame = None,
     fill: Annotated[
-        float | None, typer.Option(help="Value outside the image; by default its lowest (labels, PNG, JPEG: 0).")
+        float | None, typer.Option(help="Value outside the image; by default what lies around its object.")
     ] = None,
 ) -> Outcome:
     """Warp an image or label map, or map points, with a transform.

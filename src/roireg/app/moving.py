@@ -11,6 +11,7 @@ import numpy as np
 
 from roireg.app.console import Outcome, Session
 from roireg.app.summary import escape, size_of
+from roireg.core.background import background
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.files import check_file, check_folder, extension_of
 from roireg.core.grid import Grid
@@ -72,8 +73,8 @@ def apply(
     for name, ndim in ((str(subject), image.ndim), (str(reference), target.ndim)):
         if ndim != mapping.ndim:
             raise GeometryError(f"{name}: the image is {ndim}D but {transform} is {mapping.ndim}D; expected equal")
-    # As `Registration.warped`: nothing is 0 in a label map or photograph, and the lowest value (air) elsewhere.
-    nothing = 0.0 if labels or image.unit == "px" else float(image.data.min())
+    # As `Registration.warped`.
+    nothing = 0.0 if labels else background(image)
     outside = nothing if fill is None else fill
     warped = warp(image, mapping, target.grid, mode="nearest" if labels else "linear", fill=outside)
     warped = replace(warped, unit=target.unit)
