@@ -17,8 +17,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from models import tiny
+from roireg import synth
 from roireg.app import models as commands
 from roireg.app.models import models_app
+from roireg.io import write_image
 
 GROUP = typer.main.get_command(models_app)
 NAMES = ["list", "info", "fetch", "check"]
@@ -309,3 +311,28 @@ def test_check_of_what_is_no_whole_model(tmp_path, sam_file):
     refused("check", "nninteractive", words=("server of its own",))
     (tmp_path / "nothing").mkdir()
     refused("check", tmp_path / "nothing", words=("nothing", "no config.json"))
+
+
+# -- other computers ------------------------------------------------------------------------------
+
+
+def test_a_settings_file_cannot_send_images_away(tmp_path, monkeypatch):
+    """Only the person at the terminal can, and is told the host before anything leaves."""
+    pytest.importorskip("nnInteractive.inference.remote", reason="needs nninteractive-client")
+    from roireg.app.cli import app
+    from roireg.models import remote
+
+    monkeypatch.setattr(remote, "_allowed", set())
+    volume = synth.make_pair(3, shape=(8, 16, 16))
+    for side in ("fixed", "moving"):
+        write_image(tmp_path / f"{side}.nii.gz", getattr(volume, side))
+    settings = tmp_path / "settings.yaml"
+    settings.write_text('network: {model: "nninteractive=http://host.invalid:1527"}', encoding="utf-8")
+    line = ["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out", "--config", "settings.yaml"]
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 2 and "would send images to host.invalid" in result.stderr
+    result = CliRunner().invoke(app, [*line, "--allow-remote", "host.invalid"])
+    assert result.exit_code == 2 and "no nnInteractive server answers at http://host.invalid" in result.stderr
+    assert result.stderr.index("images are sent to host.invalid") < result.stderr.index("no nnInteractive server")
+    assert not (tmp_path / "out").exists()

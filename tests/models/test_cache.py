@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from roireg.core.errors import OptionalDependencyError
 from roireg.models.base import Embedding
 from roireg.models.cache import EmbeddingCache, embedding_key, shared_cache
 
@@ -72,7 +71,7 @@ def test_a_full_temporary_folder_is_told_and_costs_time_alone(raster, monkeypatc
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr("roireg.models.cache.atomic_path", full)
     events = []
     model, cache = Model(), EmbeddingCache(memory=1, progress=events.append)
     for _ in range(2):
@@ -100,10 +99,10 @@ def test_the_folder_outlives_the_cache(raster, tmp_path):
     model = Model()
     found = EmbeddingCache(folder=folder).encode_dense(model, raster, layer=2)
     assert model.encoded == 0 and same(stored, found)
-    assert [p.suffix for p in folder.iterdir()] == [".safetensors"]
+    assert [p.suffix for p in folder.iterdir()] == [".embedding"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "other metadata"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "first bit", "middle bit", "last bit"])
 def test_a_broken_file_is_encoded_again_with_a_note(raster, tmp_path, damage):
     stored = EmbeddingCache(folder=tmp_path).encode_dense(Model(), raster)
     (path,) = tmp_path.iterdir()
@@ -114,9 +113,9 @@ def test_a_broken_file_is_encoded_again_with_a_note(raster, tmp_path, damage):
     elif damage == "foreign":
         path.write_bytes(b"not a checkpoint at all")
     else:
-        from safetensors.torch import save_file
-
-        save_file({"image": torch.zeros(2)}, path, metadata={"embedding": "{}"})
+        content = bytearray(path.read_bytes())
+        content[{"first bit": 0, "middle bit": len(content) // 2, "last bit": -1}[damage]] ^= 1
+        path.write_bytes(content)
     model, events = Model(), []
     found = EmbeddingCache(folder=tmp_path, progress=events.append).encode_dense(model, raster)
     assert model.encoded == 1 and same(found, stored)
@@ -170,11 +169,17 @@ def test_the_process_has_one_shared_cache():
     assert shared_cache() is shared_cache()
 
 
-def test_a_folder_without_safetensors_is_one_sentence(tmp_path, monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
+def test_threads_that_want_the_same_image_wait_for_one(raster):
+    class Slow(Model):
+        def encode_dense(self, raster, *, layer=None):
+            started.wait(5)
+            return super().encode_dense(raster, layer=layer)
 
-    monkeypatch.setattr("roireg.models.cache.importlib.import_module", missing)
-    EmbeddingCache()
-    with pytest.raises(OptionalDependencyError, match="needs the package safetensors"):
-        EmbeddingCache(folder=tmp_path)
+    model, cache, started = Slow(), EmbeddingCache(), threading.Event()
+    threads = [threading.Thread(target=cache.encode_dense, args=(model, raster)) for _ in range(4)]
+    for t in threads:
+        t.start()
+    started.set()
+    for t in threads:
+        t.join()
+    assert model.encoded == 1

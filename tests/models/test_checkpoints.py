@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 
 from models import tiny
 from roireg.core.errors import InputError, OptionalDependencyError
-from roireg.models import find_card, hugging, load, mobile_sam, sam, sam2
+from roireg.models import find_card, hugging, load, mobile_sam, sam, sam2, untrained
 from roireg.models.checkpoint import read_tensors, shapes_of
 from roireg.models.registry import detect
 from roireg.models.sam_names import sam_names, sam_settings
@@ -465,3 +467,136 @@ def test_read_tensors_of_a_missing_file(tmp_path):
 def test_loaders_name_the_card_in_messages(place):
     with pytest.raises(InputError, match=r"sam\.pth.*mobile-sam"):
         mobile_sam.FAMILY.read(place("sam-file"), find_card("mobile-sam"))
+
+
+# -- files that are out to harm -------------------------------------------------------------------
+
+
+def edited(place, tmp_path, **changes) -> Path:
+    """A tiny SAM whose config.json has other values; those of parts as `part__key`."""
+    folder = Path(shutil.copytree(place("sam"), tmp_path / "m", dirs_exist_ok=True))
+    config = json.loads((place("sam") / "config.json").read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        part, inner = found.groups() if (found := re.match(r"(\w+?_config)__(.+)", key)) else ("", key)
+        (config[part] if part else config)[inner] = value
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+CODE = "kernels-community/flash-attn"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_attn_implementation": CODE},
+        {"attn_implementation": CODE, "vision_config___attn_implementation": CODE},
+        {"_attn_implementation_internal": CODE, "use_kernels": True},
+        {"auto_map": {"AutoModel": "evil--code.Model"}, "trust_remote_code": True},
+        {"quantization_config": {"quant_method": "fp8"}, "_name_or_path": CODE},
+        {"vision_config__model_type": "timm_backbone", "base_model_tp_plan": {"layers.*": CODE}},
+        {"dtype": "float16", "output_attentions": True, "architectures": [CODE]},
+    ],
+)
+def test_no_key_of_a_folder_names_code(changes, place, tmp_path):
+    folder = edited(place, tmp_path, **changes)
+    assert torch.equal(answer(folder), answer(place("sam")))
+    assert load(folder).network.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vision_config__hidden_size": [768]},
+        {"vision_config__num_hidden_layers": {"a": 1}},
+        {"vision_config__image_size": "large"},
+        {"vision_config__num_hidden_layers": 10**9},
+        {"vision_config__num_hidden_layers": 60_000},
+        {"vision_config__hidden_size": 65_536},
+        {"vision_config__mlp_dim": 10**400},
+        {"vision_config__hidden_act": 7},
+        {"vision_config__hidden_act": CODE},
+        {"vision_config__global_attn_indexes": [[{}]]},
+        {"mask_decoder_config__num_multimask_outputs": -5},
+        {"mask_decoder_config": 3},
+        {"prompt_encoder_config__image_size": [128, 128]},
+        {"vision_config__patch_size": True},
+    ],
+)
+def test_odd_types_and_sizes_of_a_configuration(changes, place, tmp_path):
+    refused(edited(place, tmp_path, **changes), str(tmp_path / "m"), "cannot be read as a model", "fetch it again")
+
+
+def test_deeply_nested_configurations(place, tmp_path):
+    folder = edited(place, tmp_path)
+    (folder / "config.json").write_text('{"model_type": ' + "[" * 100_000, encoding="utf-8")
+    refused(folder, "config.json", "cannot be read as JSON")
+
+
+@pytest.mark.parametrize("kind", ["sam-file", "sam-hq-file", "sam2-file", "sam-med2d", "mobile-sam"])
+def test_tensors_of_one_value(kind, place, tmp_path):
+    content = torch.load(place(kind), weights_only=True)
+    inner = content.get("model", content)
+    for name in [n for n in inner if n.endswith(("patch_embed.proj.weight", "seq.0.c.weight"))]:
+        refused(tiny.save_file({**inner, name: torch.tensor(1.0)}, tmp_path / "own.pth"), "own.pth")
+    everywhere = {name: torch.tensor(0.0) for name in inner}
+    refused(tiny.save_file(everywhere, tmp_path / "none.pth"), "none.pth")
+
+
+@pytest.mark.parametrize("number", ["999999999", "9" * 5000, "123456789123456789"])
+def test_block_numbers_out_of_this_world(number, place, tmp_path):
+    tensors = torch.load(place("sam-file"), weights_only=True)
+    for name in (
+        f"image_encoder.blocks.{number}.norm1.weight",
+        f"mask_decoder.iou_prediction_head.layers.{number}.bias",
+    ):
+        refused(tiny.save_file({**tensors, name: torch.zeros(32)}, tmp_path / "own.pth"), "own.pth")
+
+
+def test_a_packed_archive_is_not_unpacked(place, tmp_path):
+    packed = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(place("sam-file")) as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for part in plain.infolist():
+            bomb.writestr(part.filename, plain.read(part))
+    refused(packed, "bomb.pth", "is a compressed archive")
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path):
+    """One value that is shown as 10^12."""
+    tensors = {"image_encoder.pos_embed": torch.zeros(1).expand(1, 10**6, 10**6)}
+    refused(tiny.save_file(tensors, tmp_path / "wide.pth"), "wide.pth", "claim to hold 4000000000000 bytes")
+
+
+# -- without weights ------------------------------------------------------------------------------
+
+SMALL = {
+    "sam": {"vision_config": tiny.VISION, "prompt_encoder_config": tiny.PROMPTS, "mask_decoder_config": tiny.DECODER},
+    "dinov2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 70},
+    "sam-med3d": {
+        "side": 32, "patch": 8, "width": 24, "heads": 2, "windows": (3, 4), "embedding": 48, "mask_channels": 8,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_an_untrained_network_learns_and_does_not_predict(family, tmp_path):
+    model = untrained(family, SMALL[family])
+    assert not model.trained and model.card.weights_licence == "none"
+    assert all(p.requires_grad and not p.is_meta for p in model.network.parameters())
+    raster = torch.rand(3, *(32,) * model.card.ndim) * 255
+    with pytest.raises(InputError, match="random weights and predicts nothing"):
+        model.encode_dense(raster)
+    assert model.encoded == 0
+    # Its weights, once saved, are a checkpoint as any other.
+    if family == "sam":
+        trained = load(tiny.save_folder(model.network, tmp_path / "mine"))
+        assert trained.trained and trained.encode(raster).tensors["image"].shape == (1, 32, 8, 8)
+    if family == "sam-med3d":
+        trained = load(tiny.save_file(model.network.state_dict(), tmp_path / "mine.pth"))
+        assert trained.trained and trained.encode(raster).shape == (32, 32, 32)
+
+
+def test_what_cannot_be_trained():
+    for name in ("nninteractive", "sam-vit-base", "unet"):
+        with pytest.raises(InputError, match=f"no family '{name}' to be trained; use one of sam, "):
+            untrained(name)

@@ -13,6 +13,7 @@ from models.nninteractive_server import Handler, Server, serving
 from roireg.core.errors import InputError, OptionalDependencyError
 from roireg.core.image import Image
 from roireg.core.rois import Prompt
+from roireg.models import allow_remote, load, remote
 from roireg.models.base import DenseEncoder, PromptableModel
 from roireg.models.cache import EmbeddingCache
 from roireg.models.nninteractive import NNInteractive
@@ -147,3 +148,62 @@ def test_without_the_client_one_sentence_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "nnInteractive.inference.remote", None)
     with pytest.raises(OptionalDependencyError, match="pip install nninteractive-client"):
         NNInteractive("http://127.0.0.1:1")
+
+
+# -- other computers ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nowhere(monkeypatch):
+    """Nothing is allowed yet, and what is allowed ends with the test."""
+    monkeypatch.setattr(remote, "_allowed", set())
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://gpu.lab.org:1527",
+        "http://10.0.0.7:1527",
+        "http://127.0.0.1@evil.org",
+        "http://127.0.0.1.evil.org",
+        "http://[2001:db8::1]:1527",
+        "https://localhost.evil.org",
+    ],
+)
+def test_no_other_computer_is_sent_anything_unless_allowed(address):
+    for attempt in (NNInteractive, lambda a: load(f"nninteractive={a}")):
+        with pytest.raises(InputError, match=r"would send images to .*--allow-remote"):
+            attempt(address)
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "http://127.8.8.8"]
+)
+def test_this_computer_needs_no_permission(address):
+    assert load(f"nninteractive={address}").address == address
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_an_allowed_computer_is_named_before_anything_leaves(monkeypatch, caplog):
+    allow_remote("GPU.lab.org")
+    model = load("nninteractive=http://gpu.lab.org:1527")
+    with pytest.raises(InputError, match=r"would send images to other\.lab\.org"):
+        load("nninteractive=http://other.lab.org:1527")
+    assert not caplog.records
+
+    def opened(*arguments, **more):
+        assert "images are sent to gpu.lab.org" in caplog.text
+        raise ValueError("no server")
+
+    monkeypatch.setattr(model._client.remote, "nnInteractiveRemoteInferenceSession", opened)
+    with pytest.raises(InputError, match="is no nnInteractive server"):
+        model.encode(two_blocks())
+    assert "images are sent to gpu.lab.org" in caplog.text
+
+
+@pytest.mark.parametrize("host", ["", "http://gpu.lab.org", "gpu.lab.org/", "*", "user@host"])
+def test_what_is_no_host(host):
+    with pytest.raises(InputError, match="is no host"):
+        allow_remote(host)

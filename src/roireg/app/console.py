@@ -45,6 +45,14 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, max=1024, help="Number of CPU threads; all cores by default.", rich_help_panel="Common"),
 ]
+AllowRemote = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="HOST",
+        help="Another computer that the --model may send images to; repeatable.",
+        rich_help_panel="Network",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -151,8 +159,9 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
 
     Its docstring becomes the help text, followed by `example`. Its options are its parameters, or the fields of a
     dataclass that is its only parameter: each a type with what `typer` needs to know. Such a dataclass has a method
-    `check`, which is called first. ``--json``, ``-v``, ``-q``, ``--debug`` and ``--threads`` are added. Errors a user
-    can cause end as one line on stderr and exit code 2.
+    `check`, which is called first. ``--json``, ``-v``, ``-q``, ``--debug`` and ``--threads`` are added, and
+    ``--allow-remote`` where there is a ``--model``. Errors a user can cause end as one line on stderr and exit code
+    2.
     """
 
     def decorate(function: Callable[..., Outcome]) -> Any:
@@ -165,6 +174,9 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
             "debug": (Debug, False),
             "threads": (Threads, None),
         }
+        parameters = own if options is None else _parameters(options)
+        if any(parameter.name == "model" for parameter in parameters):
+            common["allow_remote"] = (AllowRemote, None)
         extra = [_parameter(key, kind, default) for key, (kind, default) in common.items()]
 
         @wraps(function)
@@ -173,6 +185,10 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
             session = Session(chosen["json_output"], chosen["verbose"], chosen["debug"], chosen["quiet"])
 
             def body() -> Outcome:
+                for host in chosen.get("allow_remote") or ():
+                    from roireg.models import allow_remote
+
+                    allow_remote(host)
                 if options is None:
                     return function(session, **values)
                 filled = _filled(options, values)
@@ -184,7 +200,6 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
             if code:
                 raise typer.Exit(code)
 
-        parameters = own if options is None else _parameters(options)
         run.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined]
         paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
         text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

@@ -4,6 +4,7 @@ from roireg.models.base import DenseEncoder, Embedding, LoadReport, MaskLogits, 
 from roireg.models.family import Family
 from roireg.models.network import Network
 from roireg.models.preprocess import CT_WINDOWS, Preprocessing, Window, to_raster
+from roireg.models.promptable import RasterNetwork
 from roireg.models.registry import add_family, available_models, find_card, load, resolve, untrained
 from roireg.models.remote import allow_remote
 
@@ -18,6 +19,7 @@ __all__ = [
     "Network",
     "Preprocessing",
     "PromptableModel",
+    "RasterNetwork",
     "Signs",
     "Window",
     "add_family",

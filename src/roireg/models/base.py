@@ -43,15 +43,15 @@ class ModelCard:
 
     name: str
     family: str
-    hub_id: str | None
-    source: str
-    files: tuple[str, ...]
-    code_licence: str
-    weights_licence: str
-    ndim: Literal[2, 3]
-    input_size: int
-    parameters: float
-    memory_mb: int
+    hub_id: str | None = None
+    source: str = ""
+    files: tuple[str, ...] = ()
+    code_licence: str = "unknown"
+    weights_licence: str = "unknown"
+    ndim: Literal[2, 3] = 2
+    input_size: int = 1024
+    parameters: float = 0.0
+    memory_mb: int = 0
     prompts: frozenset[Literal["point", "box", "mask"]] = frozenset()
     notes: str = ""
     preprocessing: Preprocessing | VolumeInput | None = None

@@ -7,7 +7,7 @@ segmenter and the features of one network share a cache, so that an image is enc
 from __future__ import annotations
 
 import hashlib
-import importlib
+import io
 import json
 import shutil
 import weakref
@@ -17,21 +17,25 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from roireg.core.errors import OptionalDependencyError, OutputError
+from roireg.core.errors import OutputError
 from roireg.core.files import atomic_path
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.models.base import DenseEncoder, Embedding, PromptableModel
 
 __all__ = ["EmbeddingCache", "embedding_key", "shared_cache"]
 
-FORMAT = "1"
-"""Version of the files in the folder; a file of another one is computed again."""
+FORMAT = "2"
+"""Version of the files; one of another version has another name and is computed again."""
+
+SUFFIX = ".embedding"
+
+DIGEST = 32
+"""Bytes of the checksum that a file begins with."""
 
 
 def embedding_key(model: PromptableModel | DenseEncoder, raster: Tensor, *, layer: int | None = None) -> str:
@@ -44,20 +48,15 @@ def embedding_key(model: PromptableModel | DenseEncoder, raster: Tensor, *, laye
 
 
 class EmbeddingCache:
-    """Encodes images that it has not seen.
+    """Encodes images that it has not seen; safe in threads, which wait for an embedding that another one computes.
 
     Parameters
     ----------
-    folder : where to keep embeddings between runs, one safetensors file each; None keeps them as long as the cache,
-        those that leave the memory in a temporary folder.
+    folder : where to keep embeddings between runs, one file each; None keeps them as long as the cache, those that
+        leave the memory in a temporary folder.
     memory : bytes of embeddings held in memory; the least recently used leave first, the last one stays.
     disk : bytes of files kept in the folder; the least recently used leave first.
     progress : told when a file cannot be read or kept, so that its embedding is computed again.
-
-    Raises
-    ------
-    OptionalDependencyError
-        When a folder is given and the package safetensors is missing.
     """
 
     def __init__(
@@ -69,14 +68,13 @@ class EmbeddingCache:
         progress: Progress = silent,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
-        if self.folder is not None:
-            _safetensors()
         self.memory = memory
         self.disk = disk
         self.progress = progress
         self._held: OrderedDict[str, Embedding] = OrderedDict()
         self._overflow: Path | None = None
         self._lock = Lock()
+        self._computing: dict[str, Lock] = {}
 
     def encode(self, model: PromptableModel, raster: Tensor) -> Embedding:
         """Return the embedding of a (1 or 3, *shape) raster on the model's device, computed at most once.
@@ -101,21 +99,25 @@ class EmbeddingCache:
 
     def _known(self, key: str, device: torch.device, compute: Callable[[], Embedding]) -> Embedding:
         with self._lock:
-            found = self._held.get(key)
-        if found is None:
-            found = self._load(key)
-        if found is None:
-            found = compute()
-            self._save(key, found)
-        found = _on_device(found, device)
-        with self._lock:
-            self._held[key] = found
-            self._held.move_to_end(key)
-            while len(self._held) > 1 and sum(_bytes(e) for e in self._held.values()) > self.memory:
-                leaving = self._held.popitem(last=False)
-                if self.folder is None:
-                    self._spill(*leaving)
-        return found
+            turn = self._computing.setdefault(key, Lock())
+        with turn:
+            with self._lock:
+                embedding = self._held.get(key)
+            if embedding is None:
+                embedding = self._load(key)
+            if embedding is None:
+                embedding = compute()
+                if self.folder is not None:
+                    self._save(key, embedding)
+            embedding = _on_device(embedding, device)
+            with self._lock:
+                self._held[key] = embedding
+                self._held.move_to_end(key)
+                while len(self._held) > 1 and sum(_bytes(e) for e in self._held.values()) > self.memory:
+                    leaving = self._held.popitem(last=False)
+                    if self.folder is None:
+                        self._spill(*leaving)
+        return embedding
 
     def _spill(self, key: str, embedding: Embedding) -> None:
         """Keep what leaves the memory: a volume of many slices is encoded once for its regions and its features."""
@@ -123,60 +125,43 @@ class EmbeddingCache:
             if self._overflow is None:
                 self._overflow = Path(mkdtemp(prefix="roireg-embeddings-"))
                 weakref.finalize(self, shutil.rmtree, self._overflow, ignore_errors=True)
-            path = self._overflow / f"{key}.pt"
-            if not path.exists():
-                tensors = {name: t.detach().cpu().clone() for name, t in embedding.tensors.items()}
-                torch.save({"tensors": tensors, "about": _about(embedding)}, path)
-                self._prune(path)
-        except (OSError, RuntimeError) as error:
-            note = f"the temporary folder takes no more embeddings ({error}); what is needed again is encoded again"
-            self.progress(ProgressEvent("keeping embeddings", 1.0, note, notice=True))
-
-    def _spilled(self, key: str) -> Embedding | None:
-        path = None if self._overflow is None else self._overflow / f"{key}.pt"
-        if path is None or not path.exists():
-            return None
-        path.touch()
-        stored = torch.load(path, weights_only=True)
-        return _embedding(stored["tensors"], stored["about"])
-
-    def _path(self, key: str) -> Path | None:
-        return None if self.folder is None else self.folder / f"{key}.safetensors"
+            if not (self._overflow / f"{key}{SUFFIX}").exists():
+                self._save(key, embedding)
+        except (OSError, OutputError) as error:
+            self._tell(
+                f"the temporary folder takes no more embeddings ({error}); what is needed again is encoded again"
+            )
 
     def _load(self, key: str) -> Embedding | None:
-        path = self._path(key)
-        if path is None:
-            return self._spilled(key)
-        if not path.exists():
+        folder = self.folder or self._overflow
+        path = None if folder is None else folder / f"{key}{SUFFIX}"
+        if path is None or not path.exists():
             return None
         try:
-            with _safetensors().safe_open(path, framework="pt") as stored:
-                about = json.loads(stored.metadata()["embedding"])
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            content = path.read_bytes()
             path.touch()
-            return _embedding(tensors, about)
-        except (_safetensors().SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            # Half a file after a crash or a full disk: the image is at hand, so nothing is lost but time.
-            note = f"{path.name} in the embedding cache is unreadable ({error}); encoding the image again"
-            self.progress(ProgressEvent("reading embeddings", 1.0, note, notice=True))
-            return None
+            if hashlib.blake2b(content[DIGEST:], digest_size=DIGEST).digest() == content[:DIGEST]:
+                return _embedding(**torch.load(io.BytesIO(content[DIGEST:]), weights_only=True))
+            reason = "its checksum is wrong"
+        except OSError as error:
+            reason = str(error)
+        # Half a file after a crash, a flipped bit: the image is at hand, so nothing is lost but time.
+        self._tell(f"{path.name} in the embedding cache is unreadable ({reason}); encoding the image again")
+        return None
+
+    def _tell(self, note: str) -> None:
+        self.progress(ProgressEvent("keeping embeddings", 1.0, note, notice=True))
 
     def _save(self, key: str, embedding: Embedding) -> None:
-        path = self._path(key)
-        if path is None:
-            return
-        about = _about(embedding)
-        # Clones: safetensors refuses tensors that share memory.
-        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in embedding.tensors.items()}
+        path = (self.folder or self._overflow or Path()) / f"{key}{SUFFIX}"
+        stream = io.BytesIO()
+        torch.save(
+            {"tensors": {n: t.detach().cpu().clone() for n, t in embedding.tensors.items()}, **_about(embedding)},
+            stream,
+        )
+        content = stream.getvalue()
         with atomic_path(path) as temporary:
-            try:
-                importlib.import_module("safetensors.torch").save_file(
-                    tensors, temporary, metadata={"embedding": json.dumps(about)}
-                )
-            except _safetensors().SafetensorError as error:
-                raise OutputError(
-                    f"{path}: cannot write the embedding ({error}); choose another cache folder or do without one"
-                ) from error
+            temporary.write_bytes(hashlib.blake2b(content, digest_size=DIGEST).digest() + content)
         self._prune(path)
 
     def _prune(self, newest: Path) -> None:
@@ -200,30 +185,16 @@ def _about(embedding: Embedding) -> dict[str, list[int] | list[float]]:
     }
 
 
-def _embedding(tensors: dict[str, Tensor], about: dict[str, Any]) -> Embedding:
-    return Embedding(
-        tensors,
-        tuple(about["shape"]),
-        np.array(about["scale"], dtype=np.float64),
-        np.array(about["offset"], dtype=np.float64),
-        tuple(about["covered"]),
-    )
+def _embedding(
+    tensors: dict[str, Tensor], shape: list[int], scale: list[float], offset: list[float], covered: list[int]
+) -> Embedding:
+    return Embedding(tensors, tuple(shape), np.array(scale), np.array(offset), tuple(covered))
 
 
 @lru_cache(maxsize=1)
 def shared_cache() -> EmbeddingCache:
     """Return the cache in memory that everything in this process uses unless it is given another one."""
     return EmbeddingCache()
-
-
-def _safetensors() -> Any:
-    try:
-        return importlib.import_module("safetensors")
-    except ModuleNotFoundError as error:
-        raise OptionalDependencyError(
-            "keeping embeddings in a folder needs the package safetensors, which is not installed; "
-            'run pip install "roireg[models]" or leave the cache folder out'
-        ) from error
 
 
 def _on_device(embedding: Embedding, device: torch.device) -> Embedding:

@@ -137,13 +137,13 @@ class DinoNetwork(RasterNetwork):
         """
         block = self._block(layer, self.layers)
         pixels, frame = self.preprocessing(raster.to(self.device))
-        with self._encoding():
-            tokens = self._tokens(pixels.to(next(self.network.parameters()).dtype), block)
+        with self.encoding():
+            tokens = self._tokens(pixels.to(self.dtype), block)
         patch = self.preprocessing.patch
         rows, columns = frame.size[0] // patch, frame.size[1] // patch
         # Tokens for the class and the registers come first.
         image = tokens[:, tokens.shape[1] - rows * columns :].float().transpose(1, 2)
-        return self._embedding({"image": image.reshape(1, -1, rows, columns)}, frame, patch)
+        return self.embedding({"image": image.reshape(1, -1, rows, columns)}, frame, patch)
 
     def _tokens(self, pixels: Tensor, block: int | None) -> Tensor:
         if block in (None, self.layers - 1):

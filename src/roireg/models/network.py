@@ -46,16 +46,22 @@ class Network:
         place: torch.device = next(self.network.parameters()).device
         return place
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format the image encoder computes in."""
+        return next(self._encoder().parameters()).dtype
+
     def set_precision(self, dtype: torch.dtype) -> None:
         """Let the image encoder compute in a number format; all else stays float32."""
         self._encoder().to(dtype)
 
     def _encoder(self) -> nn.Module:
-        encoder: nn.Module = self.network.image_encoder
+        """Return the part of the network that sees the image."""
+        encoder: nn.Module = self.network
         return encoder
 
     @contextmanager
-    def _computing(self, doing: str) -> Iterator[None]:
+    def computing(self, doing: str) -> Iterator[None]:
         """Compute without gradients.
 
         Raises
@@ -84,9 +90,9 @@ class Network:
             ) from error
 
     @contextmanager
-    def _encoding(self) -> Iterator[None]:
-        """Count one encoding; see `_computing`."""
-        with self._computing("encoding"):
+    def encoding(self) -> Iterator[None]:
+        """Count one encoding; see `computing`."""
+        with self.computing("encoding"):
             self.encoded += 1
             yield
 

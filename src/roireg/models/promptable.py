@@ -57,7 +57,8 @@ class RasterNetwork(Network):
         assert isinstance(card.preprocessing, Preprocessing)
         self.preprocessing = replace(card.preprocessing, size=size)
 
-    def _embedding(self, tensors: Mapping[str, Tensor], frame: Frame, stride: int) -> Embedding:
+    def embedding(self, tensors: Mapping[str, Tensor], frame: Frame, stride: int) -> Embedding:
+        """Return the embedding of a raster that lies in `frame`; `stride` input pixels are one cell of "image"."""
         scale, offset, covered = frame.cells(stride)
         return Embedding(dict(tensors), frame.shape, scale, offset, covered)
 
@@ -68,17 +69,12 @@ class PromptableNetwork(RasterNetwork, ABC):
     stride = 16
     """Input pixels per cell of the "image" map."""
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format the encoder computes in."""
-        return next(self._encoder().parameters()).dtype
-
     def encode(self, raster: Tensor) -> Embedding:
         """Encode a (3, y, x) or (1, y, x) raster with values 0..255; see `PromptableModel.encode`."""
         pixels, frame = self.preprocessing(raster.to(self.device))
-        with self._encoding():
+        with self.encoding():
             tensors = self._encode(pixels.to(self.dtype))
-        return self._embedding(tensors, frame, self.stride)
+        return self.embedding(tensors, frame, self.stride)
 
     def encode_dense(self, raster: Tensor, *, layer: int | None = None) -> Embedding:
         """Encode for features alone: the final map, or that after a block of the encoder.
@@ -97,9 +93,9 @@ class PromptableNetwork(RasterNetwork, ABC):
         if block is None:
             return self.encode(raster)
         pixels, frame = self.preprocessing(raster.to(self.device))
-        with self._encoding():
+        with self.encoding():
             features = self._layer(pixels.to(self.dtype), block).float()
-        return self._embedding({"image": features}, frame, frame.size[0] // features.shape[-2])
+        return self.embedding({"image": features}, frame, frame.size[0] // features.shape[-2])
 
     @property
     @abstractmethod
@@ -127,7 +123,7 @@ class PromptableNetwork(RasterNetwork, ABC):
         """
         frame = self.preprocessing.frame(embedding.shape)
         prompts = self._prompts(frame, points, labels, boxes, masks)
-        with self._computing("answering prompts"):
+        with self.computing("answering prompts"):
             return self._answer(embedding, prompts, multimask)
 
     def _answer(self, embedding: Embedding, prompts: Prompts, multimask: bool) -> MaskLogits:
@@ -151,7 +147,7 @@ class PromptableNetwork(RasterNetwork, ABC):
 
     def upscale(self, logits: Tensor, embedding: Embedding) -> Tensor:
         """Bring (P, K, h, w) logits onto the raster; see `PromptableModel.upscale`."""
-        with self._computing("bringing masks to full resolution"):
+        with self.computing("bringing masks to full resolution"):
             return self.preprocessing.frame(embedding.shape).upscale(logits)
 
     def _prompts(

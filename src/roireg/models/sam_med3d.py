@@ -71,8 +71,7 @@ class SamMed3D(VolumeNetwork):
 
     def _features(self, data: Tensor, layer: int | None) -> Tensor:
         """Return the map; values above 0 are foreground and set mean and deviation."""
-        encoder = self.network.image_encoder
-        features: Tensor = encoder(normalised(data).to(encoder.pos_embed.dtype), layer=layer)
+        features: Tensor = self.network.image_encoder(normalised(data).to(self.dtype), layer=layer)
         return features.float()
 
     def _answers(self, image: Tensor, points: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:

@@ -63,9 +63,8 @@ class Vista3D(VolumeNetwork):
 
     def _branch(self, data: Tensor, *, classes: bool) -> Tensor:
         """Return the full-resolution map that the head for classes or for points reads."""
-        encoder = self.network.image_encoder
-        data = (data.clamp(0, 255) / 255).to(next(encoder.parameters()).dtype)
-        features: Tensor = encoder(data, with_point=not classes, with_label=classes)[int(classes)]
+        data = (data.clamp(0, 255) / 255).to(self.dtype)
+        features: Tensor = self.network.image_encoder(data, with_point=not classes, with_label=classes)[int(classes)]
         return features.float()
 
     def _answers(self, image: Tensor, points: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:
@@ -93,10 +92,10 @@ class Vista3D(VolumeNetwork):
             raise InputError(f"classes of {self.card.name} are 1 to {SUPPORTED}, found {list(numbers)}")
         cube = Cube(tuple(raster.shape[1:]), self.size)
         data = cube.fill(raster.to(self.device))
-        with self._encoding():
+        with self.encoding():
             features = self._branch(xyz(data[None]), classes=True)
         wanted = torch.tensor(numbers, device=self.device)[:, None]
-        with self._computing(f"segmenting {len(numbers)} classes"):
+        with self.computing(f"segmenting {len(numbers)} classes"):
             logits = xyz(self.network.class_head(features, wanted)[0])
             return MaskLogits(cube.release(logits), stability(logits))
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roireg.core.errors import InputError
@@ -128,6 +128,10 @@ class VolumeNetwork(Network, ABC):
         assert isinstance(card.preprocessing, VolumeInput)
         self.volume = replace(card.preprocessing, patch=size)
 
+    def _encoder(self) -> nn.Module:
+        encoder: nn.Module = self.network.image_encoder
+        return encoder
+
     def encode(self, raster: Tensor) -> Embedding:
         """Encode a (1 or 3, z, y, x) raster; see `encode_dense`."""
         return self.encode_dense(raster)
@@ -143,7 +147,7 @@ class VolumeNetwork(Network, ABC):
         cube = Cube(tuple(raster.shape[1:]), self.size)
         data = cube.fill(raster.to(self.device))
         self._check_layer(layer)
-        with self._encoding():
+        with self.encoding():
             features = self._features(xyz(data[None]), layer)
         scale, offset, covered = cube.index_map(self.size // features.shape[-1])
         return Embedding({"image": xyz(features).contiguous()}, cube.shape, scale, offset, covered)
@@ -173,13 +177,13 @@ class VolumeNetwork(Network, ABC):
         cube = Cube(embedding.shape, self.size)
         places = cube.coordinates(points.to(self.device, torch.float32)).flip(-1)
         image = xyz(embedding.tensors["image"].to(self.device))
-        with self._computing(f"answering {len(places)} prompts"):
+        with self.computing(f"answering {len(places)} prompts"):
             logits = xyz(self._answers(image, places, labels.to(self.device), masks)).contiguous()
             return MaskLogits(logits, stability(logits))
 
     def upscale(self, logits: Tensor, embedding: Embedding) -> Tensor:
         """Bring (P, K, n, n, n) logits onto the raster; see `PromptableModel.upscale`."""
-        with self._computing("bringing masks to full resolution"):
+        with self.computing("bringing masks to full resolution"):
             return Cube(embedding.shape, self.size).release(logits)
 
     @abstractmethod
