@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from roireg.core.errors import InputError
-from roireg.io import PointSet, read_points, write_points
+from roireg.io import HeaderWarning, PointSet, pair_points, read_points, write_points
 
 coordinates = st.floats(-1e4, 1e4, allow_nan=False)
 
@@ -86,7 +86,7 @@ def test_csv_dialects(tmp_path: Path) -> None:
         ("p.fcsv", "# CoordinateSystem = XYZ\n", "LPS or RAS, found ' XYZ'"),
         ("p.fcsv", "# columns = id,x,y\n", "must name x, y and z"),
         ("p.fcsv", "a,1\n", "line 1 has 2 columns"),
-        ("p.mrk.json", "{", "line 1 is not valid JSON"),
+        ("p.mrk.json", "{", "line 1, column 2 is not valid JSON"),
         ("p.mrk.json", "[]", "a list 'markups'"),
         ("p.mrk.json", '{"markups": [{"coordinateSystem": "ABC"}]}', "LPS or RAS, found 'ABC'"),
         ("p.mrk.json", '{"markups": [{"controlPoints": [{"label": "F-1"}]}]}', r"1 \(F-1\) has no position"),
@@ -117,3 +117,89 @@ def test_unusable_places_and_values(tmp_path: Path) -> None:
         PointSet(np.zeros((3, 2)), ("a",))
     with pytest.raises(InputError, match="point 2 has coordinates not finite"):
         PointSet(np.array([[0.0, 0.0], [np.nan, 0.0]]))
+
+
+# -- points of two files ----------------------------------------------------------------------------
+
+
+def _markups(path: Path, points: list[tuple[str, list | None, str]]) -> Path:
+    controls = [{"label": n, "position": p, "positionStatus": s} for n, p, s in points]
+    path.write_text(json.dumps({"markups": [{"coordinateSystem": "RAS", "controlPoints": controls}]}))
+    return path
+
+
+@pytest.mark.parametrize("status", ["undefined", "preview", "missing"])
+def test_points_that_are_not_placed_are_left_out_and_told(tmp_path: Path, status: str) -> None:
+    file = _markups(tmp_path / "p.mrk.json", [("A", [1, 2, 3], "defined"), ("B", [0, 0, 0], status), ("C", [4, 5, 6], "defined")])  # fmt: skip  # noqa: E501
+    with pytest.warns(HeaderWarning, match=r"p\.mrk\.json: points that were not placed are left out: B"):
+        found = read_points(file)
+    assert found.names == ("A", "C") and found.rows == (0, 2)
+    assert found.points.tolist() == [[-1, -2, 3], [-4, -5, 6]]
+    with pytest.raises(InputError, match="no points that are placed"):
+        read_points(_markups(tmp_path / "q.mrk.json", [("A", None, status)]))
+
+
+def test_equal_names_in_another_order_are_paired_by_name() -> None:
+    fixed = PointSet(np.diag([1.0, 2, 3]), ("A", "B", "C"))
+    moving = fixed.take([2, 0, 1])
+    with pytest.warns(HeaderWarning, match="another order"):
+        first, second = pair_points(fixed, moving)
+    assert first.names == second.names == ("A", "B", "C")
+    np.testing.assert_array_equal(first.points, second.points)
+
+
+def test_names_without_a_partner_are_left_out_and_told() -> None:
+    fixed, moving = PointSet(np.eye(3), ("A", "B", "C")), PointSet(np.ones((2, 3)), ("C", "A"))
+    with pytest.warns(HeaderWarning) as told:
+        first, second = pair_points(fixed, moving, fixed_name="f.csv")
+    assert first.names == second.names == ("A", "C")
+    assert any("f.csv: without a partner on the other side, left out: B" in str(w.message) for w in told)
+
+
+@pytest.mark.parametrize("names", [("", "", ""), ("P", "P", "P"), ("X", "Y", "Z")])
+def test_without_common_names_rows_correspond(names: tuple[str, ...]) -> None:
+    fixed, moving = PointSet(np.eye(3), names), PointSet(2 * np.eye(3), ("", "", ""))
+    first, second = pair_points(fixed, moving)
+    np.testing.assert_array_equal(2 * first.points, second.points)
+
+
+def test_a_row_that_is_not_placed_has_no_partner() -> None:
+    fixed, moving = PointSet(np.eye(3)[:2], rows=(0, 2)), PointSet(np.eye(3)[1:], rows=(1, 2))
+    with pytest.warns(HeaderWarning, match="left out: row"):
+        first, second = pair_points(fixed, moving)
+    np.testing.assert_array_equal(first.points, [[0, 1, 0]])
+    np.testing.assert_array_equal(second.points, [[0, 0, 1]])
+
+
+def test_points_that_do_not_fit_each_other() -> None:
+    with pytest.raises(InputError, match="2D, those of fixed points 3D"):
+        pair_points(PointSet(np.eye(3)), PointSet(np.eye(2)))
+    with pytest.raises(InputError, match="found 2 points but 3"):
+        pair_points(PointSet(np.eye(3)), PointSet(np.eye(3)[:2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.mrk.json", '{"markups": [{"controlPoints": 5}]}', "is a list of points, found 5"),
+        ("p.mrk.json", '{"markups": [{"controlPoints": [7]}]}', "is a list of points"),
+        ("p.mrk.json", '{"markups": [{"controlPoints": [{"position": [%s, 1, 2]}]}]}' % ("9" * 400), "finite number"),
+        ("p.mrk.json", '{"markups": [{"controlPoints": [{"position": [%s, 1, 2]}]}]}' % ("9" * 5000), "digits"),
+        ("p.mrk.json", '{"markups": [{"controlPoints": [{"position": [true, 1, 2]}]}]}', "has True"),
+        ("p.mrk.json", '{"markups": ' + "[" * 50_000, "nested too deeply"),
+        (
+            "p.mrk.json",
+            '{"markups": [{"controlPoints": [{"label": "\\ud800", "position": [1, 2, 3]}]}]}',
+            "surrogate",
+        ),
+        ("p.mrk.json", '{"markups": [{"coordinateUnits": "m", "controlPoints": [{"position": [1, 2, 3]}]}]}', "'m'"),
+        ("p.csv", "x,y,name\n1,2," + "a" * 200_000 + "\n", "line 2 is no row of a table"),
+        ("p.csv", "a" * 200_000 + "\n", "is no row of a table"),
+    ],
+    ids=range(10),
+)
+def test_hostile_points_end_in_a_sentence(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_points(tmp_path / name)
+    assert len(str(error.value)) < 600 and "\n" not in str(error.value)

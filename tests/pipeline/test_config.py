@@ -78,7 +78,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         Config.load(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not UTF-8 text"):
         Config.load(tmp_path / "binary.yaml")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,10 +95,9 @@ def _stored_result(folder: Path) -> dict[str, Any]:
             f"{folder}: the folder holds no result.json; expected a result folder that `roireg register` wrote with "
             "its transform"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: this is not valid JSON ({error}); register again") from error
+    from roireg.io.documents import read_json
+
+    content = read_json(file)
     if not isinstance(content, dict) or "verdict" not in content:
         raise InputError(f"{file}: expected the result of a registration with a verdict; register again")
     return content

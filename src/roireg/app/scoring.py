@@ -14,7 +14,7 @@ from roireg.core.errors import GeometryError, InputError
 from roireg.core.pair import Pair
 from roireg.core.transforms import Transform
 from roireg.evaluate import LabelScores, Scores, Truth, score
-from roireg.io import atomic_path, read_image, read_points
+from roireg.io import atomic_path, pair_points, read_image, read_points
 from roireg.jobs import EvaluateJob
 from roireg.jobs.reading import load_labels, load_transform
 from roireg.pipeline.checks import labels_on
@@ -44,7 +44,9 @@ def evaluate(session: Session, paths: EvaluateJob) -> Outcome:
 
 
 def _measure(paths: EvaluateJob) -> Scores:
-    transform = None if paths.transform is None else load_transform(paths.transform)
+    transform = (
+        None if paths.transform is None else load_transform(paths.transform, fixed=paths.fixed, moving=paths.moving)
+    )
     fixed = None if paths.fixed is None else read_image(paths.fixed, frame=paths.frames[0])
     moving = None if paths.moving is None else read_image(paths.moving, frame=paths.frames[1])
     fixed_labels = load_labels(paths.fixed_labels, paths.frames[0])
@@ -64,7 +66,9 @@ def _measure(paths: EvaluateJob) -> Scores:
         "mm" if space is None else space.unit,
         labels=None if fixed_labels is None or moving_labels is None else (fixed_labels, moving_labels),
         points=_points(paths),
-        transform=None if paths.truth is None else load_transform(paths.truth),
+        transform=None
+        if paths.truth is None
+        else load_transform(paths.truth, fixed=paths.fixed, moving=paths.moving),
         images=None if fixed is None or moving is None else Pair(fixed, moving),
         mask=None if mask is None or transform is None else (mask.data != 0).any(dim=0),
     )
@@ -89,16 +93,12 @@ def _measure(paths: EvaluateJob) -> Scores:
 def _points(paths: EvaluateJob) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     if paths.fixed_points is None or paths.moving_points is None:
         return None
-    fixed, moving = read_points(paths.fixed_points), read_points(paths.moving_points)
-    if moving.ndim != fixed.ndim:
-        raise InputError(
-            f"{paths.moving_points}: the points are {moving.ndim}D, those of {paths.fixed_points} {fixed.ndim}D"
-        )
-    if len(fixed) != len(moving):
-        raise InputError(
-            f"{paths.moving_points}: found {len(moving)} points but {len(fixed)} in {paths.fixed_points}; row i "
-            "of one file must correspond to row i of the other"
-        )
+    fixed, moving = pair_points(
+        read_points(paths.fixed_points),
+        read_points(paths.moving_points),
+        fixed_name=str(paths.fixed_points),
+        moving_name=str(paths.moving_points),
+    )
     return fixed.points, moving.points
 
 
@@ -108,7 +108,7 @@ def _inverse(paths: EvaluateJob, transform: Transform | None) -> Transform | Non
         return None
     beside = paths.transform / "inverse.h5"
     stored = paths.inverse or (beside if beside.is_file() else None)
-    return transform.inverse() if stored is None else load_transform(stored)
+    return transform.inverse() if stored is None else load_transform(stored, fixed=paths.fixed, moving=paths.moving)
 
 
 def _say_labels(session: Session, labels: LabelScores) -> None:

@@ -6,7 +6,7 @@ from roireg.io.dicom import DicomSeries, list_series
 from roireg.io.hashing import sha256_of
 from roireg.io.images import check_image, read_image, read_labels, write_image, write_labels
 from roireg.io.pairs import read_pairs, write_pairs
-from roireg.io.points import PointSet, read_points, write_points
+from roireg.io.points import PointSet, pair_points, read_points, write_points
 from roireg.io.transforms import CONVENTIONS, AntsFiles, from_itk, read_transform, to_itk, write_ants, write_transform
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "from_itk",
     "list_series",
     "new_folder",
+    "pair_points",
     "read_image",
     "read_labels",
     "read_pairs",

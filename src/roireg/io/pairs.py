@@ -24,6 +24,7 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.lattice import stored_on
 from roireg.core.rois import Prompt, ROIPair, ROIPairs, ROISet
+from roireg.io.documents import parse_json, read_text
 from roireg.io.images import read_labels, write_labels
 
 __all__ = ["read_pairs", "write_pairs"]
@@ -261,14 +262,7 @@ def _read_folder(folder: Path, name: str) -> ROIPairs:
     where = f"{name}/pairs.json"
     if not file.is_file():
         raise InputError(f"{name}: there is no pairs.json in it; expected a folder of ROI pairs")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: line {error.lineno}, column {error.colno} is not valid JSON ({error.msg}); correct it there"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: the file is not UTF-8 text; save it as UTF-8") from error
+    content = parse_json(read_text(file, where), where)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != VERSION:
         raise InputError(f"{where}: expected schema_version {VERSION}, found {version!r}")

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
 from roireg.core.files import atomic_path
+from roireg.io._itk import warn_header
+from roireg.io.documents import parse_json
 
-__all__ = ["PointSet", "read_points", "write_points"]
+__all__ = ["PointSet", "pair_points", "read_points", "write_points"]
 
 NAME_COLUMNS = ("name", "label", "id")
 FCSV_COLUMNS = (
@@ -46,10 +48,12 @@ class PointSet:
     ----------
     points : (N, d) float64 world points, (x, y[, z]) in LPS mm; pixel coordinates (column, row) for raster images.
     names : N names, "" where a point has none.
+    rows : N places in the file, from 0; points that were not placed have one, too.
     """
 
     points: NDArray[np.float64]
     names: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         points = np.asarray(self.points, dtype=np.float64)
@@ -58,10 +62,14 @@ class PointSet:
         names = tuple(self.names) or ("",) * len(points)
         if len(names) != len(points):
             raise InputError(f"{len(points)} points need as many names, found {len(names)}")
+        rows = tuple(self.rows) or tuple(range(len(points)))
+        if len(rows) != len(points):
+            raise InputError(f"{len(points)} points need as many rows, found {len(rows)}")
         if not np.isfinite(points).all():
             raise InputError(f"point {int((~np.isfinite(points)).any(1).argmax()) + 1} has coordinates not finite")
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "names", names)
+        object.__setattr__(self, "rows", rows)
 
     @property
     def ndim(self) -> int:
@@ -71,13 +79,71 @@ class PointSet:
     def __len__(self) -> int:
         return len(self.points)
 
+    def take(self, index: Sequence[int]) -> PointSet:
+        """Return some of the points, in the order of their indices."""
+        chosen = [int(i) for i in index]
+        return PointSet(
+            self.points[chosen], tuple(self.names[i] for i in chosen), tuple(self.rows[i] for i in chosen)
+        )
+
+
+def pair_points(
+    fixed: PointSet, moving: PointSet, *, fixed_name: str = "fixed points", moving_name: str = "moving points"
+) -> tuple[PointSet, PointSet]:
+    """Return the corresponding points of two files, row i of the one to row i of the other.
+
+    Where every point of both has a name of its own and some names occur in both, equal names correspond. Otherwise
+    row i corresponds to row i, whatever was not placed left out on both sides. What is left without a partner, and
+    that names changed the order, is told by a warning.
+
+    Raises
+    ------
+    InputError
+        When the points differ in dimension, or without common names in number, or none is left.
+    """
+    if fixed.ndim != moving.ndim:
+        raise InputError(f"{moving_name}: the points are {moving.ndim}D, those of {fixed_name} {fixed.ndim}D")
+    common = set(fixed.names) & set(moving.names)
+    by_name = bool(common) and all("" not in p.names and len(set(p.names)) == len(p) for p in (fixed, moving))
+    if by_name:
+        keys: tuple[tuple[Any, ...], ...] = (fixed.names, moving.names)
+        if fixed.names != moving.names and [n for n in moving.names if n in common] != [
+            n for n in fixed.names if n in common
+        ]:
+            warn_header(moving_name, f"its points are in another order than those of {fixed_name}; paired by name")
+    else:
+        count = [max(p.rows, default=-1) + 1 for p in (fixed, moving)]
+        if len(fixed) == count[0] and len(moving) == count[1] and count[0] != count[1]:
+            raise InputError(
+                f"{moving_name}: found {len(moving)} points but {len(fixed)} in {fixed_name}; row i of one file must "
+                "correspond to row i of the other, or every point have a name of its own"
+            )
+        keys = (fixed.rows, moving.rows)
+    places = {key: i for i, key in enumerate(keys[1])}
+    chosen = [(i, places[key]) for i, key in enumerate(keys[0]) if key in places]
+    if not chosen:
+        raise InputError(f"{moving_name}: none of its points corresponds to one of {fixed_name}; check their names")
+    for points, name, used in (
+        (fixed, fixed_name, {i for i, _ in chosen}),
+        (moving, moving_name, {j for _, j in chosen}),
+    ):
+        alone = [points.names[i] or f"row {points.rows[i] + 1}" for i in range(len(points)) if i not in used]
+        if alone:
+            warn_header(name, f"without a partner on the other side, left out: {_listed(alone)}")
+    return fixed.take([i for i, _ in chosen]), moving.take([j for _, j in chosen])
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
 
 def read_points(path: str | Path) -> PointSet:
     """Read landmarks from .csv, .mrk.json or .fcsv.
 
     A CSV has a header with the columns x, y (2D, pixels or mm) or x, y, z (LPS mm), in any order; a column
     `name`, `label` or `id` gives names, other columns are ignored. Slicer files state their coordinate system
-    (LPS or RAS); RAS is converted.
+    (LPS or RAS); RAS is converted. Points that Slicer knows as not placed are left out, with a warning.
 
     Raises
     ------
@@ -93,7 +159,7 @@ def read_points(path: str | Path) -> PointSet:
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"{place}: the file cannot be read as text; expected .csv, .mrk.json or .fcsv") from error
     if name.endswith(".json"):
-        points, names = _from_markups(place, text)
+        return _from_markups(place, text)
     elif name.endswith(".fcsv"):
         points, names = _from_fcsv(place, text)
     elif name.endswith((".csv", ".tsv", ".txt")):
@@ -137,16 +203,17 @@ def _from_table(place: Path, lines: list[tuple[int, str]]) -> tuple[list[list[fl
         return [], []
     header = lines[0][1]
     delimiter = next((c for c in (",", ";", "\t") if c in header), ",")
-    columns = [c.strip().lower() for c in next(csv.reader([header], delimiter=delimiter))]
+    columns = [c.strip().lower() for c in _row(place, lines[0][0], header, delimiter)]
     axes = [a for a in "xyz" if a in columns]
     if axes not in (["x", "y"], ["x", "y", "z"]):
         raise InputError(
-            f"{place}: the first line names the columns and must have x,y (2D) or x,y,z (LPS mm), found {header!r}"
+            f"{place}: the first line names the columns and must have x,y (2D) or x,y,z (LPS mm), found "
+            f"{_shown(header)}"
         )
     name_column = next((columns.index(c) for c in NAME_COLUMNS if c in columns), None)
     points, names = [], []
     for number, line in lines[1:]:
-        row = next(csv.reader([line], delimiter=delimiter))
+        row = _row(place, number, line, delimiter)
         if len(row) < len(columns):
             raise InputError(f"{place}: line {number} has {len(row)} columns, expected {len(columns)}")
         points.append([_number(place, f"line {number}", row[columns.index(a)]) for a in axes])
@@ -154,14 +221,30 @@ def _from_table(place: Path, lines: list[tuple[int, str]]) -> tuple[list[list[fl
     return points, names
 
 
+def _row(place: Path, number: int, line: str, delimiter: str = ",") -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error as error:
+        raise InputError(f"{place}: line {number} is no row of a table ({error}); correct it") from error
+
+
 def _number(place: Path, where: str, value: Any) -> float:
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not np.isfinite(number):
-        raise InputError(f"{place}: {where} has {value!r} where a finite number is expected")
+        raise InputError(f"{place}: {where} has {_shown(value)} where a finite number is expected")
     return number
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, cut to a length one can read."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "an integer of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _to_csv(points: PointSet) -> str:
@@ -180,7 +263,7 @@ def _to_csv(points: PointSet) -> str:
 def _system(place: Path, value: object) -> str:
     found = _SYSTEMS.get(str(value).strip().upper())
     if found is None:
-        raise InputError(f"{place}: the coordinate system is LPS or RAS, found {value!r}")
+        raise InputError(f"{place}: the coordinate system is LPS or RAS, found {_shown(value)}")
     return found
 
 
@@ -206,7 +289,7 @@ def _from_fcsv(place: Path, text: str) -> tuple[list[list[float]], list[str]]:
         raise InputError(f"{place}: the columns line must name x, y and z, found {','.join(columns)!r}")
     points, names = [], []
     for number, line in lines:
-        row = next(csv.reader([line]))
+        row = _row(place, number, line)
         if len(row) < 1 + max(columns.index(a) for a in "xyz"):
             raise InputError(f"{place}: line {number} has {len(row)} columns, expected {len(columns)}")
         values = [_number(place, f"line {number}", row[columns.index(a)]) for a in "xyz"]
@@ -226,28 +309,47 @@ def _to_fcsv(points: PointSet) -> str:
     return stream.getvalue()
 
 
-def _from_markups(place: Path, text: str) -> tuple[list[list[float]], list[str]]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place}: line {error.lineno} is not valid JSON ({error.msg})") from error
+def _from_markups(place: Path, text: str) -> PointSet:
+    content = parse_json(text, str(place))
     lists = content.get("markups") if isinstance(content, dict) else None
     if not isinstance(lists, list) or not all(isinstance(m, dict) for m in lists):
         raise InputError(f"{place}: expected a Slicer markups file with a list 'markups'")
-    points, names = [], []
-    for markup in lists:
+    controls = [(markup, control) for markup in lists for control in _controls(place, markup)]
+    points, names, rows, unplaced = [], [], [], []
+    for row, (markup, control) in enumerate(controls):
         system = _system(place, markup.get("coordinateSystem", "LPS"))
-        for i, control in enumerate(markup.get("controlPoints") or [], 1):
-            name = str(control.get("label", "")) if isinstance(control, dict) else ""
-            position = control.get("position") if isinstance(control, dict) else None
-            where = f"control point {i} ({name or 'unnamed'})"
-            if not isinstance(position, list) or len(position) != 3:
-                raise InputError(
-                    f"{place}: {where} has no position of three numbers; place it in Slicer or remove it"
-                )
-            points.append(_to_lps([_number(place, where, v) for v in position], system))
-            names.append(name)
-    return points, names
+        name = str(control.get("label", ""))
+        if str(control.get("positionStatus", "defined")) not in _PLACED:
+            unplaced.append(name or f"point {row + 1}")
+            continue
+        position = control.get("position")
+        where = f"control point {row + 1} ({_shown(name)[1:-1] or 'unnamed'})"
+        if not isinstance(position, list) or len(position) != 3:
+            raise InputError(f"{place}: {where} has no position of three numbers; place it in Slicer or remove it")
+        points.append(_to_lps([_number(place, where, v) for v in position], system))
+        names.append(name)
+        rows.append(row)
+    if not points:
+        raise InputError(f"{place}: the file holds no points{' that are placed' if unplaced else ''}")
+    if unplaced:
+        warn_header(str(place), f"points that were not placed are left out: {_listed(unplaced)}")
+    return PointSet(np.array(points, dtype=np.float64), tuple(names), tuple(rows))
+
+
+_PLACED = ("defined",)
+"""Of Slicer's states; the others are undefined, preview and missing."""
+
+
+def _controls(place: Path, markup: dict[str, Any]) -> list[dict[str, Any]]:
+    _system(place, markup.get("coordinateSystem", "LPS"))
+    controls = markup.get("controlPoints")
+    controls = [] if controls is None else controls
+    if not isinstance(controls, list) or not all(isinstance(c, dict) for c in controls):
+        raise InputError(f"{place}: 'controlPoints' is a list of points, found {_shown(controls)}")
+    unit = markup.get("coordinateUnits", "mm")
+    if controls and unit not in ("mm", ""):
+        raise InputError(f"{place}: coordinates are read in mm, found the unit {_shown(unit)}; convert them")
+    return controls
 
 
 def _to_markups(points: PointSet) -> str:

@@ -102,7 +102,7 @@ FixedLabels = Annotated[Path | None, option(help="Label map of the fixed image."
 MovingLabels = Annotated[Path | None, option(help="Label map of the moving image.", panel=CARRIED)]
 FixedPoints = Annotated[Path | None, option(help="Points of the fixed image: .csv, .mrk.json, .fcsv.", panel=CARRIED)]
 MovingPoints = Annotated[
-    Path | None, option(help="Points of the moving image, row by row as the fixed.", panel=CARRIED)
+    Path | None, option(help="Points of the moving image, by name or row as the fixed.", panel=CARRIED)
 ]
 
 

@@ -12,7 +12,16 @@ from roireg.core.rois import Prompt
 from roireg.core.transforms import Transform
 from roireg.core.warp import warp
 from roireg.evaluate import Truth
-from roireg.io import PointSet, read_image, read_labels, read_pairs, read_points, write_labels, write_points
+from roireg.io import (
+    PointSet,
+    pair_points,
+    read_image,
+    read_labels,
+    read_pairs,
+    read_points,
+    write_labels,
+    write_points,
+)
 from roireg.jobs.job import Work
 from roireg.jobs.reading import load_labels, load_transform, with_network, world_points
 from roireg.jobs.register import INIT_WORDS, RegisterJob
@@ -30,12 +39,15 @@ class _Carried:
     moving_labels: Image | None
     fixed_points: PointSet | None
     moving_points: PointSet | None
+    paired: tuple[PointSet, PointSet] | None
 
 
 def compute(job: RegisterJob, progress: Progress) -> Work:
     """Read, check, register and score; see `roireg.jobs.job.Job.run`."""
     config = _settings(job)
-    init: str | Transform = job.init if job.init in INIT_WORDS else load_transform(job.init)
+    init: str | Transform = (
+        job.init if job.init in INIT_WORDS else load_transform(job.init, fixed=job.fixed, moving=job.moving)
+    )
     fixed, moving = read_image(job.fixed, frame=job.frames[0]), read_image(job.moving, frame=job.frames[1])
     carried = _read_carried(job, fixed, moving)
     result = register(
@@ -95,15 +107,15 @@ def _read_carried(job: RegisterJob, fixed: Image, moving: Image) -> _Carried:
         for path, frame, image in zip((job.fixed_labels, job.moving_labels), job.frames, (fixed, moving), strict=True)
     ]
     points = [None if path is None else read_points(path) for path in (job.fixed_points, job.moving_points)]
-    for side, (given, image, path) in enumerate(
-        zip(points, (fixed, moving), (job.fixed_points, job.moving_points), strict=True)
-    ):
-        other = points[1 - side]
+    for given, image, path in zip(points, (fixed, moving), (job.fixed_points, job.moving_points), strict=True):
         if given is not None:
-            # Two lists of different length would be scored wrongly; the one given second is named.
-            partner = other.points if side == 1 and other is not None else None
-            check_points(given.points, image, name=str(path), partner=partner)
-    return _Carried(labels[0], labels[1], points[0], points[1])
+            check_points(given.points, image, name=str(path))
+    paired = None
+    if points[0] is not None and points[1] is not None:
+        paired = pair_points(
+            points[0], points[1], fixed_name=str(job.fixed_points), moving_name=str(job.moving_points)
+        )
+    return _Carried(labels[0], labels[1], points[0], points[1], paired)
 
 
 def _scored(result: Registration, carried: _Carried) -> Registration:
@@ -111,8 +123,8 @@ def _scored(result: Registration, carried: _Carried) -> Registration:
     labels, points = None, None
     if carried.fixed_labels is not None and carried.moving_labels is not None:
         labels = carried.fixed_labels, carried.moving_labels
-    if carried.fixed_points is not None and carried.moving_points is not None:
-        points = carried.fixed_points.points, carried.moving_points.points
+    if carried.paired is not None:
+        points = carried.paired[0].points, carried.paired[1].points
     return result.scored(Truth(unit=result.fixed.unit, labels=labels, points=points))
 
 

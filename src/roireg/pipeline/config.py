@@ -14,6 +14,7 @@ from roireg.core.errors import InputError
 from roireg.fit.dense_affine import AffineOptions
 from roireg.fit.level import VelocityOptions
 from roireg.io import atomic_path
+from roireg.io.documents import read_yaml
 from roireg.models.preprocess import CT_WINDOWS
 from roireg.models.profiles import PROFILES
 
@@ -156,14 +157,9 @@ class Config(_Section):
             When the file is missing, not YAML, or has an unknown key or an impossible value (which is named).
         """
         path = Path(path)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: there is no such configuration file; check the path") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: the configuration cannot be read ({error}); check the file") from None
-        except yaml.YAMLError as error:
-            raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file") from None
+        if not path.exists():
+            raise InputError(f"{path}: there is no such configuration file; check the path")
+        content = read_yaml(path)
         if content is None:
             content = {}
         if not isinstance(content, dict):
