@@ -13,9 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from roireg.core.rois import Prompt
     from roireg.io import read_image as read
-    from roireg.pipeline import Config, PromptSession, Registration, preset, prompt, register
+    from roireg.pipeline import Config, PromptSession, Registration, preset, prompt, prompt_session, register
 
-__all__ = ["Config", "Prompt", "PromptSession", "Registration", "__version__", "preset", "prompt", "read", "register"]
+__all__ = [
+    "Config",
+    "Prompt",
+    "PromptSession",
+    "Registration",
+    "__version__",
+    "preset",
+    "prompt",
+    "prompt_session",
+    "read",
+    "register",
+]
 
 __version__ = "0.1.0"
 
@@ -26,6 +37,7 @@ _PLACES = {
     "Registration": ("roireg.pipeline", "Registration"),
     "preset": ("roireg.pipeline", "preset"),
     "prompt": ("roireg.pipeline", "prompt"),
+    "prompt_session": ("roireg.pipeline", "prompt_session"),
     "read": ("roireg.io", "read_image"),
     "register": ("roireg.pipeline", "register"),
 }

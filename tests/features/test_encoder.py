@@ -7,7 +7,7 @@ import torch
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from roireg.features import EncoderFeatures, FeatureExtractor, make_extractor
+from roireg.features import EncoderFeatures, make_extractor
 from roireg.models.cache import EmbeddingCache
 from roireg.segment.promptable import ModelSegmenter
 from segment.fake_model import STRIDE, FakeModel
@@ -27,8 +27,7 @@ def ramp(grid: Grid, gradient, offset: float) -> Image:
 
 def test_it_is_an_extractor_known_by_name():
     made = make_extractor("model", model=FakeModel(), layer=2, window=(40.0, 400.0))
-    assert isinstance(made, FeatureExtractor) and made.name == "model"
-    assert dict(made.params) == {"model": "fake", "layer": 2, "window": [40.0, 400.0], "axis": None}
+    assert (made.model.key, made.layer, made.window, made.axis) == ("fake", 2, (40.0, 400.0), None)
     with pytest.raises(InputError, match="encode_dense"):
         make_extractor("model", model=3.5)
 

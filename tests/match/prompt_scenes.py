@@ -48,25 +48,24 @@ def balls(grid: Grid, offset, *, places=((0.3, 0.3), (0.65, 0.35), (0.45, 0.7)),
 
 @dataclass
 class Knows:
-    """Answers a prompt with the ball under its first positive point, then with all balls together.
+    """A prepared image that answers a prompt with the ball under its first positive point, then with all balls.
 
-    A box is answered with the ball that has most of its voxels in it. Counts how often it is asked.
+    A box is answered with the ball that has most of its voxels in it. Remembers what it was asked.
     """
 
-    scenes: dict[int, Balls]
-    asked: list[Prompt] = field(default_factory=list)
-    prepared: list[Image] = field(default_factory=list)
+    scene: Balls
+    prompts: list[Prompt] = field(default_factory=list)
 
-    def prepare(self, image: Image) -> object:
-        self.prepared.append(image)
-        return None
+    @property
+    def image(self) -> Image:
+        return self.scene.image
 
-    def __call__(self, image: Image) -> ROISet:
-        return ROISet.from_labels(self.scenes[id(image)].labels, image.grid)
+    def regions(self) -> ROISet:
+        return ROISet.from_labels(self.scene.labels, self.image.grid)
 
-    def segment(self, image: Image, prompt: Prompt) -> ROISet:
-        self.asked.append(prompt)
-        labels, grid = self.scenes[id(image)].labels, image.grid
+    def answer(self, prompt: Prompt) -> ROISet:
+        self.prompts.append(prompt)
+        labels, grid = self.scene.labels, self.image.grid
         positive = prompt.points[prompt.labels == 1]
         if len(positive):
             index = np.clip(np.round(grid.index_from_world(positive[0])).astype(int), 0, np.array(grid.shape) - 1)
@@ -82,13 +81,13 @@ class Knows:
 
 def two_sides(grid: Grid, offset, *, segmenter=None, width=5.0, **drawn) -> tuple[Side, Side, Guide, Balls, Balls]:
     """Fixed and moving side, the true guide between them, and the truth of both."""
-    fixed, other = balls(grid, np.zeros(grid.ndim), **drawn), balls(grid, offset, **drawn)
-    knows = segmenter or Knows({id(fixed.image): fixed, id(other.image): other})
+    scenes = balls(grid, np.zeros(grid.ndim), **drawn), balls(grid, offset, **drawn)
+    prepared = [Knows(s) if segmenter is None else segmenter.prepare(s.image) for s in scenes]
     encode = IntensityFeatures(position=0.0)
-    maps = standardised(encode(fixed.image, grid), encode(other.image, grid))
+    maps = standardised(*(encode(s.image, grid) for s in scenes))
     truth = Affine.translation(offset)
     guide = Guide(truth, truth.inverse(), width)
-    return Side(fixed.image, maps[0], knows), Side(other.image, maps[1], knows), guide, fixed, other
+    return Side(prepared[0], maps[0]), Side(prepared[1], maps[1]), guide, *scenes
 
 
 GRIDS = {"flat": flat_grid(), "deep": oblique_grid((14, 30, 26), (3.0, 1.5, 1.5))}

@@ -5,20 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from match.prompt_scenes import GRIDS, Knows, balls, flat_grid, two_sides
+from match.prompt_scenes import GRIDS, Balls, Knows, balls, flat_grid, two_sides
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.transforms import Affine
-from roireg.match.carry import Guide, Side, anchor_of, carried_prompt, carried_regions, inner_point, inside
+from roireg.match.carry import Guide, Side, anchor_of, carried_prompt, carried_regions, inside
 from roireg.match.evidence import CALIBRATION, Evidence, confidence_of
-from roireg.match.transfer import PROMPTREG, TransferOptions, transfer_prompt
+from roireg.match.transfer import transfer_prompt
+from roireg.match.transfer_options import PROMPTREG, TransferOptions
 from roireg.match.variants import View, draw_views, view_of
 from roireg.segment import HierarchySegmenter
 from roireg.segment.promptable import NetworkAnswers
-from roireg.segment.prompts import ClosePointsError
+from roireg.segment.prompts import ClosePointsError, inner_point
 
 OFFSET = {"flat": (6.0, -4.0), "deep": (5.0, 3.0, -4.0)}
 
@@ -58,7 +60,7 @@ def test_every_ball_finds_itself(kind, label, guided):
 @pytest.mark.parametrize("place", ["argmax", "soft", "inverse"])
 def test_every_way_to_a_point_lands_in_the_ball(place):
     source, target, _, own, other = two_sides(flat_grid(), OFFSET["flat"])
-    options = replace(PROMPTREG, place=place, rounds=0, least_confidence=0.0)
+    options = PROMPTREG.model_copy(update={"place": place, "rounds": 0, "least_confidence": 0.0})
     found = transfer_prompt(Prompt.at(own.centers[0]), source, target, options=options)
     assert label_of(found.target, other.labels) == 1
 
@@ -113,7 +115,7 @@ def test_a_ball_that_is_gone_has_no_counterpart():
     grid = flat_grid()
     source, target, guide, own, _ = two_sides(grid, OFFSET["flat"], segmenter=HierarchySegmenter())
     noise = Image(torch.rand((1, *grid.shape), generator=torch.Generator().manual_seed(0)), grid)
-    blank = Side(noise, target.features.with_data(-target.features.data.flip(1, 2)), HierarchySegmenter())
+    blank = Side(HierarchySegmenter().prepare(noise), target.features.with_data(-target.features.data.flip(1, 2)))
     found = transfer_prompt(Prompt.at(own.centers[0]), source, blank, guide=guide)
     assert found.target is None
     assert "confidence" in found.reason
@@ -121,16 +123,15 @@ def test_a_ball_that_is_gone_has_no_counterpart():
 
 
 def test_a_segmenter_without_an_answer_is_no_error():
-    source, target, guide, own, _ = two_sides(flat_grid(), OFFSET["flat"])
+    source, target, guide, own, other = two_sides(flat_grid(), OFFSET["flat"])
 
     class Silent(Knows):
-        def segment(self, image, prompt):
-            return ROISet.empty(image.grid)
+        def answer(self, prompt):
+            return ROISet.empty(self.image.grid)
 
-    silent = Silent(source.segmenter.scenes)
     asked = Prompt.at(own.centers[0])
-    assert "no region" in transfer_prompt(asked, replace(source, segmenter=silent), target, guide=guide).reason
-    assert "nothing" in transfer_prompt(asked, source, replace(target, segmenter=silent), guide=guide).reason
+    assert "no region" in transfer_prompt(asked, replace(source, prepared=Silent(own)), target, guide=guide).reason
+    assert "nothing" in transfer_prompt(asked, source, replace(target, prepared=Silent(other)), guide=guide).reason
 
 
 def test_mistakes_are_named():
@@ -140,12 +141,9 @@ def test_mistakes_are_named():
         transfer_prompt(Prompt.at(own.centers[0]), source, deep)
     with pytest.raises(InputError, match="one region"):
         transfer_prompt(ROISet(torch.stack([own.labels == 1, own.labels == 2]), own.image.grid), source, target)
-    with pytest.raises(InputError, match="argmax, soft, inverse"):
-        TransferOptions(place="best")
-    with pytest.raises(InputError, match="readings"):
-        TransferOptions(readings=0)
-    with pytest.raises(InputError, match="shares"):
-        TransferOptions(least_confidence=2)
+    for wrong in ({"place": "best"}, {"readings": 0}, {"least_confidence": 2}, {"window": 0.1}):
+        with pytest.raises(ValidationError):
+            TransferOptions(**wrong)
     with pytest.raises(InputError, match="width"):
         Guide(Affine.identity(2), Affine.identity(2), 0.0)
 
@@ -195,7 +193,7 @@ def test_the_inner_point_of_a_ring_is_in_the_ring_and_prompts_are_moved_inside()
     grid = Grid.pixels((41, 41))
     distance = np.linalg.norm(grid.points() - 20, axis=1).reshape(41, 41)
     ring = ROISet(torch.as_tensor((distance > 8) & (distance < 15))[None], grid)
-    point = inner_point(ring)
+    point = inner_point(ring.masks[0], grid)
     assert 10 < np.linalg.norm(point - 20) < 13
     moved = inside(Prompt([[20.0, 20.0], [20.0, 8.0], [1.0, 1.0]], [1, 1, 0]), ring)
     assert ring.masks[(0, *np.round(moved.points[0][::-1]).astype(int))]
@@ -209,14 +207,13 @@ def test_views_average_the_region_and_ask_only_where_the_prompt_is_seen():
     for view in views:
         picture = view_of(own.image, view)
         labels = view_of(Image(own.labels[None].float(), own.image.grid), view).data[0].round().long()
-        knows = Knows({id(picture): replace(own, image=picture, labels=labels)})
-        seen.append((view, picture, knows))
+        seen.append((view, Knows(replace(own, image=picture, labels=labels))))
     with_views = replace(source, views=tuple(seen))
     found = transfer_prompt(Prompt.at(own.centers[1]), with_views, target, guide=guide)
     overlap = (found.source.masks[0] & (own.labels == 2)).sum() / (found.source.masks[0] | (own.labels == 2)).sum()
     assert float(overlap) > 0.85
     assert label_of(found.target, other.labels) == 2
-    assert [len(s[2].asked) for s in seen] == [1, 1, 1, 0]
+    assert [len(knows.prompts) for _, knows in seen] == [1, 1, 1, 0]
 
 
 def test_an_auxiliary_point_mends_a_counterpart_that_misses_a_part():
@@ -226,17 +223,17 @@ def test_an_auxiliary_point_mends_a_counterpart_that_misses_a_part():
     middle = round(float(torch.nonzero(other.labels == 1).double()[:, 1].mean()))
 
     class Halves(Knows):
-        def segment(self, image, prompt):
-            whole = super().segment(image, prompt).masks[:1]
+        def answer(self, prompt):
+            whole, grid = super().answer(prompt).masks[:1], self.image.grid
             if (prompt.labels == 1).sum() < 2:
                 whole = whole & (columns <= middle)
-            return ROISet(whole, image.grid, scores=torch.tensor([0.9])) if whole.any() else ROISet.empty(image.grid)
+            return ROISet(whole, grid, scores=torch.tensor([0.9])) if whole.any() else ROISet.empty(grid)
 
-    halves = replace(target, segmenter=Halves(target.segmenter.scenes))
+    halves = replace(target, prepared=Halves(other))
     options = TransferOptions(least_confidence=0.0)
     asked = Prompt.at(own.centers[0])
     plain = transfer_prompt(asked, source, halves, guide=guide, options=options)
-    mended = transfer_prompt(asked, source, halves, guide=guide, options=replace(options, rounds=2))
+    mended = transfer_prompt(asked, source, halves, guide=guide, options=options.model_copy(update={"rounds": 2}))
     assert label_of(plain.target, other.labels) == 0
     assert label_of(mended.target, other.labels) == 1
     assert (mended.prompt.labels == 1).sum() == 2
@@ -250,20 +247,20 @@ class Picky(Knows):
 
     fails: Exception | None = None
 
-    def segment(self, image, prompt):
+    def answer(self, prompt):
         if self.fails is not None and (prompt.labels == 0).any():
             raise self.fails
         apart = prompt.points[prompt.labels == 0][:, None] - prompt.points[prompt.labels == 1][None]
         if apart.size and np.linalg.norm(apart, axis=-1).min() < 10:
             raise ClosePointsError("too close")
-        return super().segment(image, prompt)
+        return super().answer(prompt)
 
 
 def test_a_negative_point_that_comes_too_close_is_left_out_and_that_is_said():
     source, target, guide, own, other = two_sides(flat_grid(), OFFSET["flat"])
     far, near = own.centers[1], own.centers[0] + (4.0, 0.0)
     asked = Prompt(np.stack([own.centers[0], near, far]), [1, 0, 0])
-    picky = replace(target, segmenter=Picky(target.segmenter.scenes))
+    picky = replace(target, prepared=Picky(other))
     found = transfer_prompt(asked, source, picky, guide=guide)
     assert label_of(found.target, other.labels) == 1
     assert found.notes == ("left out in image: 1 negative point too close to a positive one",)
@@ -271,27 +268,27 @@ def test_a_negative_point_that_comes_too_close_is_left_out_and_that_is_said():
     assert found.prompt.labels.tolist() == [1, 0]
     assert transfer_prompt(asked, source, target, guide=guide).notes == ()
     with pytest.raises(ClosePointsError, match="too close"):
-        transfer_prompt(asked, replace(source, segmenter=Picky(source.segmenter.scenes)), target, guide=guide)
+        transfer_prompt(asked, replace(source, prepared=Picky(own)), target, guide=guide)
 
 
 def test_other_failures_of_a_segmenter_are_not_swallowed():
-    source, target, guide, own, _ = two_sides(flat_grid(), OFFSET["flat"])
-    lost = Picky(target.segmenter.scenes)
+    source, target, guide, own, other = two_sides(flat_grid(), OFFSET["flat"])
+    lost = Picky(other)
     lost.fails = InputError("the server does not answer")
     asked = Prompt(np.stack([own.centers[0], own.centers[1]]), [1, 0])
     with pytest.raises(InputError, match="server does not answer"):
-        transfer_prompt(asked, source, replace(target, segmenter=lost), guide=guide)
+        transfer_prompt(asked, source, replace(target, prepared=lost), guide=guide)
 
 
 def test_a_note_of_the_segmenter_is_handed_on():
     source, target, guide, own, _ = two_sides(flat_grid(), OFFSET["flat"])
 
     class Notes(Knows):
-        def segment(self, image, prompt):
-            found = super().segment(image, prompt)
+        def answer(self, prompt):
+            found = super().answer(prompt)
             return NetworkAnswers(found.masks, found.grid, scores=found.scores, note="guessed")
 
-    noting = replace(source, segmenter=Notes(source.segmenter.scenes))
+    noting = replace(source, prepared=Notes(own))
     asked = Prompt.at(own.centers[0])
     assert transfer_prompt(asked, noting, target, guide=guide).notes == ("guessed",)
     away = Affine.translation((500.0, 0.0))
@@ -300,10 +297,10 @@ def test_a_note_of_the_segmenter_is_handed_on():
 
 
 def test_reasons_name_the_file_and_not_its_folder():
-    source, target, _, own, _ = two_sides(flat_grid(), OFFSET["flat"])
+    source, target, _, own, other = two_sides(flat_grid(), OFFSET["flat"])
     away = Affine.translation((500.0, 0.0))
     image = Image(target.image.data, target.image.grid, name="/data/of/somebody/moving.png")
-    far = replace(target, image=image)
+    far = replace(target, prepared=Knows(replace(other, image=image)))
     reason = transfer_prompt(Prompt.at(own.centers[0]), source, far, guide=Guide(away, away.inverse(), 5.0)).reason
     assert "in moving.png," in reason
 
@@ -345,7 +342,7 @@ def test_the_published_settings_abstain_as_the_default_does():
     grid = flat_grid()
     source, target, _, own, _ = two_sides(grid, OFFSET["flat"], segmenter=HierarchySegmenter())
     noise = Image(torch.rand((1, *grid.shape), generator=torch.Generator().manual_seed(0)), grid)
-    blank = Side(noise, target.features.with_data(-target.features.data.flip(1, 2)), HierarchySegmenter())
+    blank = Side(HierarchySegmenter().prepare(noise), target.features.with_data(-target.features.data.flip(1, 2)))
     found = transfer_prompt(Prompt.at(own.centers[0]), source, blank, options=PROMPTREG)
     assert found.target is None and found.confidence < PROMPTREG.least_confidence
     assert found.reason
@@ -358,13 +355,14 @@ def test_auxiliary_points_are_left_to_the_published_settings():
 class Sees(Knows):
     """Answers everything with the regions it is given."""
 
-    def __init__(self, *masks: torch.Tensor):
-        super().__init__({})
+    def __init__(self, scene: Balls, *masks: torch.Tensor):
+        super().__init__(scene)
         self.masks = masks
 
-    def segment(self, image, prompt):
-        self.asked.append(prompt)
-        return ROISet(torch.stack(self.masks), image.grid) if self.masks else ROISet.empty(image.grid)
+    def answer(self, prompt):
+        self.prompts.append(prompt)
+        grid = self.image.grid
+        return ROISet(torch.stack(self.masks), grid) if self.masks else ROISet.empty(grid)
 
 
 @pytest.mark.parametrize("options", [PROMPTREG, ALONE])
@@ -372,10 +370,12 @@ def test_views_correct_the_first_answer_as_published_and_only_refine_it_by_defau
     """The image itself is answered with ball 2, five of six views of it with ball 1."""
     source, target, _, own, other = two_sides(flat_grid(), OFFSET["flat"])
     wrong, right = own.labels == 2, own.labels == 1
-    views = tuple((View(), own.image, Sees(right)) for _ in range(5))
-    views += ((View(), own.image, Sees(wrong)),)
-    misled = replace(source, segmenter=Sees(wrong), views=views)
-    found = transfer_prompt(Prompt.at(own.centers[0]), misled, target, options=replace(options, least_confidence=0.0))
+    views = tuple((View(), Sees(own, right)) for _ in range(5))
+    views += ((View(), Sees(own, wrong)),)
+    misled = replace(source, prepared=Sees(own, wrong), views=views)
+    found = transfer_prompt(
+        Prompt.at(own.centers[0]), misled, target, options=options.model_copy(update={"least_confidence": 0.0})
+    )
     assert label_of(found.source, own.labels) == (1 if options is PROMPTREG else 2)
     if options is PROMPTREG:
         assert label_of(found.target, other.labels) == 1
@@ -384,9 +384,9 @@ def test_views_correct_the_first_answer_as_published_and_only_refine_it_by_defau
 
 
 def test_views_that_agree_on_nothing_are_no_answer_as_published():
-    source, target, _, own, _ = two_sides(flat_grid(), OFFSET["flat"])
-    views = tuple((View(), own.image, Sees(own.labels == k)) for k in (1, 2, 3))
-    split = replace(source, views=(*views, (View(), own.image, Sees())))
+    source, target, _, own, other = two_sides(flat_grid(), OFFSET["flat"])
+    views = tuple((View(), Sees(own, own.labels == k)) for k in (1, 2, 3))
+    split = replace(source, views=(*views, (View(), Sees(own))))
     asked = Prompt.at(own.centers[0])
     found = transfer_prompt(asked, split, target, options=PROMPTREG)
     assert found.target is None and "views agree on no region" in found.reason
@@ -394,23 +394,22 @@ def test_views_that_agree_on_nothing_are_no_answer_as_published():
     class Turns(Knows):
         """Another ball every time it is asked."""
 
-        def segment(self, image, prompt):
-            self.asked.append(prompt)
-            labels = self.scenes[id(image)].labels
-            return ROISet((labels == len(self.asked) % 3 + 1)[None], image.grid)
+        def answer(self, prompt):
+            self.prompts.append(prompt)
+            return ROISet((self.scene.labels == len(self.prompts) % 3 + 1)[None], self.image.grid)
 
-    source = replace(source, views=tuple((View(), own.image, Sees(own.labels == 1)) for _ in range(6)))
-    options = replace(PROMPTREG, place="argmax", rounds=0, threshold=0.6)
-    found = transfer_prompt(asked, source, replace(target, segmenter=Turns(target.segmenter.scenes)), options=options)
+    source = replace(source, views=tuple((View(), Sees(own, own.labels == 1)) for _ in range(6)))
+    options = PROMPTREG.model_copy(update={"place": "argmax", "rounds": 0, "threshold": 0.6})
+    found = transfer_prompt(asked, source, replace(target, prepared=Turns(other)), options=options)
     assert found.target is None and "views agree on no region of image" in found.reason
     assert found.prompt is not None
 
 
 def test_a_view_in_which_points_come_too_close_is_left_out():
     source, target, guide, own, other = two_sides(flat_grid(), OFFSET["flat"])
-    picky = Picky(source.segmenter.scenes)
+    picky = Picky(own)
     picky.fails = ClosePointsError("too close")
     asked = Prompt(np.stack([own.centers[0], own.centers[1]]), [1, 0])
-    views = ((View(), own.image, picky), (View(), own.image, Sees(own.labels == 1)))
+    views = ((View(), picky), (View(), Sees(own, own.labels == 1)))
     found = transfer_prompt(asked, replace(source, views=views), target, guide=guide)
     assert label_of(found.source, own.labels) == 1 and label_of(found.target, other.labels) == 1

@@ -90,11 +90,13 @@ def test_a_lost_lease_is_renewed(server, model):
 def test_prompts_in_mm_through_the_segmenter(server, model):
     grid = make_grid((6, 8, 10), (4.0, 1.0, 1.2), rotation(3, 2), (10, 20, 30))
     image = Image(two_blocks() * 4, grid)
-    find = Model3DSegmenter(model, cache=EmbeddingCache(), points=400, limits=RegionFilter())
-    found = find.segment(image, Prompt.at(grid.world_from_index([2, 2, 2])))
+    find = Model3DSegmenter(
+        model, cache=EmbeddingCache(), points=400, limits=RegionFilter(min_fraction=0, max_fraction=1)
+    )
+    found = find.prepare(image).answer(Prompt.at(grid.world_from_index([2, 2, 2])))
     assert found.grid == grid and int(found.masks[0].sum()) == 24
     corners = grid.world_from_index([[1.0, 1.0, 1.0], [2.0, 3.0, 4.0]])
-    boxed = find.segment(image, Prompt(np.zeros((0, 3)), np.zeros(0), box=corners))
+    boxed = find.prepare(image).answer(Prompt(np.zeros((0, 3)), np.zeros(0), box=corners))
     assert int(boxed.masks[0].sum()) == 12
     rois = find(image)
     assert sorted(rois.masks.flatten(1).sum(1).tolist()) == [18, 24]

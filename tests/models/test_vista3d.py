@@ -15,6 +15,7 @@ from roireg.models.base import DenseEncoder
 from roireg.models.cache import EmbeddingCache
 from roireg.models.vista3d import FAMILY, Vista3D
 from roireg.models.volumes import VolumeModel
+from roireg.segment.everything import EverythingOptions
 from roireg.segment.filters import RegionFilter
 from roireg.segment.model3d import Model3DSegmenter
 from support import make_grid, rotation
@@ -113,8 +114,14 @@ def test_from_a_file_to_regions_of_a_ct(checkpoint):
     values[:, :4] = -1000
     image = Image(torch.from_numpy(values[None].astype(np.float32)), grid)
     model = load(checkpoint, input_size=SIDE)
-    find = Model3DSegmenter(model, cache=EmbeddingCache(), min_quality=0, points=8, limits=RegionFilter())
-    found = find.segment(image, Prompt.at(grid.center))
+    find = Model3DSegmenter(
+        model,
+        cache=EmbeddingCache(),
+        options=EverythingOptions(pred_iou_thresh=0),
+        points=8,
+        limits=RegionFilter(min_fraction=0, max_fraction=1),
+    )
+    found = find.prepare(image).answer(Prompt.at(grid.center))
     assert found.grid == grid
     rois = find(image)
     assert len(rois) >= 1 and rois.grid == grid

@@ -52,7 +52,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def settings(path: Path | str, folder: Path, points: int = 3, **more) -> roireg.Config:
     # Random masks are of any size, and a random network is sure of none.
     config = quick(
-        network={"min_quality": 0.0, "min_stability": 0.0},
+        network={"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0},
         segment={"min_fraction": 0.0, "max_fraction": 1.0},
         start={"search": False},
         dense={"velocity": {"levels": 1, "iterations": (3,)}},
@@ -70,7 +70,7 @@ def test_every_architecture_segments_prompts_matches_and_registers(kind, flat, t
     assert len(encoded) == 2
 
     parts = Stages.of(config, CPU, silent)
-    session = roireg.PromptSession(
+    session = roireg.prompt_session(
         flat.fixed, flat.moving, segmenter=parts.segmenter, features=parts.extractor, guide=flat.transform
     )
     (answer,) = session.answer(Prompt.at(flat.fixed.grid.center)).answers
@@ -137,7 +137,7 @@ def test_every_3d_network_segments_prompts_matches_and_registers(volume_network,
     assert len(result.pairs.moving) and len(result.pairs.fixed) and len(result.pairs)
     assert result.provenance["model"]["name"] == parts.network.model.card.name
     before = len(encoded)
-    session = roireg.PromptSession(
+    session = roireg.prompt_session(
         fixed, moving, segmenter=parts.segmenter, features=parts.extractor, guide=made.transform
     )
     (answer,) = session.answer(prompt).answers
@@ -164,7 +164,7 @@ def test_what_a_network_is_shown_is_what_its_window_says(tmp_path):
     path = saved("sam", tmp_path)
     pair = make_pair(2, shape=(24, 28), seed=1)
     parts = Stages.of(settings(path, tmp_path).with_network(path, window="lung"), CPU, silent)
-    assert parts.extractor.params["window"] == "lung"
+    assert parts.extractor.window == "lung"
     assert parts.segmenter.segmenter.window == "lung"
     assert parts.segmenter.prepare(pair.fixed).raster.shape[1:] == pair.fixed.grid.shape
 
@@ -176,11 +176,17 @@ def test_settings_say_which_masks_of_a_network_are_kept_and_how_volumes_are_cut(
         return Stages.of(config.with_network(path, profile="full"), CPU, silent).segmenter
 
     options = made(roireg.Config()).segmenter.options
-    assert (options.min_quality, options.min_stability, options.max_box_overlap) == (0.88, 0.95, 0.7)
+    assert (options.pred_iou_thresh, options.stability_score_thresh, options.box_nms_thresh) == (None, 0.95, 0.7)
     # Published for SAMReg.
     options = made(roireg.preset("samreg")).segmenter.options
-    assert (options.min_quality, options.min_stability, options.max_box_overlap) == (0.9, 0.9, 0.7)
-    chosen = {"min_quality": 0.5, "min_stability": 0.6, "max_box_overlap": 0.8, "crop_layers": 1, "slice_axis": 2}
+    assert (options.pred_iou_thresh, options.stability_score_thresh, options.box_nms_thresh) == (0.9, 0.9, 0.7)
+    chosen = {
+        "pred_iou_thresh": 0.5,
+        "stability_score_thresh": 0.6,
+        "box_nms_thresh": 0.8,
+        "crop_layers": 1,
+        "slice_axis": 2,
+    }
     found = made(roireg.Config.model_validate({"network": chosen}))
     assert found.axis == 2
     assert {name: getattr(found.segmenter.options, name) for name in list(chosen)[:-1]} == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -20,11 +21,13 @@ from roireg.pipeline.prompting import (
     PROMPT_PRESETS,
     PromptSession,
     PromptSettings,
+    find_guide,
     prompt,
     prompt_pairs,
+    prompt_session,
 )
 from roireg.pipeline.prompts import random_prompts
-from roireg.segment import HierarchySegmenter
+from roireg.segment import HierarchySegmenter, PreparedRegions, Segmenter
 from roireg.synth import SyntheticPair
 
 
@@ -42,7 +45,7 @@ def heart(pair: SyntheticPair, side: str) -> tuple[int, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def session(flat) -> PromptSession:
-    return PromptSession(flat.fixed, flat.moving, guide=flat.transform)
+    return prompt_session(flat.fixed, flat.moving, guide=flat.transform)
 
 
 @pytest.mark.parametrize("side", ["fixed", "moving"])
@@ -63,7 +66,7 @@ def test_a_prompt_lands_where_the_true_transform_says(flat, session, side):
 
 
 def test_the_same_in_an_oblique_volume_with_its_own_moving_grid(deep):
-    session = PromptSession(deep.fixed, deep.moving, guide=deep.transform)
+    session = prompt_session(deep.fixed, deep.moving, guide=deep.transform)
     _, point = heart(deep, "moving")
     (answer,) = session.answer(Prompt.at(point), side="moving").answers
     expected = deep.transform.map_points(answer.found.points)
@@ -71,26 +74,51 @@ def test_the_same_in_an_oblique_volume_with_its_own_moving_grid(deep):
 
 
 def test_images_are_encoded_once_for_many_prompts(flat):
+    built, encoded = [], []
+
     class Counting(HierarchySegmenter):
-        built = 0
-
         def prepare(self, image):
-            known = id(image) in self._kept
-            Counting.built += not known
+            built.append(image.name)
             return super().prepare(image)
-
-    encoded = []
 
     class Encoder(IntensityFeatures):
         def __call__(self, image, grid):
             encoded.append(image.name)
             return super().__call__(image, grid)
 
-    session = PromptSession(flat.fixed, flat.moving, segmenter=Counting(), features=Encoder(), guide=flat.transform)
+    session = prompt_session(flat.fixed, flat.moving, segmenter=Counting(), features=Encoder(), guide=flat.transform)
     for side in ("fixed", "moving"):
         session.answer([Prompt.at(heart(flat, side)[1])] * 3, side=side)
-    assert Counting.built == 2
+    assert len(built) == 2
     assert len(encoded) == 2
+
+
+def test_threads_share_a_session(flat, session):
+    points = flat.fixed.grid.world_from_index(
+        np.random.default_rng(0).uniform(0.2, 0.8, (6, 2)) * flat.fixed.grid.shape
+    )
+    sides = ["fixed", "moving"] * 3
+    alone = [session.answer(Prompt.at(p), side=s) for p, s in zip(points, sides, strict=True)]
+    fresh = prompt_session(flat.fixed, flat.moving, guide=flat.transform)
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda p, s: fresh.answer(Prompt.at(p), side=s), points, sides))
+    for one, other in zip(alone, together, strict=True):
+        assert [a.confidence for a in one.answers] == [a.confidence for a in other.answers]
+        assert torch.equal(one.pairs.fixed.masks, other.pairs.fixed.masks)
+        assert torch.equal(one.pairs.moving.masks, other.pairs.moving.masks)
+
+
+def test_images_that_are_prepared_already_are_not_prepared_again(flat, session):
+    class Unasked(HierarchySegmenter):
+        def prepare(self, image):
+            raise AssertionError("prepared again")
+
+    prepared = tuple(HierarchySegmenter().prepare(image) for image in (flat.fixed, flat.moving))
+    given = PromptSession.of(
+        flat.fixed, flat.moving, segmenter=Unasked(), prepared=prepared, guide=session.guide
+    ).answer(Prompt.at(heart(flat, "fixed")[1]))
+    expected = session.answer(Prompt.at(heart(flat, "fixed")[1]))
+    assert torch.equal(given.pairs.moving.masks, expected.pairs.moving.masks) and len(given.pairs)
 
 
 def test_the_segmenter_says_first_which_images_it_takes(flat):
@@ -103,7 +131,7 @@ def test_the_segmenter_says_first_which_images_it_takes(flat):
             raise AssertionError("features of an image that the segmenter does not take")
 
     with pytest.raises(GeometryError, match="takes 3D images, found 2D"):
-        PromptSession(flat.fixed, flat.moving, segmenter=Deep(), features=Unasked(), guide=flat.transform)
+        prompt_session(flat.fixed, flat.moving, segmenter=Deep(), features=Unasked(), guide=flat.transform)
 
 
 def test_a_box_beyond_the_border_is_asked_for_as_far_as_it_reaches(flat, session):
@@ -146,9 +174,9 @@ def test_a_mask_is_a_prompt(flat, session):
 
 def test_regions_of_different_grids_meet_on_that_of_the_image(flat):
     """A segmenter on a coarse grid and a mask on the image grid, in one answer."""
-    session = PromptSession(
-        flat.fixed, flat.moving, segmenter=HierarchySegmenter(max_voxels=1500), guide=flat.transform
-    ).changed(transfer=TransferOptions(least_confidence=0.0))
+    settings = PromptSettings(transfer=TransferOptions(least_confidence=0.0))
+    coarse = HierarchySegmenter(max_voxels=1500)
+    session = prompt_session(flat.fixed, flat.moving, segmenter=coarse, guide=flat.transform, settings=settings)
     label, point = heart(flat, "moving")
     mask = flat.moving_labels.with_data((flat.moving_labels.data == label).to(torch.int32))
     result = session.answer([Prompt.at(point), mask], side="moving")
@@ -158,7 +186,7 @@ def test_regions_of_different_grids_meet_on_that_of_the_image(flat):
 
 
 def test_no_counterpart_says_why_and_keeps_the_place(flat, session):
-    strict = session.changed(transfer=TransferOptions(least_confidence=1.0))
+    strict = replace(session, settings=PromptSettings(transfer=TransferOptions(least_confidence=1.0)))
     _, point = heart(flat, "fixed")
     result = strict.answer(Prompt.at(point))
     (answer,) = result.answers
@@ -169,21 +197,20 @@ def test_no_counterpart_says_why_and_keeps_the_place(flat, session):
 
 
 def test_the_quick_registration_guides_by_itself(flat):
-    session = PromptSession(flat.fixed, flat.moving)
+    session = prompt_session(flat.fixed, flat.moving)
     points = flat.fixed_points
     apart = np.linalg.norm(session.guide.forward.map_points(points) - flat.transform.map_points(points), axis=1)
     still = np.linalg.norm(points - flat.transform.map_points(points), axis=1)
     assert apart.mean() < 0.5 * still.mean()
-    assert session.changed(guide="none").guide is None
-    loose = session.changed(guide="centers").guide
-    assert loose.width > session.guide.width
+    assert find_guide(flat.fixed, flat.moving, "none") is None
+    assert find_guide(flat.fixed, flat.moving, "centers").width > session.guide.width
 
 
 def test_the_published_settings_run(flat):
     settings = PROMPT_PRESETS["promptreg"]
-    session = PromptSession(flat.fixed, flat.moving, settings=replace(settings, views=2))
+    session = prompt_session(flat.fixed, flat.moving, settings=settings.model_copy(update={"views": 2}))
     assert session.guide is None
-    assert len(session.sides["fixed"].views) == 2
+    assert len(session.fixed.views) == 2
     assert settings.transfer.least_confidence == PromptSettings().transfer.least_confidence
     asked = random_prompts(flat.moving, 4)
     result = session.answer(asked, side="moving")
@@ -237,7 +264,7 @@ def test_mistakes_are_named(flat, deep, session):
         ({"features": "model"}, "those of a network; name it with --model"),
     ):
         with pytest.raises(InputError, match=words):
-            PromptSession(flat.fixed, flat.moving, **arguments)
+            prompt_session(flat.fixed, flat.moving, **arguments)
     with pytest.raises(InputError, match="fixed or in the moving"):
         session.answer(inside, side="left")
     with pytest.raises(InputError, match="no prompt"):
@@ -247,13 +274,13 @@ def test_mistakes_are_named(flat, deep, session):
     with pytest.raises(InputError, match="outside"):
         session.answer(Prompt.at((1e4, 3.0)))
     with pytest.raises(GeometryError):
-        PromptSession(flat.fixed, deep.moving)
+        prompt_session(flat.fixed, deep.moving)
     with pytest.raises(GeometryError, match="2D"):
-        PromptSession(deep.fixed, deep.moving, guide=Affine.identity(2))
+        prompt_session(deep.fixed, deep.moving, guide=Affine.identity(2))
 
-    class OnlyAll:
-        def __call__(self, image):
-            return ROISet.empty(image.grid)
+    class OnlyAll(Segmenter):
+        def prepare(self, image):
+            return PreparedRegions(image, lambda _: ROISet.empty(image.grid))
 
-    with pytest.raises(InputError, match="does not answer prompts"):
-        PromptSession(flat.fixed, flat.moving, segmenter=OnlyAll(), guide=flat.transform)
+    with pytest.raises(InputError, match="answers no prompts"):
+        prompt_session(flat.fixed, flat.moving, segmenter=OnlyAll(), guide=flat.transform)

@@ -22,7 +22,7 @@ from roireg.match import KeypointMap
 from roireg.pipeline import steps
 from roireg.pipeline.config import PromptConfig
 from roireg.pipeline.steering import accepted, blocked, combined, onto, overlaps, weighted
-from roireg.segment import HierarchySegmenter
+from roireg.segment.hierarchy import HierarchyImage
 from roireg.synth import SyntheticPair
 
 
@@ -84,7 +84,7 @@ def test_a_prompt_in_a_volume(deep):
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """A segmenter that finds regions and answers no prompt."""
-    monkeypatch.setattr(HierarchySegmenter, "segment", lambda self, image, prompt: ROISet.empty(image.grid))
+    monkeypatch.setattr(HierarchyImage, "answer", lambda self, prompt: ROISet.empty(self.image.grid))
 
 
 @pytest.mark.usefixtures("blind")

@@ -1,59 +1,14 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from roireg.segment.candidates import Candidate, bounding_boxes, box_nms, cleaned, pack, stability
-
-
-@given(st.integers(0, 10_000), st.integers(2, 3))
-def test_boxes_are_the_extreme_indices(seed, ndim):
-    rng = np.random.default_rng(seed)
-    masks = rng.random((4, *rng.integers(1, 7, ndim))) < 0.3
-    masks = masks[masks.reshape(4, -1).any(1)]
-    boxes = bounding_boxes(torch.from_numpy(masks)).numpy()
-    for mask, box in zip(masks, boxes, strict=True):
-        index = np.argwhere(mask)
-        np.testing.assert_array_equal(box, [index.min(0), index.max(0)])
+from roireg.segment.candidates import Candidate, cleaned, pack, stability
 
 
 def test_stability_counts_the_uncertain_rim():
     logits = torch.tensor([[[2.0, 2.0, 0.5, -0.5], [-2.0, -2.0, -2.0, -2.0]], [[-9.0] * 4] * 2])
     np.testing.assert_allclose(stability(logits, 1.0).numpy(), [2 / 4, 0])
-
-
-def naive_nms(boxes, scores, limit):
-    kept = []
-    for k in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)):
-        (a0, a1) = boxes[k]
-        for j in kept:
-            (b0, b1) = boxes[j]
-            shared = np.prod(np.clip(np.minimum(a1, b1) - np.maximum(a0, b0), 0, None))
-            if shared / (np.prod(a1 - a0) + np.prod(b1 - b0) - shared) > limit:
-                break
-        else:
-            kept.append(k)
-    return kept
-
-
-@given(st.integers(0, 10_000), st.sampled_from([0.3, 0.5, 0.7]))
-def test_nms_is_the_plain_definition(seed, limit):
-    rng = np.random.default_rng(seed)
-    low = rng.integers(0, 20, (25, 2))
-    boxes = np.stack([low, low + rng.integers(1, 15, (25, 2))], axis=1)
-    scores = rng.integers(0, 6, 25) / 5
-    found = box_nms(torch.from_numpy(boxes), torch.from_numpy(scores), limit + 1e-3)
-    assert found == naive_nms(boxes, scores, limit + 1e-3)
-
-
-def test_nms_handles_boxes_without_width_and_no_boxes():
-    line = torch.tensor([[[0, 3], [9, 3]], [[0, 3], [9, 3]], [[0, 7], [9, 7]]])
-    assert box_nms(line, torch.tensor([0.5, 0.9, 0.1]), 0.7) == [1, 2]
-    assert box_nms(torch.zeros((0, 2, 2)), torch.zeros(0), 0.7) == []
 
 
 def test_packing_keeps_every_pixel_and_drops_what_a_crop_cut():
@@ -115,13 +70,3 @@ def test_cleaning_keeps_an_open_notch():
     mask[0, 3] = False
     (found,) = cleaned([candidate(mask)], min_area=5, limit=0.7)
     np.testing.assert_array_equal(found.inside(), mask)
-
-
-def test_boxes_of_thin_axes():
-    for axis, other in itertools.permutations(range(2)):
-        shape = [1, 1]
-        shape[other] = 5
-        mask = torch.zeros((1, *shape), dtype=torch.bool)
-        mask[0].select(other, 3)[...] = True
-        box = bounding_boxes(mask)[0]
-        assert box[:, axis].tolist() == [0, 0] and box[:, other].tolist() == [3, 3]

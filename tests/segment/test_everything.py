@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from roireg.core.errors import InputError
 from roireg.models.base import Embedding
 from roireg.segment.everything import (
     EverythingOptions,
@@ -57,7 +57,7 @@ def test_best_first_and_boxes_fit(scene):
 
 def test_thresholds_and_the_batch_size_do_what_they_say(scene):
     raster, _ = scene
-    strict = everything(FakeModel(), raster, options=EverythingOptions(points=8, min_quality=0.92))
+    strict = everything(FakeModel(), raster, options=EverythingOptions(points=8, pred_iou_thresh=0.92))
     assert len(strict) and (strict.quality > 0.92).all()
     assert len(everything(FakeModel(quality=0.5), raster, options=EverythingOptions(points=8))) == 0
     one = everything(FakeModel(), raster, options=EverythingOptions(points=8, batch=1))
@@ -170,13 +170,22 @@ def test_large_embeddings_are_asked_less_at_once():
 
 
 def test_options_of_a_profile():
-    assert EverythingOptions.of("full") == EverythingOptions()
-    assert EverythingOptions.of("fast") == EverythingOptions(points=16)
+    assert EverythingOptions().at("full") == EverythingOptions(points=32, crop_layers=0)
+    assert EverythingOptions().at("fast").points == 16
+    assert EverythingOptions(points=5, crop_layers=2).at("fast") == EverythingOptions(points=5, crop_layers=2)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"points": 0}, {"min_quality": 1.5}, {"offset": 0}, {"batch": 0}, {"crop_layers": -1}]
+    "wrong",
+    [
+        {"points": 0},
+        {"pred_iou_thresh": 1.5},
+        {"stability_score_offset": 0},
+        {"batch": 0},
+        {"crop_layers": -1},
+        {"min_quality": 0.5},
+    ],
 )
 def test_options_out_of_range_are_refused(wrong):
-    with pytest.raises(InputError, match="everything mode"):
+    with pytest.raises(ValidationError):
         EverythingOptions(**wrong)

@@ -5,7 +5,7 @@ import torch
 
 from roireg.core.errors import InputError
 from roireg.core.rois import ROISet
-from roireg.segment import PUBLISHED_FILTER, RegionFilter, filter_regions
+from roireg.segment import RegionFilter, filter_regions
 from support import make_grid
 
 
@@ -22,7 +22,7 @@ def spans(rois: ROISet) -> list[tuple[int, int]]:
 
 def test_size_limits_are_fractions_and_inclusive():
     rois = row((0, 4), (0, 5), (0, 20), (0, 21))
-    assert spans(filter_regions(rois, RegionFilter(0.05, 0.2))) == [(0, 5), (0, 20)]
+    assert spans(filter_regions(rois, RegionFilter(min_fraction=0.05, max_fraction=0.2))) == [(0, 5), (0, 20)]
 
 
 def test_of_overlapping_regions_the_larger_stays():
@@ -42,12 +42,10 @@ def test_the_count_keeps_the_best_scores_in_the_old_order():
     assert spans(filter_regions(rois, RegionFilter(max_count=2))) == [(10, 20), (20, 30)]
 
 
-def test_published_limits_and_the_empty_set():
-    assert PUBLISHED_FILTER.min_fraction * 200 * 200 == 200
-    assert PUBLISHED_FILTER.max_fraction * 200 * 200 == 7000
-    assert len(filter_regions(ROISet.empty(make_grid((4, 4))), PUBLISHED_FILTER)) == 0
+def test_the_empty_set_stays_empty():
+    assert len(filter_regions(ROISet.empty(make_grid((4, 4))), RegionFilter())) == 0
 
 
 def test_impossible_limits_are_refused():
     with pytest.raises(InputError, match="min_fraction < max_fraction"):
-        RegionFilter(0.5, 0.1)
+        RegionFilter(min_fraction=0.5, max_fraction=0.1)

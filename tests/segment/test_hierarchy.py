@@ -8,7 +8,7 @@ import torch
 
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.segment import HierarchySegmenter, PromptableSegmenter, available_segmenters, make_segmenter
+from roireg.segment import HierarchySegmenter, PromptableImage, RegionFilter, available_segmenters, make_segmenter
 from segment.phantoms import best_dice, dice, ellipsoid, image_of, three_discs
 from support import make_grid, rotation
 
@@ -39,7 +39,7 @@ def test_true_structures_are_more_stable_than_clutter():
 
 def test_background_is_no_candidate_of_value():
     image, masks = three_discs(noise=0.0)
-    rois = HierarchySegmenter(max_fraction=1.0)(image)
+    rois = HierarchySegmenter(RegionFilter(max_fraction=1.0))(image)
     assert best_dice(rois.masks[:10], masks[0]) > 0.9
     assert best_dice(rois.masks, ~masks[0]) < 0.8
 
@@ -113,7 +113,9 @@ def test_a_constant_image_has_no_candidates():
 
 def test_limits_are_kept():
     image, _ = three_discs(noise=0.1)
-    rois = HierarchySegmenter(min_fraction=0.005, max_fraction=0.175, max_overlap=0.9, max_count=20)(image)
+    rois = HierarchySegmenter(RegionFilter(min_fraction=0.005, max_fraction=0.175, max_overlap=0.9, max_count=20))(
+        image
+    )
     fraction = rois.masks.flatten(1).sum(1) / rois.grid.size
     assert 0 < len(rois) <= 20
     assert fraction.min() >= 0.005 and fraction.max() <= 0.175
@@ -130,14 +132,12 @@ def test_no_two_candidates_are_alike():
     assert (union - torch.eye(len(flat))).max() <= 0.5
 
 
-def test_the_hierarchy_is_computed_once_for_the_two_images_used_last():
-    images = [three_discs(noise=n)[0] for n in (0.01, 0.02, 0.03)]
-    segmenter = HierarchySegmenter()
-    a, b = segmenter.prepare(images[0]), segmenter.prepare(images[1])
-    assert segmenter.prepare(images[0]) is a and segmenter.prepare(images[1]) is b
-    segmenter.prepare(images[2])
-    assert segmenter.prepare(images[1]) is b
-    assert segmenter.prepare(images[0]) is not a
+def test_the_hierarchy_is_in_the_prepared_image_and_candidates_are_found_once():
+    image, _ = three_discs()
+    prepared = HierarchySegmenter().prepare(image)
+    assert isinstance(prepared, PromptableImage) and prepared.image is image
+    assert prepared.regions() is prepared.regions()
+    assert equal_sets(prepared.regions(), HierarchySegmenter()(image))
 
 
 def test_speed():
@@ -150,8 +150,7 @@ def test_speed():
 
 def test_registry():
     assert "hierarchy" in available_segmenters()
-    segmenter = make_segmenter("hierarchy", max_count=5)
-    assert isinstance(segmenter, PromptableSegmenter) and segmenter.max_count == 5
+    assert make_segmenter("hierarchy", alternatives=5) == HierarchySegmenter(alternatives=5)
     with pytest.raises(InputError, match="'nothing' is unknown"):
         make_segmenter("nothing")
     with pytest.raises(InputError, match="does not take these parameters"):
@@ -159,8 +158,8 @@ def test_registry():
 
 
 def test_bad_settings_and_values_are_refused():
-    with pytest.raises(InputError, match="max_count and alternatives"):
-        HierarchySegmenter(max_count=0)
+    with pytest.raises(InputError, match="at least 1 alternative"):
+        HierarchySegmenter(alternatives=0)
     with pytest.raises(InputError, match="intersection over union"):
         HierarchySegmenter(similar=0)
     with pytest.raises(InputError, match="NaN"):

@@ -6,8 +6,7 @@ import torch
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.image import Image
-from roireg.core.rois import ROISet
-from roireg.segment import LabelSegmenter, compare_classes
+from roireg.segment import LabelSegmenter
 from support import make_grid
 
 NAMES = {1: "liver", 2: "kidney", 5: "spleen"}
@@ -78,12 +77,3 @@ def test_another_grid_than_the_image_is_refused(scene):
         LabelSegmenter(labels[:-1], make_grid((40, 50)))
     with pytest.raises(InputError, match="same class name"):
         LabelSegmenter(labels, make_grid((40, 50)), {1: "a", 2: "a"})
-
-
-def test_classes_of_two_sides_are_compared():
-    def named(*names):
-        return ROISet(torch.ones(len(names), 2, 2, dtype=torch.bool), make_grid((2, 2)), names)
-
-    report = compare_classes(named("a", "b"), named("b", "c"), wanted=["a", "d"])
-    assert (report.shared, report.only_moving, report.only_fixed, report.missing) == (("b",), ("a",), ("c",), ("d",))
-    assert len(report.messages) == 3 and "'d' was asked for" in report.messages[2]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from roireg.core.errors import InputError
-from roireg.segment.linking import between, link_slices, overlaps
+from roireg.segment.linking import between, link_slices
 
 
 def disc(radius, centre=(20, 20), shape=(40, 40)) -> np.ndarray:
@@ -19,12 +19,6 @@ def stack(*masks) -> torch.Tensor:
 
 def members(chains):
     return [c.members for c in chains]
-
-
-def test_overlaps_are_intersections_over_unions():
-    a, b = disc(8), disc(8, (20, 26))
-    expected = (a & b).sum() / (a | b).sum()
-    np.testing.assert_allclose(overlaps(stack(a), stack(b, a)), [[expected, 1.0]])
 
 
 def test_nested_and_moving_regions_keep_apart():

@@ -19,10 +19,12 @@ from roireg.models.base import Embedding, MaskLogits, ModelCard
 from roireg.models.cache import EmbeddingCache
 from roireg.models.sam_med3d import SamMed3D
 from roireg.models.volumes import VolumeInput
-from roireg.segment.base import PromptableSegmenter
+from roireg.segment.base import PromptableImage
 from roireg.segment.cubes import Volume, patient_grid
+from roireg.segment.everything import EverythingOptions
 from roireg.segment.filters import RegionFilter
-from roireg.segment.model3d import Model3DSegmenter, mask_nms, volume_segmenter
+from roireg.segment.model3d import Model3DSegmenter
+from roireg.segment.networks import model_segmenter
 from roireg.segment.promptable import probabilities
 from segment.phantoms import best_dice, dice, ellipsoid, image_of
 from support import axis_orders, grids, make_grid, rotation
@@ -78,7 +80,7 @@ def test_a_prompt_in_mm_comes_back_where_it_was_asked(order):
     grid = make_grid((21, 33, 30), (3.0, 1.0, 1.2), rotation(3, 4) @ axis_orders(3)[order], (30, -50, 80))
     image, _ = ball_image(grid, grid.center, 5)
     target = grid.world_from_index([9, 20, 14])
-    found = segmenter(Toy(radius=8.0)).segment(image, Prompt.at(target))
+    found = segmenter(Toy(radius=8.0)).prepare(image).answer(Prompt.at(target))
     assert found.grid == grid and len(found) == 1
     assert dice(found.masks[0].numpy(), ellipsoid(grid, target, (8, 8, 8))) > 0.97
     np.testing.assert_allclose(found.centroids[0], target, atol=0.3)
@@ -102,10 +104,10 @@ def test_the_patient_grid_has_the_same_voxels_with_axes_to_head_front_and_right(
 def test_odd_shapes(shape):
     grid = make_grid(shape, (5.0, 1.0, 1.0))
     image, _ = ball_image(grid, grid.center, 4)
-    found = segmenter(Toy(radius=6.0)).segment(image, Prompt.at(grid.center))
+    found = segmenter(Toy(radius=6.0)).prepare(image).answer(Prompt.at(grid.center))
     truth = ellipsoid(grid, grid.center, (6, 6, 6))
     assert dice(found.masks[0].numpy(), truth) > 0.9
-    segmenter(Toy(radius=6.0), min_quality=0)(image)
+    segmenter(Toy(radius=6.0), options=EverythingOptions(pred_iou_thresh=0))(image)
 
 
 def test_large_volumes_are_seen_cube_by_cube_and_every_cube_is_encoded_once():
@@ -114,12 +116,12 @@ def test_large_volumes_are_seen_cube_by_cube_and_every_cube_is_encoded_once():
     model = Toy(radius=6.0)
     find = segmenter(model)
     near, far = grid.world_from_index([10, 12, 15]), grid.world_from_index([70, 80, 90])
-    first = find.segment(image, Prompt.at(near))
+    first = find.prepare(image).answer(Prompt.at(near))
     assert model.encoded == 1
-    again = find.segment(image, Prompt.at(near + 1.0))
+    again = find.prepare(image).answer(Prompt.at(near + 1.0))
     assert model.encoded == 1
     assert not torch.equal(first.masks, again.masks)
-    both = find.segment(image, Prompt.at(near, far))
+    both = find.prepare(image).answer(Prompt.at(near, far))
     # Two cubes, the first of which is known; a third would lie between the points and hold neither.
     assert model.encoded == 2
     truth = ellipsoid(grid, near, (6, 6, 6)) | ellipsoid(grid, far, (6, 6, 6))
@@ -137,7 +139,7 @@ def test_negative_points_come_last_and_only_where_they_are_seen():
     grid = make_grid((80, 90, 100), (1.5, 1.5, 1.5))
     image, _ = ball_image(grid, grid.center, 10)
     inside, near, far = (grid.world_from_index(i) for i in ([20, 20, 20], [22, 24, 20], [70, 80, 90]))
-    segmenter(Watch(radius=6.0)).segment(image, Prompt(np.stack([near, far, inside]), np.array([0, 0, 1])))
+    segmenter(Watch(radius=6.0)).prepare(image).answer(Prompt(np.stack([near, far, inside]), np.array([0, 0, 1])))
     assert seen == [[[1, 0]]]
 
 
@@ -146,7 +148,7 @@ def test_a_box_is_asked_for_by_its_middle_and_cuts_the_answer():
     image, _ = ball_image(grid, grid.center, 10)
     corners = grid.world_from_index([[12, 15, 16], [22, 30, 36]])
     find = segmenter(Toy(radius=30.0, patch=64))
-    found = find.segment(image, Prompt(np.zeros((0, 3)), np.zeros(0), box=corners))
+    found = find.prepare(image).answer(Prompt(np.zeros((0, 3)), np.zeros(0), box=corners))
     index = np.argwhere(found.masks[0].numpy())
     np.testing.assert_array_equal(index.min(0), [12, 15, 16])
     np.testing.assert_array_equal(index.max(0), [22, 30, 36])
@@ -156,12 +158,12 @@ def test_a_box_is_asked_for_by_its_middle_and_cuts_the_answer():
     )
     # A point says more than the middle; the box still cuts.
     point = grid.world_from_index([14, 20, 20])
-    small = segmenter(Toy(radius=5.0, patch=64)).segment(image, Prompt(point[None], np.ones(1), box=corners))
+    small = segmenter(Toy(radius=5.0, patch=64)).prepare(image).answer(Prompt(point[None], np.ones(1), box=corners))
     box = np.zeros(grid.shape, dtype=bool)
     box[12:23, 15:31, 16:37] = True
     assert dice(small.masks[0].numpy(), ellipsoid(grid, point, (5, 5, 5)) & box) > 0.9
     assert small.note == "toy takes no boxes: its answer was cut to the box"
-    assert find.segment(image, Prompt.at(point)).note == ""
+    assert find.prepare(image).answer(Prompt.at(point)).note == ""
 
 
 def test_a_network_that_takes_boxes_is_shown_the_box_in_its_own_axes():
@@ -180,7 +182,7 @@ def test_a_network_that_takes_boxes_is_shown_the_box_in_its_own_axes():
     grid = make_grid((20, 22, 24), (1.5, 1.5, 1.5), rotation(3, 4) @ axis_orders(3)[17])
     image, _ = ball_image(grid, grid.center, 6)
     corners = grid.world_from_index([[15, 3, 4], [5, 12, 20]])
-    found = segmenter(model).segment(image, Prompt(np.zeros((0, 3)), np.zeros(0), box=corners))
+    found = segmenter(model).prepare(image).answer(Prompt(np.zeros((0, 3)), np.zeros(0), box=corners))
     index = np.argwhere(found.masks[0].numpy())
     np.testing.assert_array_equal(index.min(0), [5, 3, 4])
     np.testing.assert_array_equal(index.max(0), [15, 12, 20])
@@ -217,9 +219,9 @@ def test_candidates_and_prompts_share_embeddings_of_a_volume_that_fits_one_cube(
     image, mask = ball_image(grid, grid.center, 12)
     model = Toy(patch=40)
     find = segmenter(model)
-    assert isinstance(find, PromptableSegmenter)
+    assert isinstance(find.prepare(image), PromptableImage)
     assert best_dice(find(image).masks, mask) > 0.9
-    found = find.segment(image, Prompt.at(grid.center))
+    found = find.prepare(image).answer(Prompt.at(grid.center))
     assert dice(found.masks[0].numpy(), mask) > 0.9
     assert model.encoded == 1
 
@@ -228,8 +230,8 @@ def test_limits_quality_and_empty_answers():
     grid = make_grid((30, 32, 34), (1.5, 1.5, 1.5))
     image, _ = ball_image(grid, grid.center, 12)
     assert len(segmenter(Toy(patch=40), limits=RegionFilter(max_fraction=0.01))(image)) == 0
-    assert len(segmenter(Toy(patch=40), min_quality=0.95)(image)) == 0
-    corner = segmenter(Toy(patch=40)).segment(image, Prompt.at(grid.world_from_index([1, 1, 1])))
+    assert len(segmenter(Toy(patch=40), options=EverythingOptions(pred_iou_thresh=0.95))(image)) == 0
+    corner = segmenter(Toy(patch=40)).prepare(image).answer(Prompt.at(grid.world_from_index([1, 1, 1])))
     assert len(corner) == 0 and corner.grid == grid
     assert len(segmenter(Toy(patch=40))(image_of(np.zeros(grid.shape), grid))) == 0
 
@@ -239,8 +241,8 @@ def test_a_network_without_spacing_gets_the_voxels_of_the_image():
     image, mask = ball_image(grid, grid.center, 11)
     model = Toy(patch=None, spacing=None)
     find = segmenter(model)
-    assert find.prepare(image).grid == grid
-    found = find.segment(image, Prompt.at(grid.center))
+    assert find.prepare(image).volume.grid == grid
+    found = find.prepare(image).answer(Prompt.at(grid.center))
     assert np.array_equal(found.masks[0].numpy(), mask)
 
 
@@ -248,43 +250,18 @@ def test_coarser_spacing_shows_the_network_more():
     grid = make_grid((80, 80, 80), (1.5, 1.5, 1.5))
     image, mask = ball_image(grid, grid.center, 30)
     find = segmenter(Toy(), spacing=6.0)
-    assert find.prepare(image).grid.shape == (20, 20, 20)
-    assert dice(find.segment(image, Prompt.at(grid.center)).masks[0].numpy(), mask) > 0.93
+    assert find.prepare(image).volume.grid.shape == (20, 20, 20)
+    assert dice(find.prepare(image).answer(Prompt.at(grid.center)).masks[0].numpy(), mask) > 0.93
 
 
-def test_two_images_are_kept_and_embeddings_survive_them():
+def test_embeddings_survive_the_prepared_image():
     grid = make_grid((20, 20, 20), (1.5, 1.5, 1.5))
     images = [ball_image(grid, grid.center, r)[0] for r in (4, 6, 8)]
     model = Toy()
     find = segmenter(model)
-    first = find.prepare(images[0])
-    assert find.prepare(images[0]) is first
-    for image in images:
-        find.segment(image, Prompt.at(grid.center))
-    assert find.prepare(images[0]) is not first
-    find.segment(images[0], Prompt.at(grid.center))
+    for image in (*images, *images):
+        find.prepare(image).answer(Prompt.at(grid.center))
     assert model.encoded == 3
-
-
-def test_suppression_prefers_the_better_and_then_the_earlier():
-    masks = torch.zeros(4, 10, dtype=torch.bool)
-    masks[0, :6] = masks[1, :5] = masks[2, :6] = masks[3, 7:] = True
-    assert mask_nms(masks, torch.tensor([0.5, 0.9, 0.5, 0.1]), 0.9) == [1, 0, 3]
-    assert mask_nms(masks, torch.tensor([0.5, 0.9, 0.5, 0.1]), 0.8) == [1, 3]
-    assert mask_nms(masks, torch.tensor([0.5, 0.9, 0.5, 0.1]), 0.5) == [1, 3]
-
-
-@given(st.integers(0, 999), st.floats(0.05, 0.95))
-def test_suppression_agrees_with_a_loop(seed, limit):
-    generator = np.random.default_rng(seed)
-    masks = torch.from_numpy(generator.random((7, 5, 6)) < generator.uniform(0.3, 0.9, (7, 1, 1)))
-    masks[:, 0, 0] = True
-    scores = torch.from_numpy(generator.random(7))
-    kept: list[int] = []
-    for k in sorted(range(7), key=lambda k: -float(scores[k])):
-        if all((masks[k] & masks[j]).sum() <= limit * (masks[k] | masks[j]).sum() for j in kept):
-            kept.append(k)
-    assert mask_nms(masks, scores, limit) == kept
 
 
 def test_bad_input_is_explained():
@@ -295,13 +272,13 @@ def test_bad_input_is_explained():
     with pytest.raises(GeometryError, match="toy takes 3D images, found 2D; choose a network for 2D images"):
         find(image_of(np.zeros((20, 20)), flat))
     with pytest.raises(InputError, match=r"\(900.0, 0.0, 0.0\) is outside the image"):
-        find.segment(image, Prompt.at((900, 0, 0)))
+        find.prepare(image).answer(Prompt.at((900, 0, 0)))
     with pytest.raises(GeometryError, match="2D points does not fit a 3D image"):
-        find.segment(image, Prompt.at((1, 1)))
+        find.prepare(image).answer(Prompt.at((1, 1)))
     with pytest.raises(InputError, match="move them further apart"):
-        find.segment(image, Prompt(np.stack([grid.center] * 2), np.array([1, 0])))
+        find.prepare(image).answer(Prompt(np.stack([grid.center] * 2), np.array([1, 0])))
     with pytest.raises(InputError, match="box is empty"):
-        find.segment(image, Prompt(np.zeros((0, 3)), np.zeros(0), box=np.stack([grid.center] * 2)))
+        find.prepare(image).answer(Prompt(np.zeros((0, 3)), np.zeros(0), box=np.stack([grid.center] * 2)))
     broken = image.with_data(image.data.clone().fill_(float("nan")))
     with pytest.raises(InputError, match="NaN or infinite"):
         find(broken)
@@ -309,7 +286,7 @@ def test_bad_input_is_explained():
         ({"spacing": 0.0}, "positive number of mm"),
         ({"window": (5.0, 0.0)}, "width must be a positive"),
         ({"window": "lug"}, "window 'lug' is unknown"),
-        ({"points": 0}, "at least 1"),
+        ({"points": 0}, "at least 1 point"),
         ({"similar": 0.0}, r"in \(0, 1\]"),
     ):
         with pytest.raises(InputError, match=words):
@@ -324,7 +301,7 @@ def test_a_network_for_ct_refuses_other_images_unless_told_a_window():
     with pytest.raises(InputError, match="reads CT in Hounsfield units"):
         segmenter(model)(image)
     # The window of the user, level and width, is taken as it is, whatever the lowest value.
-    assert len(segmenter(model, window=(120.0, 260.0)).segment(image, Prompt.at(grid.center))) == 1
+    assert len(segmenter(model, window=(120.0, 260.0)).prepare(image).answer(Prompt.at(grid.center))) == 1
 
 
 def test_sam_med3d_end_to_end_from_a_file(tmp_path):
@@ -333,14 +310,19 @@ def test_sam_med3d_end_to_end_from_a_file(tmp_path):
     assert isinstance(model, SamMed3D)
     grid = make_grid((16, 35, 30), (2.5, 1.3, 1.4), rotation(3, 5))
     image, _ = ball_image(grid, grid.center, 12)
-    find = segmenter(model, min_quality=0, points=30, limits=RegionFilter())
+    find = segmenter(
+        model,
+        options=EverythingOptions(pred_iou_thresh=0),
+        points=30,
+        limits=RegionFilter(min_fraction=0, max_fraction=1),
+    )
     prompt = Prompt.at(grid.center)
-    found = find.segment(image, prompt)
+    found = find.prepare(image).answer(prompt)
     encoded = model.encoded
-    assert torch.equal(find.segment(image, prompt).masks, found.masks)
+    assert torch.equal(find.prepare(image).answer(prompt).masks, found.masks)
     assert model.encoded == encoded
     # The same by hand: working grid, cube, network, and back.
-    volume = find.prepare(image)
+    volume = find.prepare(image).volume
     cube = volume.grid.padded(
         [(32 - n) // 2 for n in volume.grid.shape], [32 - n - (32 - n) // 2 for n in volume.grid.shape]
     )
@@ -355,8 +337,8 @@ def test_sam_med3d_end_to_end_from_a_file(tmp_path):
     assert rois.scores.min() >= 0 and rois.scores.max() <= 1
     # By its path, with embeddings kept in a folder: the second run encodes nothing.
     for fresh in (True, False):
-        segment = volume_segmenter(path, cache_folder=tmp_path / "embeddings")
-        assert torch.equal(segment.segment(image, prompt).masks, found.masks)
+        segment = model_segmenter(path, cache_folder=tmp_path / "embeddings")
+        assert torch.equal(segment.prepare(image).answer(prompt).masks, found.masks)
         assert segment.model.encoded == int(fresh)
 
 
@@ -390,17 +372,31 @@ def test_cubes_hold_all_points_and_cover_the_volume(shape, side, seed):
     assert seen.all() and asked == len(everywhere)
 
 
-def test_a_2d_network_is_sent_to_the_other_segmenter(monkeypatch):
+def test_a_2d_network_is_none_for_volumes():
     class Flat(Toy):
         def __init__(self):
             super().__init__()
             del self.volume
 
-    monkeypatch.setattr("roireg.segment.model3d.load", lambda *args, **options: Flat())
-    with pytest.raises(InputError, match="takes 2D images; use it slice by slice"):
-        volume_segmenter("flat")
     with pytest.raises(InputError, match="no network for volumes"):
         Model3DSegmenter(Flat())
+
+
+def test_the_registered_name_asks_volumes_as_the_profile_and_the_options_say():
+    model = Toy()
+    assert model_segmenter(model, profile="fast").points == 64
+    options = EverythingOptions(points=4, pred_iou_thresh=0.95)
+    assert model_segmenter(model, options=options).points == 16
+    grid = make_grid((30, 32, 34), (1.5, 1.5, 1.5))
+    image, _ = ball_image(grid, grid.center, 12)
+    cache = EmbeddingCache()
+    counts = [
+        len(model_segmenter(Toy(patch=40), options=EverythingOptions(pred_iou_thresh=t), cache=cache)(image))
+        for t in (0.8, 0.95)
+    ]
+    assert counts == [1, 0]
+    with pytest.raises(InputError, match="cuts no slices"):
+        model_segmenter(model, axis=1)
 
 
 def _at(data: torch.Tensor, grid: Grid, other: Grid, *, outside: float) -> torch.Tensor:

@@ -10,11 +10,11 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROISet
 from roireg.models.cache import EmbeddingCache
-from roireg.segment.base import PromptableSegmenter
+from roireg.segment.base import PromptableImage
 from roireg.segment.everything import EverythingOptions
 from roireg.segment.filters import RegionFilter
-from roireg.segment.promptable import ModelSegmenter, NetworkAnswers, probabilities, prompt_from_mask, prompt_indices
-from roireg.segment.prompts import ClosePointsError
+from roireg.segment.promptable import ModelSegmenter, NetworkAnswers, probabilities, prompt_indices
+from roireg.segment.prompts import ClosePointsError, prompt_from_mask
 from segment.fake_model import FakeModel, painted
 from support import grids, make_grid, rotation
 
@@ -39,13 +39,14 @@ def scene():
     return painted((48, 64), BLOCKS, GRID)
 
 
-def test_it_is_a_promptable_segmenter():
-    assert isinstance(segmenter(), PromptableSegmenter)
+def test_a_prepared_image_answers_prompts_and_finds_candidates_once(scene):
+    prepared = segmenter().prepare(scene[0])
+    assert isinstance(prepared, PromptableImage) and prepared.regions() is prepared.regions()
 
 
 def test_a_point_on_an_oblique_grid_gets_its_piece_then_alternatives(scene):
     image, masks = scene
-    rois = segmenter().segment(image, Prompt.at(world(5, 7)))
+    rois = segmenter().prepare(image).answer(Prompt.at(world(5, 7)))
     assert rois.grid == image.grid
     np.testing.assert_array_equal(rois.masks[0].numpy(), masks[0])
     np.testing.assert_array_equal(rois.masks[1].numpy(), masks[0] | masks[2])
@@ -56,9 +57,9 @@ def test_negative_points_and_boxes_reach_the_network(scene):
     image, masks = scene
     s = segmenter()
     points = Prompt(np.stack([world(5, 7), world(9, 12), world(35, 50)]), np.array([1, 1, 0]))
-    np.testing.assert_array_equal(s.segment(image, points).masks[0].numpy(), masks[0] | masks[1])
+    np.testing.assert_array_equal(s.prepare(image).answer(points).masks[0].numpy(), masks[0] | masks[1])
     box = Prompt(np.zeros((0, 2)), np.zeros(0), box=np.stack([world(39.5, 55.5), world(29.5, 39.5)]))
-    rois = s.segment(image, box)
+    rois = s.prepare(image).answer(box)
     np.testing.assert_array_equal(rois.masks[0].numpy(), masks[2])
     # The single best mask is a near-duplicate of the first and is left out.
     assert len(rois) == 1
@@ -72,10 +73,10 @@ def test_an_image_is_encoded_once_whatever_is_asked(scene):
     s.estimate_seconds(image)
     s(image)
     for _ in range(3):
-        s.segment(image, Prompt.at(world(5, 7)))
-    # Other objects with the same pixels, and more images than a segmenter keeps prepared.
-    for _ in range(6):
-        s.segment(Image(image.data.clone(), image.grid), Prompt.at(world(5, 7)))
+        s.prepare(image).answer(Prompt.at(world(5, 7)))
+    # Other objects with the same pixels.
+    for _ in range(2):
+        s.prepare(Image(image.data.clone(), image.grid)).answer(Prompt.at(world(5, 7)))
     ModelSegmenter(model, cache=s.cache)(image)
     assert model.encoded == 1
 
@@ -108,9 +109,11 @@ def test_nothing_above_the_thresholds_gives_no_candidates(scene):
 def test_a_constant_image_and_a_float_image_are_taken(scene):
     image, masks = scene
     constant = Image(torch.zeros((1, 20, 30)), Grid.pixels((20, 30)))
-    assert bool(segmenter().segment(constant, Prompt.at((4, 5))).masks[0].all())
+    assert bool(segmenter().prepare(constant).answer(Prompt.at((4, 5))).masks[0].all())
     shifted = image.with_data(image.data * 7 - 900)
-    np.testing.assert_array_equal(segmenter().segment(shifted, Prompt.at(world(5, 7))).masks[0].numpy(), masks[0])
+    np.testing.assert_array_equal(
+        segmenter().prepare(shifted).answer(Prompt.at(world(5, 7))).masks[0].numpy(), masks[0]
+    )
 
 
 def test_a_huge_image_is_worked_on_coarser_and_prompts_still_land(monkeypatch):
@@ -118,7 +121,7 @@ def test_a_huge_image_is_worked_on_coarser_and_prompts_still_land(monkeypatch):
     image, (mask,) = painted((60, 80), [((slice(12, 36), slice(20, 60)), 200.0)])
     s = segmenter(window="none")
     box = Prompt(np.zeros((0, 2)), np.zeros(0), box=[[19.5, 11.5], [59.5, 35.5]])
-    (answer,) = s.segment(image, box).masks
+    (answer,) = s.prepare(image).answer(box).masks
     assert s.prepare(image).grid.shape == (30, 40)
     np.testing.assert_array_equal(answer.numpy(), mask[::2, ::2])
 
@@ -127,7 +130,7 @@ def test_a_mask_prompt_is_shown_at_the_resolution_of_the_network(scene):
     image, masks = scene
     model = FakeModel()
     region = ROISet(torch.from_numpy(masks[0])[None], image.grid)
-    segmenter(model).segment(image, Prompt.at(world(5, 7)), mask=region)
+    segmenter(model).prepare(image).answer(Prompt.at(world(5, 7)), mask=region)
     shown = model.masks_seen[0]
     assert shown.shape == (1, 1, 64, 64)
     np.testing.assert_array_equal(shown[0, 0, :48].numpy() > 0, masks[0])
@@ -140,7 +143,7 @@ def test_a_mask_prompt_may_lie_on_another_grid(scene):
     coarse = image.grid.with_shape((24, 32))
     region = ROISet(torch.from_numpy(masks[0][::2, ::2].copy())[None], coarse)
     model = FakeModel()
-    segmenter(model).segment(image, Prompt.at(world(5, 7)), mask=region)
+    segmenter(model).prepare(image).answer(Prompt.at(world(5, 7)), mask=region)
     np.testing.assert_array_equal(model.masks_seen[0][0, 0, :48].numpy() > 0, masks[0])
 
 
@@ -148,12 +151,12 @@ def test_answers_come_from_one_prompt_one_mask(scene):
     image, masks = scene
     two = ROISet(torch.from_numpy(np.stack(masks[:2])), image.grid)
     with pytest.raises(InputError, match="is one region, found 2"):
-        segmenter().segment(image, Prompt.at(world(5, 7)), mask=two)
+        segmenter().prepare(image).answer(Prompt.at(world(5, 7)), mask=two)
 
 
 def test_answers_bring_the_probability_of_every_voxel(scene):
     image, _ = scene
-    found = segmenter().segment(image, Prompt.at(world(5, 7)))
+    found = segmenter().prepare(image).answer(Prompt.at(world(5, 7)))
     soft = probabilities(found)
     assert isinstance(found, NetworkAnswers) and soft.shape == found.masks.shape
     assert torch.equal(soft > 0.5, found.masks)
@@ -170,24 +173,24 @@ def test_prompts_a_network_does_not_take_are_refused(scene):
     image, _ = scene
     only_boxes = segmenter(FakeModel(prompts=("box",)))
     with pytest.raises(InputError, match="takes no point prompts; use box"):
-        only_boxes.segment(image, Prompt.at(world(5, 7)))
+        only_boxes.prepare(image).answer(Prompt.at(world(5, 7)))
 
 
 def test_prompts_that_cannot_be_answered_say_why(scene):
     image, _ = scene
     s = segmenter()
     with pytest.raises(InputError, match="is outside the image"):
-        s.segment(image, Prompt.at(world(-5, 7)))
+        s.prepare(image).answer(Prompt.at(world(-5, 7)))
     with pytest.raises(InputError, match="box is outside"):
-        s.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=np.stack([world(-9, -9), world(-5, -4)])))
+        s.prepare(image).answer(Prompt(np.zeros((0, 2)), np.zeros(0), box=np.stack([world(-9, -9), world(-5, -4)])))
     with pytest.raises(InputError, match="box is empty"):
-        s.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=np.stack([world(9, 9), world(9, 14)])))
+        s.prepare(image).answer(Prompt(np.zeros((0, 2)), np.zeros(0), box=np.stack([world(9, 9), world(9, 14)])))
     with pytest.raises(ClosePointsError, match="same voxel"):
-        s.segment(image, Prompt(np.stack([world(5, 7), world(5.2, 7.1)]), np.array([1, 0])))
+        s.prepare(image).answer(Prompt(np.stack([world(5, 7), world(5.2, 7.1)]), np.array([1, 0])))
     with pytest.raises(GeometryError, match="3D points does not fit a 2D image"):
-        s.segment(image, Prompt.at((1, 2, 3)))
+        s.prepare(image).answer(Prompt.at((1, 2, 3)))
     with pytest.raises(GeometryError, match="3D prompt box"):
-        s.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=np.zeros((2, 3))))
+        s.prepare(image).answer(Prompt(np.zeros((0, 2)), np.zeros(0), box=np.zeros((2, 3))))
     volume = Image(torch.zeros((1, 3, 4, 5)), Grid.pixels((3, 4, 5)))
     with pytest.raises(GeometryError, match="takes 2D images, found 3D"):
         s(volume)

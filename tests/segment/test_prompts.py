@@ -30,10 +30,10 @@ def boxed(mask, grid) -> np.ndarray:
 
 def test_a_point_gives_the_region_around_it_and_larger_ones(scene):
     segmenter, image, masks = scene
-    rois = segmenter.segment(image, Prompt.at(BRIGHT))
+    rois = segmenter.prepare(image).answer(Prompt.at(BRIGHT))
     assert dice(rois.masks[0].numpy(), masks["bright"]) > 0.9
     assert best_dice(rois.masks, masks["body"]) > 0.8
-    nested = segmenter.segment(image, Prompt.at(CORE))
+    nested = segmenter.prepare(image).answer(Prompt.at(CORE))
     assert dice(nested.masks[0].numpy(), masks["dark"]) > 0.9
     for name in ("core", "body"):
         assert best_dice(nested.masks[:3], masks[name]) > 0.9
@@ -42,7 +42,7 @@ def test_a_point_gives_the_region_around_it_and_larger_ones(scene):
 def test_every_answer_honours_every_point(scene):
     segmenter, image, _ = scene
     prompt = Prompt(np.array([CORE, DARK_RIM, BODY]), np.array([1, 1, 0]))
-    rois = segmenter.segment(image, prompt)
+    rois = segmenter.prepare(image).answer(prompt)
     index = np.round(rois.grid.index_from_world(prompt.points)).astype(int)
     for mask in rois.masks.numpy():
         assert mask[tuple(index.T)].tolist() == [True, True, False]
@@ -50,16 +50,16 @@ def test_every_answer_honours_every_point(scene):
 
 def test_two_points_ask_for_the_region_of_both_and_a_negative_one_for_less(scene):
     segmenter, image, masks = scene
-    both = segmenter.segment(image, Prompt.at(CORE, DARK_RIM))
+    both = segmenter.prepare(image).answer(Prompt.at(CORE, DARK_RIM))
     assert dice(both.masks[0].numpy(), masks["dark"]) > 0.9
-    less = segmenter.segment(image, Prompt(np.array([CORE, DARK_RIM]), np.array([1, 0])))
+    less = segmenter.prepare(image).answer(Prompt(np.array([CORE, DARK_RIM]), np.array([1, 0])))
     assert dice(less.masks[0].numpy(), masks["core"]) > 0.85
 
 
 def test_points_that_no_single_region_joins_give_a_union(scene):
     segmenter, image, masks = scene
     prompt = Prompt(np.array([BRIGHT, CORE, BODY, DARK_RIM]), np.array([1, 1, 0, 0]))
-    rois = segmenter.segment(image, prompt)
+    rois = segmenter.prepare(image).answer(prompt)
     assert len(rois) == 1
     assert dice(rois.masks[0].numpy(), masks["bright"] | masks["core"]) > 0.85
 
@@ -68,14 +68,14 @@ def test_points_that_no_single_region_joins_give_a_union(scene):
 def test_a_box_gives_the_region_that_fills_it(scene, name):
     segmenter, image, masks = scene
     box = boxed(masks[name], image.grid)
-    rois = segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=box[::-1]))
+    rois = segmenter.prepare(image).answer(Prompt(np.zeros((0, 2)), np.zeros(0), box=box[::-1]))
     assert dice(rois.masks[0].numpy(), masks[name]) > 0.9
 
 
 def test_a_box_with_a_negative_point(scene):
     segmenter, image, masks = scene
     box = boxed(masks["dark"], image.grid)
-    rois = segmenter.segment(image, Prompt(np.array([CORE]), np.array([0]), box=box))
+    rois = segmenter.prepare(image).answer(Prompt(np.array([CORE]), np.array([0]), box=box))
     assert len(rois) and not (rois.masks.numpy() & ellipsoid(rois.grid, CORE, (0.5, 0.5))).any()
 
 
@@ -84,44 +84,44 @@ def test_prompts_in_a_volume_of_thick_slices():
     ball = ellipsoid(grid, (40, 30, 32), (12, 10, 20))
     image = image_of(0.8 * ball, grid, noise=0.05)
     segmenter = HierarchySegmenter()
-    assert dice(segmenter.segment(image, Prompt.at((40, 30, 32))).masks[0].numpy(), ball) > 0.85
+    assert dice(segmenter.prepare(image).answer(Prompt.at((40, 30, 32))).masks[0].numpy(), ball) > 0.85
     box = Prompt(np.zeros((0, 3)), np.zeros(0), box=boxed(ball, grid))
-    assert dice(segmenter.segment(image, box).masks[0].numpy(), ball) > 0.85
+    assert dice(segmenter.prepare(image).answer(box).masks[0].numpy(), ball) > 0.85
 
 
 def test_a_prepared_image_answers_within_fifty_milliseconds(scene):
     segmenter, image, _ = scene
-    segmenter.prepare(image)
+    prepared = segmenter.prepare(image)
     times = []
     for _ in range(5):
         start = time.process_time()
-        segmenter.segment(image, Prompt.at(CORE))
+        prepared.answer(Prompt.at(CORE))
         times.append(time.process_time() - start)
     assert min(times) < 0.05
 
 
 def test_a_constant_image_still_answers():
     grid = make_grid((30, 30))
-    rois = HierarchySegmenter().segment(image_of(np.zeros((30, 30)), grid), Prompt.at((4, 5)))
+    rois = HierarchySegmenter().prepare(image_of(np.zeros((30, 30)), grid)).answer(Prompt.at((4, 5)))
     assert bool(rois.masks[0, 5, 4])
 
 
 def test_prompts_that_cannot_be_answered_say_why(scene):
     segmenter, image, _ = scene
     with pytest.raises(InputError, match=r"point \(500.0, 3.0\) is outside the image"):
-        segmenter.segment(image, Prompt.at((500, 3)))
+        segmenter.prepare(image).answer(Prompt.at((500, 3)))
     with pytest.raises(InputError, match=r"\(nan, 3.0\) is no finite number"):
-        segmenter.segment(image, Prompt.at((float("nan"), 3)))
+        segmenter.prepare(image).answer(Prompt.at((float("nan"), 3)))
     with pytest.raises(InputError, match="prompt box is no finite number"):
-        segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=[[1, 1], [20, float("inf")]]))
+        segmenter.prepare(image).answer(Prompt(np.zeros((0, 2)), np.zeros(0), box=[[1, 1], [20, float("inf")]]))
     with pytest.raises(InputError, match="box is outside"):
-        segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=[[-50, -50], [-20, -20]]))
+        segmenter.prepare(image).answer(Prompt(np.zeros((0, 2)), np.zeros(0), box=[[-50, -50], [-20, -20]]))
     with pytest.raises(GeometryError, match="3D points does not fit a 2D image"):
-        segmenter.segment(image, Prompt.at((1, 2, 3)))
+        segmenter.prepare(image).answer(Prompt.at((1, 2, 3)))
     with pytest.raises(GeometryError, match="3D prompt box"):
-        segmenter.segment(image, Prompt(np.zeros((0, 2)), np.zeros(0), box=np.zeros((2, 3))))
+        segmenter.prepare(image).answer(Prompt(np.zeros((0, 2)), np.zeros(0), box=np.zeros((2, 3))))
     with pytest.raises(ClosePointsError, match="same smallest piece"):
-        segmenter.segment(image, Prompt(np.array([CORE, CORE]), np.array([1, 0])))
+        segmenter.prepare(image).answer(Prompt(np.array([CORE, CORE]), np.array([1, 0])))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 2.0)])

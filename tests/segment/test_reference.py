@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import PIL.Image
 import pytest
@@ -23,8 +21,8 @@ from roireg.segment.promptable import ModelSegmenter
 from support import make_grid
 
 # Random weights: answers are noise of small amplitude, so that the thresholds must be low.
-LOOSE = EverythingOptions(points=8, min_quality=0.05, min_stability=0.3, offset=0.005)
-ISLANDS = EverythingOptions(points=8, min_quality=0.02, min_stability=0.3, offset=0.001)
+LOOSE = EverythingOptions(points=8, pred_iou_thresh=0.05, stability_score_thresh=0.3, stability_score_offset=0.005)
+ISLANDS = EverythingOptions(points=8, pred_iou_thresh=0.02, stability_score_thresh=0.3, stability_score_offset=0.001)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +89,10 @@ def reference(pixels: np.ndarray, monkeypatch) -> list[tuple[float, np.ndarray]]
         PIL.Image.fromarray(pixels),
         points_per_batch=20,
         points_per_crop=ISLANDS.points,
-        pred_iou_thresh=ISLANDS.min_quality,
-        stability_score_thresh=ISLANDS.min_stability,
-        stability_score_offset=ISLANDS.offset,
-        crops_nms_thresh=ISLANDS.max_box_overlap,
+        pred_iou_thresh=ISLANDS.pred_iou_thresh,
+        stability_score_thresh=ISLANDS.stability_score_thresh,
+        stability_score_offset=ISLANDS.stability_score_offset,
+        crops_nms_thresh=ISLANDS.box_nms_thresh,
     )
     return [(float(s), np.asarray(m).astype(bool)) for s, m in zip(found["scores"], found["masks"], strict=True)]
 
@@ -106,7 +104,7 @@ def test_the_same_masks_as_the_reference_generator(model, monkeypatch, shape):
     raster = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
     handle = model.network.mask_decoder.register_forward_hook(peaks_only)
     found = everything(model, raster, options=ISLANDS)
-    unsuppressed = everything(model, raster, options=replace(ISLANDS, max_box_overlap=1.0))
+    unsuppressed = everything(model, raster, options=ISLANDS.model_copy(update={"box_nms_thresh": 1.0}))
     handle.remove()
     assert len(unsuppressed) > len(found) == len(wanted) > 2
     order = torch.argsort(found.quality, descending=True, stable=True).tolist()
@@ -125,11 +123,11 @@ def test_a_network_by_path_segments_prompts_and_describes(folder, tmp_path):
     features = make_extractor("model", model=str(folder), profile="fast", cache=cache)
     found = segmenter(image)
     assert len(found) and found.grid == image.grid
-    answer = segmenter.segment(image, Prompt.at(image.grid.center))
+    answer = segmenter.prepare(image).answer(Prompt.at(image.grid.center))
     assert 1 <= len(answer) <= 3 and (answer.scores.diff() <= 0).all()
     box = np.stack([image.grid.world_from_index([10, 10]), image.grid.world_from_index([40, 50])])
     prompt = Prompt(np.zeros((0, 2)), np.zeros(0), box=box)
-    assert len(segmenter.segmenter.segment(image, prompt, mask=answer.subset([0]))) >= 1
+    assert len(segmenter.segmenter.prepare(image).answer(prompt, mask=answer.subset([0]))) >= 1
     # The features come from another load of the same weights: the file of the segmenter is enough.
     dense = features(image, image.grid)
     assert dense.data.shape == (32, 6, 8) and features.model.encoded == 0
@@ -145,7 +143,7 @@ def test_every_architecture_segments_prompts_describes_and_matches(kind, tmp_pat
         torch.from_numpy(picture((50, 72)).copy()).permute(2, 0, 1).float(), make_grid((50, 72), (0.5, 0.8))
     )
     cache = EmbeddingCache()
-    options = EverythingOptions(points=3, min_quality=0, min_stability=0, max_box_overlap=1.0)
+    options = EverythingOptions(points=3, pred_iou_thresh=0, stability_score_thresh=0, box_nms_thresh=1.0)
     segmenter = make_segmenter("model", model=saved(kind, tmp_path), options=options, cache=cache)
     network = segmenter.segmenter.model
     features = make_extractor("model", model=network, cache=cache)
@@ -154,9 +152,9 @@ def test_every_architecture_segments_prompts_describes_and_matches(kind, tmp_pat
     if len(found):
         pairs = match(found, found, dense, dense, options=MatchOptions(geometric=False))
         assert len(pairs) > 0
-    answers = segmenter.segment(image, Prompt.at(image.grid.center))
+    answers = segmenter.prepare(image).answer(Prompt.at(image.grid.center))
     box = Prompt(np.zeros((0, 2)), np.zeros(0), box=image.grid.world_from_index([[5.0, 6.0], [40.0, 60.0]]))
-    for rois in (found, answers, segmenter.segment(image, box)):
+    for rois in (found, answers, segmenter.prepare(image).answer(box)):
         assert rois.grid == image.grid
         assert bool(((rois.scores >= 0) & (rois.scores <= 1)).all())
     assert network.encoded == 1
@@ -187,7 +185,7 @@ def test_a_volume_slice_by_slice_and_a_click_in_it(model):
     before = model.encoded
     segmenter = SliceSegmenter(inner, min_slices=1)
     assert len(segmenter(image)) > 0
-    segmenter.segment(image, Prompt.at(image.grid.center))
+    segmenter.prepare(image).answer(Prompt.at(image.grid.center))
     make_extractor("model", model=model, cache=inner.cache)(image, image.grid)
     assert model.encoded - before == 3
 
@@ -195,5 +193,5 @@ def test_a_volume_slice_by_slice_and_a_click_in_it(model):
 def test_a_gray_picture_of_one_row_is_no_special_case(model):
     row = Image(torch.arange(40.0).reshape(1, 1, 40), Grid.pixels((1, 40)))
     inner = ModelSegmenter(model, options=LOOSE, cache=EmbeddingCache())
-    assert inner.segment(row, Prompt.at((20, 0))).grid == row.grid
+    assert inner.prepare(row).answer(Prompt.at((20, 0))).grid == row.grid
     assert make_extractor("model", model=model, cache=inner.cache)(row, row.grid).grid.shape[0] == 1

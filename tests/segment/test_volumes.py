@@ -11,8 +11,8 @@ from roireg.core.rois import Prompt, ROISet
 from roireg.match import match_slices
 from roireg.models.cache import EmbeddingCache
 from roireg.models.rasters import slice_axis
-from roireg.segment import HierarchySegmenter
-from roireg.segment.base import PromptableSegmenter, make_segmenter
+from roireg.segment import HierarchySegmenter, RegionFilter
+from roireg.segment.base import PreparedRegions, PromptableImage, Segmenter, make_segmenter
 from roireg.segment.everything import EverythingOptions
 from roireg.segment.promptable import ModelSegmenter
 from roireg.segment.volumes import SliceSegmenter
@@ -98,22 +98,23 @@ def test_a_click_follows_its_structure_to_both_ends(axis):
     model = FakeModel()
     s = segmenter(model)
     inside = np.insert(np.array([16, 15]), axis, 4)
-    rois = s.segment(image, Prompt.at(image.grid.world_from_index(inside)))
+    rois = s.prepare(image).answer(Prompt.at(image.grid.world_from_index(inside)))
     np.testing.assert_array_equal(rois.masks[0].numpy(), tube)
     assert float(rois.scores[0]) == pytest.approx(0.95)
     # Two slices beyond each end were tried at most, each encoded once.
     assert model.encoded <= 8
-    s.segment(image, Prompt.at(image.grid.world_from_index(inside)))
+    s.prepare(image).answer(Prompt.at(image.grid.world_from_index(inside)))
     assert model.encoded <= 8
 
 
-def test_prepare_encodes_every_slice_and_prompts_encode_none():
+def test_slices_can_be_encoded_beforehand_and_prompts_then_encode_none():
     image, _, other = volume()
     model = FakeModel()
-    s = segmenter(model)
-    s.prepare(image)
+    prepared = segmenter(model).prepare(image)
+    assert model.encoded == 0
+    prepared.encode()
     assert model.encoded == SHAPE[0]
-    rois = s.segment(image, Prompt.at(image.grid.world_from_index([0, 8, 35])))
+    rois = prepared.answer(Prompt.at(image.grid.world_from_index([0, 8, 35])))
     np.testing.assert_array_equal(rois.masks[0].numpy(), other)
     assert model.encoded == SHAPE[0]
 
@@ -121,19 +122,19 @@ def test_prepare_encodes_every_slice_and_prompts_encode_none():
 def test_a_box_limits_the_slices():
     image, _, other = volume()
     corners = image.grid.world_from_index(np.array([[2.5, 4.5, 29.5], [6.5, 11.5, 39.5]]))
-    rois = segmenter().segment(image, Prompt(np.zeros((0, 3)), np.zeros(0), box=corners))
+    rois = segmenter().prepare(image).answer(Prompt(np.zeros((0, 3)), np.zeros(0), box=corners))
     expected = other.copy()
     expected[:3] = expected[7:] = False
     np.testing.assert_array_equal(rois.masks[0].numpy(), expected)
     thin = image.grid.world_from_index(np.array([[2.8, 4.5, 29.5], [3.2, 11.5, 39.5]]))
-    rois = segmenter().segment(image, Prompt(np.zeros((0, 3)), np.zeros(0), box=thin))
+    rois = segmenter().prepare(image).answer(Prompt(np.zeros((0, 3)), np.zeros(0), box=thin))
     assert rois.masks[0].any(dim=(1, 2)).nonzero()[:, 0].tolist() == [3]
 
 
 def test_points_in_other_slices_are_asked_there():
     image, tube, other = volume()
     points = image.grid.world_from_index(np.array([[4, 16, 15], [7, 8, 35]]))
-    rois = segmenter().segment(image, Prompt.at(*points))
+    rois = segmenter().prepare(image).answer(Prompt.at(*points))
     mask = rois.masks[0].numpy()
     np.testing.assert_array_equal(mask[2:7], tube[2:7])
     # From slice 7 on the second point counts.
@@ -143,7 +144,7 @@ def test_points_in_other_slices_are_asked_there():
 def test_a_negative_point_in_a_later_slice_is_passed_on():
     image, tube, _ = volume()
     points = image.grid.world_from_index(np.array([[4, 16, 15], [6, 30, 40]]))
-    rois = segmenter().segment(image, Prompt(points, np.array([1, 0])))
+    rois = segmenter().prepare(image).answer(Prompt(points, np.array([1, 0])))
     np.testing.assert_array_equal(rois.masks[0].numpy(), tube)
 
 
@@ -159,7 +160,9 @@ def test_falling_quality_ends_the_walk():
 
     data = image.data.clone()
     data[0, 6:, -1, -1] = 255.0
-    rois = segmenter(Fading()).segment(image.with_data(data), Prompt.at(image.grid.world_from_index([2, 8, 35])))
+    rois = (
+        segmenter(Fading()).prepare(image.with_data(data)).answer(Prompt.at(image.grid.world_from_index([2, 8, 35])))
+    )
     assert rois.masks[0].any(dim=(1, 2)).tolist() == [True] * 6 + [False] * 4
 
 
@@ -167,8 +170,8 @@ def test_the_embedded_segmenter_is_lifted_as_well():
     grid = make_grid((7, 36, 44), (6.0, 1.5, 1.5))
     ball = ellipsoid(grid, (36, 28, 18), (14, 12, 16))
     image = image_of(0.8 * ball, grid, noise=0.03)
-    s = SliceSegmenter(HierarchySegmenter(max_count=20))
-    assert dice(s.segment(image, Prompt.at((36, 28, 18))).masks[0].numpy(), ball) > 0.85
+    s = SliceSegmenter(HierarchySegmenter(RegionFilter(max_count=20)))
+    assert dice(s.prepare(image).answer(Prompt.at((36, 28, 18))).masks[0].numpy(), ball) > 0.85
     assert max(dice(m.numpy(), ball) for m in s(image).masks) > 0.85
 
 
@@ -207,10 +210,9 @@ def test_the_estimate_of_a_volume_encodes_one_slice():
 def test_two_dimensional_images_pass_through():
     image, masks = painted((30, 30), [((slice(4, 15), slice(4, 15)), 90.0)])
     s = segmenter()
-    assert isinstance(s, PromptableSegmenter)
+    assert isinstance(s.prepare(image), PromptableImage)
     assert torch.equal(s(image).masks, s.segmenter(image).masks)
-    np.testing.assert_array_equal(s.segment(image, Prompt.at((6, 6))).masks[0].numpy(), masks[0])
-    assert s.prepare(image) is s.segmenter.prepare(image)
+    np.testing.assert_array_equal(s.prepare(image).answer(Prompt.at((6, 6))).masks[0].numpy(), masks[0])
 
 
 def test_slices_see_one_window():
@@ -218,9 +220,8 @@ def test_slices_see_one_window():
     data = torch.zeros((1, 3, 20, 20))
     data[0, 0] = torch.rand((20, 20), generator=torch.Generator().manual_seed(0))
     data[0, 1:, 5:15, 5:15] = 1000.0
-    s = segmenter()
-    slices = s.slices(Image(data, make_grid((3, 20, 20), (4.0, 1.0, 1.0))))
-    first = slices.segmenter.prepare(slices.images[0]).raster
+    volume = segmenter().prepare(Image(data, make_grid((3, 20, 20), (4.0, 1.0, 1.0))))
+    first = volume.settings.segmenter.prepare(volume.slices[0]).raster
     assert float(first.max()) < 2
 
 
@@ -249,17 +250,19 @@ def test_the_slice_axis_is_the_coarsest_then_the_first():
 def test_what_cannot_be_done_is_said():
     image, _, _ = volume()
 
-    class Plain:
-        def __call__(self, part: Image) -> ROISet:
-            return ROISet.empty(part.grid)
+    class Plain(Segmenter):
+        def prepare(self, image: Image) -> PreparedRegions:
+            return PreparedRegions(image, lambda part: ROISet.empty(part.grid))
 
     with pytest.raises(InputError, match="answers no prompts"):
-        SliceSegmenter(Plain()).segment(image, Prompt.at(image.grid.center))
+        SliceSegmenter(Plain()).prepare(image).answer(Prompt.at(image.grid.center))
     with pytest.raises(InputError, match="outside the image"):
-        segmenter().segment(image, Prompt.at(image.grid.world_from_index([40, 0, 0])))
+        segmenter().prepare(image).answer(Prompt.at(image.grid.world_from_index([40, 0, 0])))
     with pytest.raises(InputError, match="outside the prompt box"):
         corners = image.grid.world_from_index(np.array([[0, 4, 30], [2, 11, 39]]))
-        segmenter().segment(image, Prompt(image.grid.world_from_index([[5, 8, 35]]), np.array([1]), box=corners))
+        segmenter().prepare(image).answer(
+            Prompt(image.grid.world_from_index([[5, 8, 35]]), np.array([1]), box=corners)
+        )
     with pytest.raises(InputError, match="min_score"):
         SliceSegmenter(Plain(), min_score=2)
     with pytest.raises(InputError, match="overlap"):

@@ -21,9 +21,9 @@ from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.warp import warp
 from roireg.io import read_image, read_labels
+from roireg.match import TransferOptions
 from roireg.match.carry import Guide
-from roireg.match.transfer import TransferOptions
-from roireg.pipeline.prompting import PROMPT_PRESETS, PromptSession, PromptSettings
+from roireg.pipeline.prompting import PROMPT_PRESETS, PromptSession, PromptSettings, find_guide
 from roireg_bench.cases import CaseFolder
 from roireg_bench.methods import source_version
 from roireg_bench.prompt_tables import PromptRow
@@ -36,14 +36,15 @@ SETS = ("acdc_intra", "samreg_lung_slices", "chest_xray_jsrt", "hippocampus")
 DEFAULT = PROMPT_PRESETS["default"]
 
 
-def _changed(**changes: object) -> PromptSettings:
-    return replace(DEFAULT, transfer=replace(DEFAULT.transfer, **changes))  # type: ignore[arg-type]
+def _changed(settings: PromptSettings = DEFAULT, **changes: object) -> PromptSettings:
+    """Return settings that carry prompts in another way."""
+    return settings.model_copy(update={"transfer": settings.transfer.model_copy(update=changes)})
 
 
 METHODS: dict[str, tuple[PromptSettings, str]] = {
     "default": (DEFAULT, "auto"),
     "auxiliary on": (_changed(rounds=2), "auto"),
-    "6 views": (replace(DEFAULT, views=6), "auto"),
+    "6 views": (DEFAULT.model_copy(update={"views": 6}), "auto"),
     "first answers": (_changed(joint=False), "auto"),
     "first answers: argmax": (_changed(joint=False, place="argmax"), "auto"),
     "first answers: linearised inverse": (_changed(joint=False, place="inverse"), "auto"),
@@ -94,21 +95,18 @@ def measure(
             fixed, moving = (read_image(folder.path / getattr(case, side)) for side in ("fixed", "moving"))
             labels = read_labels(files["fixed_labels"]), read_labels(files["moving_labels"])
             encoded: dict[PromptSettings, PromptSession] = {}
-            quick: Guide | None = None
+            guides: dict[str, Guide | None] = {}
             for name in methods:
                 settings, guide = METHODS[name]
-                key = replace(settings, transfer=TransferOptions(), guide="none")
+                key = settings.model_copy(update={"transfer": TransferOptions(), "guide": "none"})
                 if key not in encoded:
-                    encoded[key] = PromptSession(fixed, moving, settings=key, seed=seed)
-                if guide == "auto":
-                    quick = quick or encoded[key].changed(guide="auto").guide
+                    encoded[key] = PromptSession.of(fixed, moving, settings=key, seed=seed)
+                if guide not in guides:
+                    guides[guide] = find_guide(fixed, moving, guide, settings=settings, seed=seed)
                 # Everything is answered here; what would be an abstention is told by the confidence.
-                session = encoded[key].changed(
-                    transfer=replace(settings.transfer, least_confidence=0.0),
-                    guide=None if guide == "auto" else guide,
+                session = replace(
+                    encoded[key], settings=_changed(settings, least_confidence=0.0), guide=guides[guide]
                 )
-                if guide == "auto":
-                    session.guide = quick
                 for row in _rows(session, labels, folder.content.labels or {}):
                     yield replace(row, set=folder.content.name, pair=case.id, method=name)
 
@@ -118,15 +116,15 @@ def _rows(session: PromptSession, labels: tuple[Image, Image], names: Mapping[in
     shared = sorted(set(torch.unique(fixed).tolist()) & set(torch.unique(moving).tolist()) - {0})
     for label in shared:
         there, here = fixed == label, moving == label
-        place = label_point(here.numpy(), session.moving.grid)
+        place = label_point(here.numpy(), session.moving.image.grid)
         started = time.process_time()
         result = session.answer(Prompt.at(place), side="moving")
         seconds = time.process_time() - started
         answer = result.answers[0]
-        source_inside, source_dice, _ = _overlap(answer.regions, here, session.moving.grid)
+        source_inside, source_dice, _ = _overlap(answer.regions, here, session.moving.image.grid)
         inside, overlap, centre = 0.0, 0.0, False
         if answer.pair is not None:
-            inside, overlap, centre = _overlap(result.pairs.fixed, there, session.fixed.grid)
+            inside, overlap, centre = _overlap(result.pairs.fixed, there, session.fixed.image.grid)
         e = answer.evidence
         point = None if answer.found is None else answer.found.points
         yield PromptRow(
@@ -137,7 +135,7 @@ def _rows(session: PromptSession, labels: tuple[Image, Image], names: Mapping[in
             source_inside,
             source_dice,
             answer.pair is not None,
-            point is not None and len(point) > 0 and _at(there, session.fixed.grid, point[0]),
+            point is not None and len(point) > 0 and _at(there, session.fixed.image.grid, point[0]),
             inside,
             centre,
             overlap,

@@ -166,7 +166,7 @@ def end_to_end(
     reference = reference_seconds(random_sam(size, device=device), rasters, points, clock=clock)
     model = random_sam(profile.input_size or size, dtype=profile.dtype, device=device)
     options = EverythingOptions(
-        points=profile.points, crop_layers=profile.crop_layers, min_quality=0.0, min_stability=0.0
+        points=profile.points, crop_layers=profile.crop_layers, pred_iou_thresh=0.0, stability_score_thresh=0.0
     )
     start = clock()
     for raster in rasters:

@@ -1,13 +1,11 @@
-"""Dense feature maps of images: descriptors computed here, and the protocol later encoders plug into."""
+"""Dense feature maps of images: descriptors computed here, the inside of networks, and what an extractor is."""
 
 from roireg.features.base import FeatureExtractor, available_extractors, make_extractor, register_extractor
-from roireg.features.cache import CachedExtractor
 from roireg.features.encoder import EncoderFeatures, encoder_features
 from roireg.features.intensity import IntensityFeatures, foreground_mask, normalise_intensity
 from roireg.features.mind import MindFeatures, mind_ssc
 
 __all__ = [
-    "CachedExtractor",
     "EncoderFeatures",
     "FeatureExtractor",
     "IntensityFeatures",

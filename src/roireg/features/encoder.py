@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,17 +58,6 @@ class EncoderFeatures:
     axis: int | None = None
     cache: EmbeddingCache = field(default_factory=shared_cache, repr=False)
     progress: Progress = field(default=silent, repr=False)
-
-    @property
-    def name(self) -> str:
-        """Registry name."""
-        return "model"
-
-    @property
-    def params(self) -> Mapping[str, object]:
-        """Parameters that identify the result."""
-        window = list(self.window) if isinstance(self.window, tuple) else self.window
-        return {"model": self.model.key, "layer": self.layer, "window": window, "axis": self.axis}
 
     def __call__(self, image: Image, grid: Grid) -> Image:
         """Return the (C, *cells) features of an image on the grid of the cells; `grid` limits the slices encoded.

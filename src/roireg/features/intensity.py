@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,16 +83,6 @@ class IntensityFeatures:
                 f"intensity features need positive scales and a position weight of at least 0, "
                 f"found {self.scales} and {self.position}"
             )
-
-    @property
-    def name(self) -> str:
-        """Registry name."""
-        return "intensity"
-
-    @property
-    def params(self) -> Mapping[str, object]:
-        """Parameters that identify the result."""
-        return {"scales": list(self.scales), "position": self.position, "absolute": self.absolute}
 
     def __call__(self, image: Image, grid: Grid) -> Image:
         """Return the (4 * scales [+ d], *grid.shape) features; see the class for the channel order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -129,16 +129,6 @@ class MindFeatures:
     radius: float | None = None
     patch: int = 1
     centred: bool = False
-
-    @property
-    def name(self) -> str:
-        """Registry name."""
-        return "mind"
-
-    @property
-    def params(self) -> Mapping[str, object]:
-        """Parameters that identify the result."""
-        return {"radius": self.radius, "patch": self.patch, "centred": self.centred}
 
     def __call__(self, image: Image, grid: Grid) -> Image:
         """Return the (12 or 4, *grid.shape) descriptor of the gray image resampled onto `grid`."""

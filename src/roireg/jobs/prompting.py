@@ -23,13 +23,12 @@ from roireg.jobs.job import Work
 from roireg.jobs.prompt import GUIDE_WORDS, PromptJob
 from roireg.jobs.prompt_picture import draw_answers
 from roireg.jobs.reading import load_transform, with_network, world_points
-from roireg.pipeline import Config, PromptSession, register
+from roireg.pipeline import Config, prompt_session, register
 from roireg.pipeline.checks import labels_on
 from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompt
 from roireg.pipeline.stages import Network
 from roireg.pipeline.steering import accepted
-from roireg.segment import PromptableSegmenter
-from roireg.segment.promptable import DEFAULT_LIMITS
+from roireg.segment import RegionFilter, Segmenter
 
 __all__ = ["compute"]
 
@@ -45,7 +44,7 @@ def compute(job: PromptJob, progress: Progress) -> Work:
     if job.guide is not None and job.guide not in GUIDE_WORDS:
         guide = load_transform(job.guide)
     segmenter, features = _tools(job, settings, progress)
-    session = PromptSession(
+    session = prompt_session(
         fixed,
         moving,
         segmenter=segmenter,
@@ -86,13 +85,13 @@ def compute(job: PromptJob, progress: Progress) -> Work:
 
 def _tools(
     job: PromptJob, settings: Config, progress: Progress
-) -> tuple[str | PromptableSegmenter, str | FeatureExtractor]:
+) -> tuple[str | Segmenter, str | FeatureExtractor]:
     """Return what answers prompts and what regions are compared by."""
     if job.model is None:
         return job.segmenter, job.features or "intensity"
     network = Network.load(settings.network, resolve_device(job.device), progress)
     features = network.extractor() if job.features is None or job.features == "model" else job.features
-    return network.segmenter(DEFAULT_LIMITS, progress), features
+    return network.segmenter(RegionFilter(), progress), features
 
 
 def _prompts(job: PromptJob, image: Image, frame: int | None) -> tuple[list[Prompt | Image], list[str]]:

@@ -25,7 +25,7 @@ from roireg.jobs.segment import LABEL_MAPS, SegmentJob
 from roireg.pipeline import Config
 from roireg.pipeline.prompts import check_prompt
 from roireg.pipeline.stages import Network, tell_time
-from roireg.segment import HierarchySegmenter, PromptableSegmenter, RegionFilter
+from roireg.segment import HierarchySegmenter, RegionFilter, Segmenter, as_promptable
 from roireg.segment.promptable import NetworkAnswers
 
 __all__ = ["compute"]
@@ -45,15 +45,15 @@ def compute(job: SegmentJob, progress: Progress) -> Work:
             f"{job.out}: the label map of this image is written as one of {', '.join(LABEL_MAPS[:4])}, found {kind!r}"
         )
     prompt = _prompt(job, image)
-    segmenter: PromptableSegmenter
-    if job.model is None:
-        segmenter = HierarchySegmenter(min_fraction=job.min_size, max_fraction=job.max_size, max_count=job.max_count)
-    else:
+    limits = RegionFilter(min_fraction=job.min_size, max_fraction=job.max_size, max_count=job.max_count)
+    segmenter: Segmenter = HierarchySegmenter(limits)
+    if job.model is not None:
         network = Network.load(settings.network, resolve_device(job.device), progress)
-        segmenter = network.segmenter(RegionFilter(job.min_size, job.max_size, None, job.max_count), progress)
+        segmenter = network.segmenter(limits, progress)
         if prompt is None:
             tell_time(progress, segmenter, image)
-    rois = segmenter(image) if prompt is None else segmenter.segment(image, prompt)
+    prepared = segmenter.prepare(image)
+    rois = prepared.regions() if prompt is None else as_promptable(prepared).answer(prompt)
     layers, layer_of = _layers(rois, image)
     names = [f"{stem}{f'_{i}' if i else ''}{kind}" for i in range(len(layers))]
     document = {

@@ -15,7 +15,8 @@ from roireg.match.similarity import (
     descriptor_similarity,
 )
 from roireg.match.slices import SLICES, match_slices
-from roireg.match.transfer import PROMPTREG, Transfer, TransferOptions, transfer_prompt
+from roireg.match.transfer import Transfer, transfer_prompt
+from roireg.match.transfer_options import PROMPTREG, TransferOptions
 
 __all__ = [
     "PROMPTREG",

@@ -1,25 +1,25 @@
-"""What a transfer works on: encoded images, a guide between them, and prompts and regions carried by it."""
+"""What a transfer works on: prepared images, a guide between them, and prompts and regions carried by it."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.once import once
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.transforms import Affine, Transform
 from roireg.core.warp import sample, slab_points, voxel_coords
 from roireg.match.variants import View
-from roireg.segment import PromptableSegmenter
+from roireg.segment import PromptableImage
 
 __all__ = [
     "Guide",
@@ -28,7 +28,6 @@ __all__ = [
     "box_around",
     "carried_prompt",
     "carried_regions",
-    "inner_point",
     "inside",
     "placed_prompt",
     "scale_of",
@@ -36,26 +35,29 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-KEPT_MAPS = 2
-"""Grids whose mapped voxels a guide remembers: one per image."""
+MAPPED_GRIDS = 2
+"""Grids whose mapped voxels a guide keeps: regions of one image lie on one or two."""
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of the two images, encoded.
+    """One of the two images, ready to answer.
 
     Attributes
     ----------
-    image : what the segmenter is asked about.
+    prepared : the image, answers prompts.
     features : (C, *shape) features, comparable with those of the other side (see `similarity_map.standardised`).
-    segmenter : answers prompts; keeps what it computes once per image.
-    views : random views of the image, each with the segmenter that has prepared it.
+    views : random views of the image, each prepared as well.
     """
 
-    image: Image
+    prepared: PromptableImage
     features: Image
-    segmenter: PromptableSegmenter
-    views: tuple[tuple[View, Image, PromptableSegmenter], ...] = ()
+    views: tuple[tuple[View, PromptableImage], ...] = ()
+
+    @property
+    def image(self) -> Image:
+        """The image itself."""
+        return self.prepared.image
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,6 @@ class Guide:
     forward: Transform
     backward: Transform
     width: float
-    _maps: OrderedDict[Grid, Tensor] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.width > 0:
@@ -88,21 +89,21 @@ class Guide:
         still = Affine.identity(ndim)
         return cls(still, still, 1.0)
 
-    @cached_property
+    @once
     def reversed(self) -> Guide:
         """The same expectation seen from the other image."""
         return Guide(self.backward, self.forward, self.width)
 
-    def source_points(self, grid: Grid) -> Tensor:
-        """(*shape, d) float32 source world points of the voxels of a target grid; kept for the grids used last."""
-        found = self._maps.pop(grid, None)
-        if found is None:
+    @once
+    def source_points(self) -> Callable[[Grid], Tensor]:
+        """Target grid -> (*shape, d) float32 source world points of its voxels; a few grids are kept."""
+
+        @lru_cache(maxsize=MAPPED_GRIDS)
+        def mapped(grid: Grid) -> Tensor:
             parts = [self.backward.map_points(points).float() for _, points in slab_points(grid, torch.device("cpu"))]
-            found = torch.cat(parts).reshape(*grid.shape, grid.ndim)
-        self._maps[grid] = found
-        while len(self._maps) > KEPT_MAPS:
-            self._maps.popitem(last=False)
-        return found
+            return torch.cat(parts).reshape(*grid.shape, grid.ndim)
+
+        return mapped
 
 
 def scale_of(grid: Grid) -> float:
@@ -111,27 +112,18 @@ def scale_of(grid: Grid) -> float:
     return float(np.exp(np.log(long).mean())) if len(long) else float(grid.extent.max())
 
 
-def inner_point(region: ROISet) -> Array:
-    """(d,) world point of the voxel deepest inside one region."""
-    mask = region.masks[0].cpu().numpy()
-    box = ndimage.find_objects(mask.astype(np.int8))[0]
-    depth = ndimage.distance_transform_edt(np.pad(mask[box], 1), sampling=region.grid.spacing)
-    index = np.array(np.unravel_index(int(np.argmax(depth)), depth.shape)) - 1
-    return region.grid.world_from_index(index + [part.start for part in box])
-
-
 def inside(prompt: Prompt, region: ROISet) -> Prompt:
     """Return the prompt with positive points outside a region moved to its nearest voxel."""
-    points, wrong = prompt.points.copy(), []
+    points, outside = prompt.points.copy(), []
     for k in np.flatnonzero(prompt.labels == 1):
         index = np.round(region.grid.index_from_world(points[k])).astype(int)
         index = np.clip(index, 0, np.array(region.grid.shape) - 1)
         if not bool(region.masks[(0, *index)]):
-            wrong.append(k)
-    if not wrong:
+            outside.append(k)
+    if not outside:
         return prompt
     voxels = region.grid.world_from_index(torch.nonzero(region.masks[0]).double().numpy())
-    for k in wrong:
+    for k in outside:
         points[k] = voxels[int(np.argmin(np.square(voxels - points[k]).sum(1)))]
     return Prompt(points, prompt.labels, prompt.box)
 
@@ -159,13 +151,13 @@ def carried_prompt(prompt: Prompt, anchor: Array, place: Array, guide: Guide | N
         return np.asarray(mapped[1:] - mapped[0] + place)
 
     points = move(prompt.points) if len(prompt.points) else np.zeros((0, grid.ndim))
-    kept = grid.contains(points) if len(points) else np.zeros(0, dtype=bool)
+    shown = grid.contains(points) if len(points) else np.zeros(0, dtype=bool)
     box = None
     if prompt.box is not None:
-        box = box_around(np.concatenate([move(prompt.box), points[kept & (prompt.labels == 1)]]), grid)
-    if box is None and not (prompt.labels[kept] == 1).any():
+        box = box_around(np.concatenate([move(prompt.box), points[shown & (prompt.labels == 1)]]), grid)
+    if box is None and not (prompt.labels[shown] == 1).any():
         return None
-    return Prompt(points[kept], prompt.labels[kept], box)
+    return Prompt(points[shown], prompt.labels[shown], box)
 
 
 def box_around(points: Array, grid: Grid) -> Array | None:

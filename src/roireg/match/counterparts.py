@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from roireg.core.rois import Prompt, ROISet
 from roireg.match.carry import Guide, Side, carried_regions
 from roireg.match.similarity import describe
+from roireg.match.transfer_options import TransferOptions
 from roireg.segment.promptable import NetworkAnswers
 from roireg.segment.prompts import ClosePointsError
 
@@ -31,29 +32,29 @@ class Candidates:
     ----------
     regions : distinct regions, with probabilities where the segmenter gives them.
     cause : per region, the number of the prompt that it answers.
-    asked : the prompts as they were answered, see `answers`.
+    prompts : the prompts as they were answered, see `answers`.
     """
 
     regions: ROISet
     cause: list[int]
-    asked: list[Prompt]
+    prompts: list[Prompt]
 
 
-def answers(asked: Sequence[Prompt], target: Side, *, first: bool) -> Candidates:
+def answers(prompts: Sequence[Prompt], target: Side, *, best_only: bool) -> Candidates:
     """Find distinct regions that answer any of the prompts.
 
     Negative points that came too close to positive ones on the way are left out, the nearest first.
 
     Parameters
     ----------
-    first : take the segmenter's first answer to each prompt alone.
+    best_only : take the segmenter's first answer to each prompt alone.
     """
     parts, cause, answered = [], [], []
-    for k, prompt in enumerate(asked):
-        regions, used = _ask(target, prompt)
-        regions = regions.subset(range(min(len(regions), 1 if first else len(regions))))
+    for k, prompt in enumerate(prompts):
+        regions, prompt = _answer(target, prompt)
+        regions = regions.subset(range(min(len(regions), 1 if best_only else len(regions))))
         parts.append(regions)
-        answered.append(used)
+        answered.append(prompt)
         cause += [k] * len(regions)
     if not cause:
         return Candidates(ROISet.empty(target.image.grid), [], answered)
@@ -64,23 +65,23 @@ def answers(asked: Sequence[Prompt], target: Side, *, first: bool) -> Candidates
         keep.setdefault(mask.cpu().numpy().tobytes(), k)
     chosen = list(keep.values())
     soft = [p.soft for p in parts if isinstance(p, NetworkAnswers) and p.soft is not None]
-    known = torch.cat(soft)[chosen] if sum(map(len, soft)) == len(masks) else None
-    regions = NetworkAnswers(masks[chosen], parts[0].grid, scores=scores[chosen], soft=known)
+    probability = torch.cat(soft)[chosen] if sum(map(len, soft)) == len(masks) else None
+    regions = NetworkAnswers(masks[chosen], parts[0].grid, scores=scores[chosen], soft=probability)
     return Candidates(regions, [cause[k] for k in chosen], answered)
 
 
-def _ask(side: Side, prompt: Prompt) -> tuple[ROISet, Prompt]:
-    """Ask a segmenter; returns the prompt without the negative points that had to be left out, too."""
+def _answer(side: Side, prompt: Prompt) -> tuple[ROISet, Prompt]:
+    """Return the answer, and the prompt without the negative points that had to be left out for it."""
     while True:
         try:
-            return side.segmenter.segment(side.image, prompt), prompt
+            return side.prepared.answer(prompt), prompt
         except ClosePointsError:
             negative, positive = np.flatnonzero(prompt.labels == 0), prompt.points[prompt.labels == 1]
             if not (len(negative) and len(positive)):
                 raise
             apart = np.linalg.norm(prompt.points[negative][:, None] - positive[None], axis=-1).min(1)
-            kept = np.arange(len(prompt.points)) != negative[int(np.argmin(apart))]
-            prompt = Prompt(prompt.points[kept], prompt.labels[kept], prompt.box)
+            rest = np.arange(len(prompt.points)) != negative[int(np.argmin(apart))]
+            prompt = Prompt(prompt.points[rest], prompt.labels[rest], prompt.box)
 
 
 def fits(
@@ -89,31 +90,27 @@ def fits(
     source: Side,
     target: Side,
     guide: Guide | None,
-    *,
-    unlike: float,
-    certainty: float,
-    first: float,
+    o: TransferOptions,
 ) -> tuple[Array, Array, Array]:
     """(R, C) logarithm of the fit, appearance and overlap of all readings with all candidates.
 
     The fit is the product of appearance, overlap and the segmenter's own scores of both regions to the power of
-    `certainty`; readings other than the first one lose `first` of its logarithm. Only the candidates that overlap
-    best are compared by their features, the others have the appearance 0.
+    `certainty`; readings other than the first one lose `reading_penalty` of its logarithm. Only the candidates that
+    overlap best are compared by their features, the others have the appearance 0.
 
     Parameters
     ----------
     readings, regions : R regions of the source and C candidates of the target.
-    unlike : difference of features at which the appearance has fallen to exp(-1/2).
     """
     overlap = _overlaps(readings, regions, guide)
     best = np.argsort(-overlap.max(0), kind="stable")[:DESCRIBED]
     appearance = np.zeros_like(overlap)
-    appearance[:, best] = _appearance(source, readings, target, regions.subset([int(k) for k in best]), unlike)
+    appearance[:, best] = _appearance(source, readings, target, regions.subset([int(k) for k in best]), o.unlike)
     assert readings.scores is not None and regions.scores is not None
     own, other = (np.log(s.double().clamp(min=1e-3).cpu().numpy()) for s in (readings.scores, regions.scores))
     fit = np.log(np.maximum(appearance, 1e-9)) + np.log(np.maximum(overlap, 0.02))
-    fit += certainty * (own[:, None] + other[None])
-    fit[1:] -= first
+    fit += o.certainty * (own[:, None] + other[None])
+    fit[1:] -= o.reading_penalty
     return fit, appearance, overlap
 
 

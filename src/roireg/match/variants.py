@@ -17,6 +17,7 @@ from torch import Tensor
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.masks import iou
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.warp import warp
 from roireg.segment.promptable import probabilities
@@ -117,7 +118,7 @@ def visible(prompt: Prompt, view: View, grid: Grid) -> bool:
     return bool(seen.contains(prompt.points).all())
 
 
-def average_answers(found: Sequence[ROISet], grid: Grid) -> Tensor:
+def average_answers(answers: Sequence[ROISet], grid: Grid) -> Tensor:
     """(*shape) mean of the probability maps of the first answers in all views, as published, 0..1.
 
     A view without an answer, and what a view does not show, count as outside. Where a segmenter tells masks alone,
@@ -125,13 +126,13 @@ def average_answers(found: Sequence[ROISet], grid: Grid) -> Tensor:
 
     Parameters
     ----------
-    found : answers of the segmenter in every view, one view at least, on grids of their own in the same world.
+    answers : of the segmenter in every view, one view at least, on grids of their own in the same world.
     """
-    maps = [_on(rois.subset([0]), grid)[0] if len(rois) else torch.zeros(grid.shape) for rois in found]
+    maps = [_on(rois.subset([0]), grid)[0] if len(rois) else torch.zeros(grid.shape) for rois in answers]
     return torch.stack(maps).mean(0)
 
 
-def refined_region(base: ROISet, found: Sequence[ROISet]) -> Tensor:
+def refined_region(base: ROISet, answers: Sequence[ROISet]) -> Tensor:
     """(*shape) mean of the probability maps of one region and of the answers that mean the same region, 0..1.
 
     Of each view the answer that agrees best with `base` (intersection over union) is taken, so that other
@@ -142,19 +143,16 @@ def refined_region(base: ROISet, found: Sequence[ROISet]) -> Tensor:
     Parameters
     ----------
     base : one region; the mean lies on its grid.
-    found : answers of the segmenter in every view, on grids of their own in the same world.
+    answers : of the segmenter in every view, on grids of their own in the same world.
     """
-    own = base.masks[0]
     maps = [probabilities(base)[0]]
-    for rois in found:
+    for rois in answers:
         if not len(rois):
             continue
         on_grid = _on(rois, base.grid)
-        hard = on_grid > 0.5
-        shared = (hard & own).flatten(1).sum(1).float()
-        union = (hard | own).flatten(1).sum(1).float().clamp(min=1)
-        best = int((shared / union).argmax())
-        if float(shared[best] / union[best]) >= 0.5:
+        overlap = iou(base.masks, on_grid > 0.5)[0]
+        best = int(overlap.argmax())
+        if overlap[best] >= 0.5:
             maps.append(on_grid[best])
     return torch.stack(maps).mean(0)
 

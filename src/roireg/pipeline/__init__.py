@@ -1,8 +1,18 @@
 """The readable recipe that joins the stages, its settings, and the result."""
 
 from roireg.pipeline.config import PRESETS, Config, preset
-from roireg.pipeline.prompting import PromptSession, prompt
+from roireg.pipeline.prompting import PromptSession, prompt, prompt_session
 from roireg.pipeline.recipe import register
 from roireg.pipeline.registration import OUTPUTS, Registration
 
-__all__ = ["OUTPUTS", "PRESETS", "Config", "PromptSession", "Registration", "preset", "prompt", "register"]
+__all__ = [
+    "OUTPUTS",
+    "PRESETS",
+    "Config",
+    "PromptSession",
+    "Registration",
+    "preset",
+    "prompt",
+    "prompt_session",
+    "register",
+]

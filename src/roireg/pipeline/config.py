@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from roireg.core.errors import InputError
 from roireg.fit.dense_affine import AffineOptions
@@ -17,6 +17,8 @@ from roireg.io import atomic_path
 from roireg.io.documents import read_yaml
 from roireg.models.preprocess import CT_WINDOWS
 from roireg.models.profiles import PROFILES
+from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings
+from roireg.segment import EverythingOptions, RegionFilter
 
 __all__ = [
     "PRESETS",
@@ -25,7 +27,6 @@ __all__ = [
     "MatchConfig",
     "NetworkConfig",
     "PromptConfig",
-    "SegmentConfig",
     "StartConfig",
     "VerdictConfig",
     "known_or_near",
@@ -37,16 +38,15 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SegmentConfig(_Section):
-    """Candidate regions."""
+def _by_name(settings: object) -> object:
+    """Return the prompt settings of a name such as "promptreg"."""
+    if isinstance(settings, str):
+        known_or_near(settings, tuple(PROMPT_PRESETS), what="prompt settings")
+        return PROMPT_PRESETS[settings]
+    return settings
 
-    min_fraction: float = Field(5e-4, ge=0, le=1, description="smallest region, fraction of the image")
-    max_fraction: float = Field(0.5, gt=0, le=1, description="largest region, fraction of the image")
-    max_overlap: float | None = Field(None, gt=0, le=1, description="of two that overlap by this, the smaller goes")
-    max_count: int = Field(128, ge=1, description="most regions per image")
 
-
-class NetworkConfig(_Section):
+class NetworkConfig(EverythingOptions):
     """A network for the regions, and for features named "model"; None leaves both to what needs no weights."""
 
     model: str | None = Field(None, description="name or path of a network, see `roireg models list`")
@@ -56,13 +56,6 @@ class NetworkConfig(_Section):
     window: str | tuple[float, float] | None = Field(
         None, description="CT window, a name or level and width; None takes the percentiles of the image"
     )
-    points: int | None = Field(None, ge=1, description="points per side instead of those of the profile")
-    min_quality: float = Field(0.88, ge=0, le=1, description="least predicted IoU of a mask (2D networks)")
-    min_stability: float = Field(0.95, ge=0, le=1, description="least stability of a mask (2D networks)")
-    max_box_overlap: float = Field(
-        0.7, ge=0, le=1, description="least box IoU of masks that are the same (2D networks)"
-    )
-    crop_layers: int | None = Field(None, ge=0, description="layers of crops instead of those of the profile")
     slice_axis: Literal[0, 1, 2] | None = Field(
         None, description="storage axis along which 2D networks cut a volume; None: the coarsest"
     )
@@ -75,7 +68,7 @@ class PromptConfig(_Section):
     """Regions from prompts at random places instead of everywhere (PromptReg)."""
 
     count: int = Field(0, ge=0, description="random prompts; 0 looks for regions everywhere")
-    settings: Literal["default", "promptreg"] = Field("default", description="how prompts are carried over")
+    settings: Annotated[PromptSettings, BeforeValidator(_by_name)] = PromptSettings()
 
 
 class MatchConfig(_Section):
@@ -139,7 +132,7 @@ class VerdictConfig(_Section):
 class Config(_Section):
     """A whole registration."""
 
-    segment: SegmentConfig = SegmentConfig()
+    segment: RegionFilter = RegionFilter()
     network: NetworkConfig = NetworkConfig()
     match: MatchConfig = MatchConfig()
     prompt: PromptConfig = PromptConfig()
@@ -260,8 +253,8 @@ def _samreg() -> Config:
     without a network, position channels stand in for that.
     """
     return Config(
-        network=NetworkConfig(min_quality=0.9, min_stability=0.9),
-        segment=SegmentConfig(min_fraction=0.005, max_fraction=0.175, max_overlap=0.9),
+        network=NetworkConfig(pred_iou_thresh=0.9, stability_score_thresh=0.9),
+        segment=RegionFilter(min_fraction=0.005, max_fraction=0.175, max_overlap=0.9),
         match=MatchConfig(
             position=0.7,
             similarity="cosine",
@@ -279,10 +272,12 @@ def _samreg() -> Config:
 def _promptreg() -> Config:
     """Return PromptReg as published: four random prompts, the transform from their regions (Huang et al., 2025).
 
-    First answers, linearised inverse, six views; see `roireg.pipeline.prompting.PROMPT_PRESETS`.
+    First answers, linearised inverse, six views; see `roireg.pipeline.prompt_settings.PROMPT_PRESETS`.
     """
     return Config(
-        prompt=PromptConfig(count=4, settings="promptreg"), start=StartConfig(search=False), dense=_regions_alone()
+        prompt=PromptConfig(count=4, settings=PROMPT_PRESETS["promptreg"]),
+        start=StartConfig(search=False),
+        dense=_regions_alone(),
     )
 
 

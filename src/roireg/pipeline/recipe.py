@@ -15,12 +15,13 @@ from roireg.core.transforms import Affine, Transform
 from roireg.pipeline.checks import check_inputs
 from roireg.pipeline.config import Config
 from roireg.pipeline.config import preset as preset_named
-from roireg.pipeline.prompting import PROMPT_PRESETS, QUICK, SIDES, PromptSession, prompt_pairs
+from roireg.pipeline.prompting import PROMPT_PRESETS, QUICK, SIDES, PromptSession, prompt_pairs, prompt_session
 from roireg.pipeline.prompts import check_prompts
 from roireg.pipeline.registration import Registration
 from roireg.pipeline.stages import Stages
 from roireg.pipeline.steering import accepted, combined
 from roireg.pipeline.steps import deform, doubted, solve
+from roireg.segment import Prepared
 
 __all__ = ["register"]
 
@@ -106,15 +107,18 @@ def register(
     if settings.prompt.count and pairs is None and known is None and labels is None:
         pairs, doubts = _drawn(fixed, moving, settings, stages, maps.moving_mask, init, device, seed, progress)
 
-    def steer(start: Affine, found: ROIPairs, progress: Progress) -> tuple[ROIPairs, tuple[str, ...]]:
+    def steer(
+        start: Affine, found: ROIPairs, prepared: tuple[Prepared, Prepared] | None
+    ) -> tuple[ROIPairs, tuple[str, ...]]:
         # A coarse deformation first: prompts are looked for where it says.
         guide = deform(fixed.gray().to(where), moving.gray().to(where), found, start, QUICK)
-        session = PromptSession(
+        session = PromptSession.of(
             fixed,
             moving,
             segmenter=stages.segmenter,
+            prepared=prepared,
             features=stages.extractor,
-            guide=guide,
+            guide=PROMPT_PRESETS["default"].guide_along(guide, fixed.grid),
             device=device,
             seed=seed,
             progress=progress,
@@ -164,8 +168,8 @@ def _drawn(
     progress: Progress,
 ) -> tuple[ROIPairs, tuple[str, ...]]:
     """Region pairs of random prompts in the moving image, and what to say where there are none."""
-    chosen = PROMPT_PRESETS[settings.prompt.settings]
-    session = PromptSession(
+    chosen = settings.prompt.settings
+    session = prompt_session(
         fixed,
         moving,
         segmenter=stages.segmenter,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,15 +13,19 @@ from roireg.core.progress import Progress, ProgressEvent
 from roireg.features import FeatureExtractor, make_extractor
 from roireg.models.base import DenseEncoder, PromptableModel
 from roireg.models.cache import EmbeddingCache, shared_cache
-from roireg.models.profiles import profile_named
 from roireg.models.rasters import slice_axis, slice_image
 from roireg.models.registry import load
-from roireg.models.volumes import VolumeModel
 from roireg.pipeline.config import Config, NetworkConfig
-from roireg.segment import EverythingOptions, PromptableSegmenter, RegionFilter, SliceSegmenter, make_segmenter
-from roireg.segment.model3d import Model3DSegmenter
+from roireg.segment import (
+    HierarchySegmenter,
+    Model3DSegmenter,
+    RegionFilter,
+    Segmenter,
+    SliceSegmenter,
+    model_segmenter,
+)
 
-__all__ = ["FEATURE_VOXELS", "REGIONS", "Network", "Stages", "expected_time", "tell_time"]
+__all__ = ["FEATURE_VOXELS", "REGIONS", "Network", "Stages", "expected_time", "feature_map", "tell_time"]
 
 REGIONS = "finding regions"
 """The stage that regions are found in."""
@@ -58,35 +62,19 @@ class Network:
         cache = shared_cache() if folder is None else EmbeddingCache(folder=folder, progress=progress)
         return cls(model, settings, cache)
 
-    def segmenter(self, limits: RegionFilter, progress: Progress) -> PromptableSegmenter:
+    def segmenter(self, limits: RegionFilter, progress: Progress) -> Segmenter:
         """Return the segmenter; 2D networks take volumes slice by slice, 3D networks volumes only."""
         s = self.settings
-        if isinstance(self.model, VolumeModel):
-            # As many prompts as a 2D network is asked with so many points per side.
-            points = profile_named(s.profile).volume_points if s.points is None else s.points**2
-            return Model3DSegmenter(
-                self.model, window=s.window, points=points, limits=limits, cache=self.cache, progress=progress
-            )
-        changes = {"points": s.points, "crop_layers": s.crop_layers}
-        options = replace(
-            EverythingOptions.of(s.profile),
-            min_quality=s.min_quality,
-            min_stability=s.min_stability,
-            max_box_overlap=s.max_box_overlap,
-            **{name: value for name, value in changes.items() if value is not None},
-        )
-        made = make_segmenter(
-            "model",
-            model=self.model,
-            options=options,
+        return model_segmenter(
+            self.model,
+            profile=s.profile,
+            options=s,
             limits=limits,
             axis=s.slice_axis,
             window=s.window,
             cache=self.cache,
             progress=progress,
         )
-        assert isinstance(made, PromptableSegmenter)
-        return made
 
     def extractor(self) -> FeatureExtractor:
         """Return the features.
@@ -121,7 +109,7 @@ class Stages:
     network : None where what needs no weights is used.
     """
 
-    segmenter: PromptableSegmenter
+    segmenter: Segmenter
     extractor: FeatureExtractor
     network: Network | None = None
 
@@ -134,16 +122,12 @@ class Stages:
         InputError
             When a network, a feature map or a parameter does not exist, or weights cannot be loaded.
         """
-        s, name = settings.segment, settings.match.features
+        name = settings.match.features
         network = None
+        segmenter: Segmenter = HierarchySegmenter(settings.segment)
         if settings.network.model is not None:
             network = Network.load(settings.network, device, progress)
-            limits = RegionFilter(s.min_fraction, s.max_fraction, s.max_overlap, s.max_count)
-            segmenter = network.segmenter(limits, progress)
-        else:
-            made = make_segmenter("hierarchy", **s.model_dump())
-            assert isinstance(made, PromptableSegmenter)
-            segmenter = made
+            segmenter = network.segmenter(settings.segment, progress)
         if name == "model" and network is not None:
             return cls(segmenter, network.extractor(), network)
         parameters: dict[str, object] = {}
@@ -156,20 +140,21 @@ class Stages:
 
     def encode(self, image: Image) -> Image:
         """Return the feature map of a whole image at the resolution that regions are compared on."""
-        gray = image.gray() if self.extractor.name != "model" else image
-        grid = gray.grid
-        limit = FEATURE_VOXELS[grid.ndim]
-        if grid.size > limit:
-            step = (float(np.prod(grid.extent)) / limit) ** (1 / grid.ndim)
-            while grid.size > limit:
-                grid = gray.grid.with_spacing(np.maximum(gray.grid.spacing, step))
-                step *= 1.05
-        return self.extractor(gray, grid)
+        return feature_map(image, self.extractor)
 
 
-def expected_time(
-    segmenter: PromptableSegmenter, *images: Image, slices: bool = False, axis: int | None = None
-) -> str:
+def feature_map(image: Image, extractor: FeatureExtractor) -> Image:
+    """Return the features of a whole image on near-isotropic cells, at most `FEATURE_VOXELS` of them."""
+    grid = image.grid
+    limit = FEATURE_VOXELS[grid.ndim]
+    step = (float(np.prod(grid.extent)) / limit) ** (1 / grid.ndim)
+    while grid.size > limit:
+        grid = image.grid.with_spacing(np.maximum(image.grid.spacing, step))
+        step *= 1.05
+    return extractor(image, grid)
+
+
+def expected_time(segmenter: Segmenter, *images: Image, slices: bool = False, axis: int | None = None) -> str:
     """Tell in words how long the regions of images take, or nothing where that is not measured.
 
     Only networks are slow enough to be worth it: one encoding is measured, which is kept, and one batch of points.
@@ -195,7 +180,7 @@ def expected_time(
 
 def tell_time(
     progress: Progress,
-    segmenter: PromptableSegmenter,
+    segmenter: Segmenter,
     *images: Image,
     slices: bool = False,
     axis: int | None = None,

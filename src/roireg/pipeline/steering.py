@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.masks import iou
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.warp import warp
 
@@ -59,10 +60,7 @@ def _joined(parts: Sequence[ROISet], grid: Grid) -> ROISet:
 
 def overlaps(a: ROISet, b: ROISet) -> NDArray[np.float64]:
     """(A, B) intersections over unions; b is brought onto the grid of a."""
-    one, two = (r.masks.flatten(1).float() for r in (a, onto(b, a.grid)))
-    shared = one @ two.T
-    union = one.sum(1)[:, None] + two.sum(1)[None] - shared
-    return np.asarray((shared / union.clamp(min=1)).cpu().numpy(), dtype=np.float64)
+    return np.asarray(iou(a.masks, onto(b, a.grid).masks).numpy())
 
 
 def blocked(moving: ROISet, fixed: ROISet, known: ROIPairs) -> NDArray[np.bool_]:

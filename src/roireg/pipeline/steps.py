@@ -50,12 +50,15 @@ from roireg.pipeline.registration import Registration
 from roireg.pipeline.stages import REGIONS, Stages, tell_time
 from roireg.pipeline.steering import blocked, combined, weighted
 from roireg.pipeline.verdict import judge
-from roireg.segment import LabelSegmenter
+from roireg.segment import LabelSegmenter, Prepared
 
 __all__ = ["Steer", "deform", "doubted", "nearest_affine", "solve"]
 
-Steer = Callable[[Affine, ROIPairs, Progress], tuple[ROIPairs, tuple[str, ...]]]
-"""Start and pairs in; pairs to go on with and what a reader of the verdict must know out."""
+Steer = Callable[[Affine, ROIPairs, tuple[Prepared, Prepared] | None], tuple[ROIPairs, tuple[str, ...]]]
+"""Start, pairs and, if there are, the prepared images (fixed, moving) in.
+
+Pairs to go on with and what a reader of the verdict must know out.
+"""
 
 
 class _Stopwatch:
@@ -130,7 +133,7 @@ def solve(
     job = _Job(fixed, moving, small_f, small_m, f, m, inside_f, inside_m, settings, stages, init, known, seed)
 
     with watch(REGIONS):
-        sets = _regions(job, labels, pairs, progress)
+        sets, prepared = _regions(job, labels, pairs, progress)
     if sets is not None:
         found, start = _match_and_start(job, sets, watch)
     else:
@@ -143,7 +146,7 @@ def solve(
     doubts: tuple[str, ...] = ()
     if steer is not None:
         with watch("carrying prompts"):
-            found, doubts = steer(start.affine, found, progress)
+            found, doubts = steer(start.affine, found, prepared)
     if stages.network is not None and not len(found.active):
         doubts += (f"{stages.network.model.card.name} led to no region pair; the result rests on the images alone",)
     with watch("fitting the deformation"):
@@ -189,21 +192,29 @@ def _inside(mask: Image | None, device: torch.device) -> Image | None:
 
 def _regions(
     job: _Job, labels: tuple[Image, Image] | None, pairs: ROIPairs | None, progress: Progress
-) -> tuple[ROISet, ROISet] | None:
-    """Candidate regions (moving, fixed), or None where pairs are given or slices are matched."""
+) -> tuple[tuple[ROISet, ROISet] | None, tuple[Prepared, Prepared] | None]:
+    """Candidate regions (moving, fixed), or None where pairs are given or slices are matched.
+
+    The second value is what the segmenter made of both images (fixed, moving), if it saw them.
+    """
     if labels is not None:
         fixed, moving = labels
-        return (
+        sets = (
             LabelSegmenter(moving.data[0], moving.grid)(job.moving),
             LabelSegmenter(fixed.data[0], fixed.grid)(job.fixed),
         )
+        return sets, None
     if pairs is not None:
-        return None
+        return None, None
     m = job.settings.match
     tell_time(progress, job.stages.segmenter, job.small_m, job.small_f, slices=m.slices, axis=m.slice_axis)
     if m.slices and job.fixed.ndim == 3:
-        return None
-    return job.stages.segmenter(job.small_m), job.stages.segmenter(job.small_f)
+        return None, None
+    prepared = job.stages.segmenter.prepare(job.small_f), job.stages.segmenter.prepare(job.small_m)
+    sets = prepared[1].regions(), prepared[0].regions()
+    # Prompts are given in the images as they are, not in those that were halved.
+    whole = job.small_f is job.fixed and job.small_m is job.moving
+    return sets, prepared if whole else None
 
 
 def _options(settings: Config) -> MatchOptions:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["Candidate", "bounding_boxes", "box_nms", "cleaned", "near_inner_edge", "pack", "stability", "suppressed"]
+from roireg.core.masks import bounding_boxes, box_nms
+
+__all__ = ["Candidate", "cleaned", "near_inner_edge", "pack", "stability", "suppressed"]
 
 EDGE = 20.0
 """A box this many voxels from an inner edge of a crop was probably cut by it."""
@@ -59,38 +61,6 @@ def stability(logits: Tensor, offset: float) -> Tensor:
     return core / hull.clamp(min=1)
 
 
-def bounding_boxes(masks: Tensor) -> Tensor:
-    """(K, 2, d) first and last index of (K, *shape) bool masks that are not empty."""
-    d = masks.ndim - 1
-    lows, highs = [], []
-    for axis in range(d):
-        others = tuple(a + 1 for a in range(d) if a != axis)
-        line = masks.view(torch.uint8).amax(dim=others)
-        lows.append(line.argmax(1))
-        highs.append(line.shape[1] - 1 - line.flip(1).argmax(1))
-    return torch.stack([torch.stack(lows, 1), torch.stack(highs, 1)], 1)
-
-
-def box_nms(boxes: Tensor, scores: Tensor, limit: float) -> list[int]:
-    """Indices of the (K, 2, d) boxes that no better one overlaps by more than `limit`, best score first.
-
-    Overlap is intersection over union, sides measured from the first to the last index as published. Of equal
-    scores the earlier box is the better one, so the result does not depend on the machine.
-    """
-    low, high = boxes[:, 0].double(), boxes[:, 1].double()
-    # A sliver instead of nothing: boxes of one voxel's width can still be compared.
-    high = high + 1e-3
-    size = (high - low).prod(1)
-    rest = torch.argsort(scores, descending=True, stable=True)
-    kept: list[int] = []
-    while len(rest):
-        best, rest = rest[0], rest[1:]
-        kept.append(int(best))
-        shared = (torch.minimum(high[rest], high[best]) - torch.maximum(low[rest], low[best])).clamp(min=0).prod(1)
-        rest = rest[shared <= limit * (size[rest] + size[best] - shared)]
-    return kept
-
-
 def pack(
     logits: Tensor,
     quality: Tensor,
@@ -117,13 +87,13 @@ def pack(
     boxes = bounding_boxes(masks).cpu().numpy()
     cut = near_inner_edge(boxes + crop[0], crop, shape)
     size = int(np.prod(crop[1] - crop[0]))
-    found = []
+    candidates = []
     for mask, box, q, s, drop in zip(masks.cpu().numpy(), boxes, quality.tolist(), steady.tolist(), cut, strict=True):
         if not drop:
             inside = mask[tuple(slice(int(a), int(b) + 1) for a, b in box.T)]
             low, high = box + crop[0]
-            found.append(Candidate(np.packbits(inside), low, high, q, s, size))
-    return found
+            candidates.append(Candidate(np.packbits(inside), low, high, q, s, size))
+    return candidates
 
 
 def near_inner_edge(boxes: NDArray[np.int64], crop: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.bool_]:
@@ -133,21 +103,21 @@ def near_inner_edge(boxes: NDArray[np.int64], crop: NDArray[np.int64], shape: Se
     return np.asarray(near.any(axis=(1, 2)))
 
 
-def suppressed(found: list[Candidate], scores: Sequence[float], limit: float) -> list[Candidate]:
+def suppressed(candidates: list[Candidate], scores: Sequence[float], limit: float) -> list[Candidate]:
     """Return the candidates that `box_nms` leaves, best score first."""
-    if not found:
+    if not candidates:
         return []
-    boxes = torch.as_tensor(np.array([(c.low, c.high) for c in found]))
-    return [found[k] for k in box_nms(boxes, torch.tensor(scores, dtype=torch.float64), limit)]
+    boxes = torch.as_tensor(np.array([(c.low, c.high) for c in candidates]))
+    return [candidates[k] for k in box_nms(boxes, torch.tensor(scores, dtype=torch.float64), limit)]
 
 
-def cleaned(found: list[Candidate], *, min_area: int, limit: float) -> list[Candidate]:
+def cleaned(candidates: list[Candidate], *, min_area: int, limit: float) -> list[Candidate]:
     """Remove islands and fill holes below `min_area`; masks that this changes yield to like ones that it does not.
 
     `limit` is that of `box_nms`.
     """
     clean, intact = [], []
-    for c in found:
+    for c in candidates:
         # A frame of background, so that what lies outside the box counts as one large hole.
         mask = np.pad(c.inside(), 1)
         whole = _without_specks(~_without_specks(~mask, min_area, frame=True), min_area)

@@ -23,7 +23,7 @@ Offset = tuple[int, ...]
 """First index of a cube in the volume; negative where the cube reaches beyond it."""
 
 FAR = -32.0
-"""Logit outside the cube that was asked."""
+"""Logit outside of a cube."""
 
 FOREGROUND = 0.05
 """Foreground is this far from the lowest intensity to the 99.5th percentile."""
@@ -76,17 +76,17 @@ class Volume:
 
     def cubes_around(self, points: Floats) -> list[Offset]:
         """Return cubes that together hold (N, 3) indices: one around their centre, others where it is too small."""
-        found: list[Offset] = []
+        offsets: list[Offset] = []
         left, centre = points, (points.min(0) + points.max(0)) / 2
         while len(left):
             offset = self.cube_at(centre)
             held = self.holds(offset, left)
             if held.any():
-                found.append(offset)
+                offsets.append(offset)
                 left = left[~held]
             if len(left):
                 centre = left[0]
-        return found
+        return offsets
 
     def holds(self, offset: Offset, points: Floats) -> NDArray[np.bool_]:
         """Tell which of (N, 3) indices are in a cube."""

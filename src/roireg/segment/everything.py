@@ -15,9 +15,9 @@ from time import perf_counter
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from roireg.core.errors import InputError
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.models.base import Embedding, PromptableModel
 from roireg.models.profiles import profile_named
@@ -43,6 +43,12 @@ Keeps the tensors of the decoder below 32 MB: on Linux larger blocks go back to 
 and the next one is mapped anew, page by page, which costs half as much again as the arithmetic.
 """
 
+POINTS = 32
+"""Points per side where neither options nor profile say."""
+
+PRED_IOU_THRESH = 0.88
+"""Least predicted intersection over union of a mask of a 2D network."""
+
 MEASURED = 16
 """Fewest points that an estimate of the time is measured with."""
 
@@ -50,65 +56,56 @@ UPSCALE_BYTES = {"cpu": 4 * 2**20}
 """Bytes of full-resolution logits held at once, by kind of device; 128 MiB on others. Few stay in the cache."""
 
 
-@dataclass(frozen=True)
-class EverythingOptions:
-    """How everything mode asks and what it keeps; the defaults are the published ones.
+class EverythingOptions(BaseModel):
+    """How everything mode asks and what it keeps, in the terms of Segment Anything; the defaults are its own."""
 
-    Attributes
-    ----------
-    points : points per side of the grid; volumes take points^(2/3) per side, which is about as many in total.
-    batch : prompts decoded at once; None takes 64, on the CPU fewer for large embeddings, where many are slower.
-    min_quality : predicted intersection over union above which a mask is kept; 0 keeps all.
-    min_stability : stability above which a mask is kept, see `stability`; 0 keeps all.
-    offset : shift of the threshold, in logits, that the stability is measured with.
-    max_box_overlap : of two masks whose boxes have a larger intersection over union the better one stays.
-    crop_layers : layer i repeats the search on (2^i)^ndim overlapping crops, each encoded on its own.
-    crop_overlap : overlap of the crops of layer 1 as a fraction of the shortest side; halved per layer.
-    crop_divisor : points per side are divided by this from layer to layer.
-    min_area : islands and holes of a mask with fewer pixels are removed and filled; 0 leaves masks as they are.
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    Raises
-    ------
-    InputError
-        When a value is out of range.
-    """
+    points: int | None = Field(
+        None, ge=1, description="points per side of the grid; None takes those of the profile, without one 32"
+    )
+    batch: int | None = Field(None, ge=1, description="points decoded at once; None takes what suits the device")
+    pred_iou_thresh: float | None = Field(
+        None, ge=0, le=1, description="least predicted IoU of a mask; None takes 0.88, with 3D networks 0.5"
+    )
+    stability_score_thresh: float = Field(0.95, ge=0, le=1, description="least stability of a mask (2D networks)")
+    stability_score_offset: float = Field(
+        1.0, gt=0, description="shift of the threshold, in logits, that the stability is measured with (2D networks)"
+    )
+    box_nms_thresh: float = Field(
+        0.7, ge=0, le=1, description="box IoU above which the better of two masks stays (2D networks)"
+    )
+    crop_layers: int | None = Field(
+        None,
+        ge=0,
+        description="layer i searches overlapping crops, 2^i per side, too (2D networks); None: the profile's",
+    )
+    crop_overlap: float = Field(
+        512 / 1500, ge=0, le=1, description="overlap of the crops of layer 1, fraction of the shortest side"
+    )
+    crop_divisor: int = Field(1, ge=1, description="points per side are divided by this from layer to layer")
+    min_area: int = Field(
+        0, ge=0, description="pixels below which islands of a mask are removed and holes filled (2D networks)"
+    )
 
-    points: int = 32
-    batch: int | None = None
-    min_quality: float = 0.88
-    min_stability: float = 0.95
-    offset: float = 1.0
-    max_box_overlap: float = 0.7
-    crop_layers: int = 0
-    crop_overlap: float = 512 / 1500
-    crop_divisor: int = 1
-    min_area: int = 0
+    def at(self, profile: str) -> EverythingOptions:
+        """Return the options with the points and crops of a profile where they leave them open.
 
-    @classmethod
-    def of(cls, profile: str) -> EverythingOptions:
-        """Return the published settings with the points and crops of a profile, see `roireg.models.profiles`."""
+        Raises
+        ------
+        InputError
+            When there is no such profile, see `roireg.models.profiles`.
+        """
         chosen = profile_named(profile)
-        return cls(points=chosen.points, crop_layers=chosen.crop_layers)
+        points = chosen.points if self.points is None else self.points
+        crop_layers = chosen.crop_layers if self.crop_layers is None else self.crop_layers
+        return self.model_copy(update={"points": points, "crop_layers": crop_layers})
 
     def batch_for(self, embedding: Embedding) -> int:
-        """Return how many prompts to decode at once."""
+        """Return how many points to decode at once: 64, on the CPU fewer for large embeddings."""
         image = embedding.tensors["image"]
         cells = math.prod(image.shape[2:])
         return self.batch or (64 if image.device.type != "cpu" else min(64, max(1, CPU_CELLS // cells)))
-
-    def __post_init__(self) -> None:
-        batch = 1 if self.batch is None else self.batch
-        if min(self.points, batch, self.crop_divisor) < 1 or min(self.crop_layers, self.min_area) < 0:
-            raise InputError(
-                "everything mode needs points, batch and crop_divisor of at least 1 and crop_layers and min_area of "
-                f"at least 0, found {self.points}, {self.batch}, {self.crop_divisor}, {self.crop_layers} and "
-                f"{self.min_area}"
-            )
-        for name in ("min_quality", "min_stability", "max_box_overlap", "crop_overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} of everything mode is in [0, 1], found {getattr(self, name)}")
-        if self.offset <= 0:
-            raise InputError(f"the stability offset of everything mode is positive, found {self.offset}")
 
 
 PUBLISHED = EverythingOptions()
@@ -165,7 +162,7 @@ def everything(
     crops = crop_boxes(shape, options)
     counts = [len(point_grid(shape, options, layer)) for layer, _ in crops]
     clock = _Clock(counts)
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     done = 0
     for layer, crop in crops:
         progress(ProgressEvent("segmenting everything", done / clock.points, clock.detail("encoding the image")))
@@ -181,14 +178,14 @@ def everything(
                 here += _answers(model, embedding, batch, options, crop, shape)
             done += len(batch)
             progress(ProgressEvent("segmenting everything", done / clock.points, clock.detail()))
-        found += suppressed(here, [c.quality for c in here], options.max_box_overlap)
+        candidates += suppressed(here, [c.quality for c in here], options.box_nms_thresh)
     if len(crops) > 1:
         # Smaller crops see more: of two like boxes the one of the smaller crop stays, as published.
-        found = suppressed(found, [1 / c.crop_size for c in found], options.max_box_overlap)
+        candidates = suppressed(candidates, [1 / c.crop_size for c in candidates], options.box_nms_thresh)
     if options.min_area:
-        found = cleaned(found, min_area=options.min_area, limit=options.max_box_overlap)
-    found.sort(key=lambda c: -c.quality * c.stability)
-    return _unpacked(found, shape)
+        candidates = cleaned(candidates, min_area=options.min_area, limit=options.box_nms_thresh)
+    candidates.sort(key=lambda c: -c.quality * c.stability)
+    return _unpacked(candidates, shape)
 
 
 def estimate_seconds(
@@ -261,7 +258,7 @@ def point_grid(shape: Sequence[int], options: EverythingOptions, layer: int = 0)
     The published grid: fractions (i + 1/2) / n of the size, taken as coordinates whose whole numbers are pixel
     centres. Where the grid is finer than the raster the last point is kept inside.
     """
-    per_side = max(1, options.points // options.crop_divisor**layer)
+    per_side = max(1, (options.points or POINTS) // options.crop_divisor**layer)
     if len(shape) == 3:
         per_side = max(1, round(per_side ** (2 / 3)))
     steps = (np.arange(per_side) + 0.5) / per_side
@@ -276,7 +273,7 @@ def crop_boxes(shape: Sequence[int], options: EverythingOptions) -> list[tuple[i
     """
     size = np.array(shape, dtype=np.int64)
     boxes = [(0, np.stack([np.zeros_like(size), size]))]
-    for layer in range(1, options.crop_layers + 1):
+    for layer in range(1, (options.crop_layers or 0) + 1):
         n = 2**layer
         overlap = int(options.crop_overlap * size.min() * 2 / n)
         side = np.array([math.ceil((overlap * (n - 1) + s) / n) for s in size])
@@ -305,23 +302,23 @@ def _answers(
         prompts = torch.as_tensor(points, dtype=torch.float32, device=device)[:, None]
         answer = model.decode(embedding, points=prompts, labels=torch.ones(prompts.shape[:2], device=device).long())
         logits, quality = answer.logits.flatten(0, 1), answer.quality.flatten().float()
-        if options.min_quality > 0:
+        least = PRED_IOU_THRESH if options.pred_iou_thresh is None else options.pred_iou_thresh
+        if least > 0:
             # Before upscaling, which costs more than the decoder does.
-            good = quality > options.min_quality
-            logits, quality = logits[good], quality[good]
-        found: list[Candidate] = []
+            logits, quality = logits[quality > least], quality[quality > least]
+        candidates: list[Candidate] = []
         step = upscaled_at_once(device, embedding.shape)
         for first in range(0, len(logits), step):
             full = model.upscale(logits[first : first + step, None], embedding)[:, 0].float()
-            found += pack(
+            candidates += pack(
                 full,
                 quality[first : first + step],
-                offset=options.offset,
-                min_stability=options.min_stability,
+                offset=options.stability_score_offset,
+                min_stability=options.stability_score_thresh,
                 crop=crop,
                 shape=shape,
             )
-    return found
+    return candidates
 
 
 def upscaled_at_once(device: torch.device, shape: Sequence[int]) -> int:
@@ -329,14 +326,14 @@ def upscaled_at_once(device: torch.device, shape: Sequence[int]) -> int:
     return max(1, UPSCALE_BYTES.get(device.type, 128 * 2**20) // (4 * math.prod(shape)))
 
 
-def _unpacked(found: list[Candidate], shape: tuple[int, ...]) -> Masks:
-    masks = torch.zeros((len(found), *shape), dtype=torch.bool)
-    for row, c in zip(masks, found, strict=True):
+def _unpacked(candidates: list[Candidate], shape: tuple[int, ...]) -> Masks:
+    masks = torch.zeros((len(candidates), *shape), dtype=torch.bool)
+    for row, c in zip(masks, candidates, strict=True):
         row[c.slices] = torch.from_numpy(c.inside())
-    boxes = np.array([(c.low, c.high) for c in found], dtype=np.int64).reshape(len(found), 2, len(shape))
+    boxes = np.array([(c.low, c.high) for c in candidates], dtype=np.int64).reshape(len(candidates), 2, len(shape))
     return Masks(
         masks,
-        torch.tensor([c.quality for c in found], dtype=torch.float32),
-        torch.tensor([c.stability for c in found], dtype=torch.float32),
+        torch.tensor([c.quality for c in candidates], dtype=torch.float32),
+        torch.tensor([c.stability for c in candidates], dtype=torch.float32),
         torch.from_numpy(boxes),
     )

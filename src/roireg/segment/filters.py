@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from roireg.core.errors import InputError
 from roireg.core.rois import ROISet
 
-__all__ = ["PUBLISHED_FILTER", "RegionFilter", "filter_regions"]
+__all__ = ["DEFAULT_LIMITS", "RegionFilter", "filter_regions"]
 
 
-@dataclass(frozen=True)
-class RegionFilter:
-    """Size and overlap limits of candidate regions.
+class RegionFilter(BaseModel):
+    """Size and overlap limits of candidate regions."""
 
-    Attributes
-    ----------
-    min_fraction, max_fraction : size as a fraction of the image's area or volume.
-    max_overlap : of two regions with |A ∩ B| / min(|A|, |B|) at or above this only the larger stays; None keeps
-        nested regions.
-    max_count : how many regions to keep, the best scored ones.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_fraction: float = 0.0
-    max_fraction: float = 1.0
-    max_overlap: float | None = None
-    max_count: int | None = None
+    min_fraction: float = Field(5e-4, description="smallest region, fraction of the image")
+    max_fraction: float = Field(0.5, description="largest region, fraction of the image")
+    max_overlap: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="of two that share this fraction of the smaller one, the smaller goes; None keeps nested ones",
+    )
+    max_count: int = Field(128, ge=1, description="most regions per image, the best scored ones")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _sizes_are_fractions(self) -> RegionFilter:
         if not 0 <= self.min_fraction < self.max_fraction <= 1:
             raise InputError(
                 "region sizes are fractions of the image with 0 <= min_fraction < max_fraction <= 1, "
                 f"found {self.min_fraction} and {self.max_fraction}"
             )
+        return self
 
 
-PUBLISHED_FILTER = RegionFilter(min_fraction=0.005, max_fraction=0.175, max_overlap=0.9)
-"""SAMReg's released filter, 200 to 7000 of 200 x 200 pixels, as fractions of the area."""
+DEFAULT_LIMITS = RegionFilter()
+"""What candidates are limited to unless a caller says otherwise."""
 
 
 def filter_regions(rois: ROISet, limits: RegionFilter) -> ROISet:
@@ -56,16 +55,16 @@ def filter_regions(rois: ROISet, limits: RegionFilter) -> ROISet:
     fraction = sizes / rois.grid.size
     index = np.flatnonzero((fraction >= limits.min_fraction) & (fraction <= limits.max_fraction))
     if limits.max_overlap is not None:
-        kept: list[int] = []
+        larger: list[int] = []
         for k in index[np.argsort(-sizes[index], kind="stable")]:
-            if kept:
+            if larger:
                 # Only voxels of the smaller region matter, the others cannot be in the intersection.
-                inside = flat[torch.as_tensor(kept)][:, torch.nonzero(flat[k])[:, 0]]
+                inside = flat[torch.as_tensor(larger)][:, torch.nonzero(flat[k])[:, 0]]
                 if int(inside.sum(1).max()) >= limits.max_overlap * sizes[k]:
                     continue
-            kept.append(int(k))
-        index = np.sort(np.array(kept, dtype=np.int64))
-    if limits.max_count is not None and len(index) > limits.max_count:
+            larger.append(int(k))
+        index = np.sort(np.array(larger, dtype=np.int64))
+    if len(index) > limits.max_count:
         scores = rois.scores.cpu().numpy()[index]
         index = np.sort(index[np.argsort(-scores, kind="stable")[: limits.max_count]])
     return rois.subset([int(k) for k in index])

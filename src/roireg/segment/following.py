@@ -12,15 +12,16 @@ from torch import Tensor
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.masks import iou
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.warp import resample
 from roireg.models.rasters import slice_grid
-from roireg.segment.base import PromptableSegmenter, Segmenter
-from roireg.segment.linking import overlaps
-from roireg.segment.promptable import prompt_from_mask, prompt_indices
+from roireg.segment.base import PromptableImage, Segmenter, as_promptable
+from roireg.segment.promptable import prompt_indices
+from roireg.segment.prompts import prompt_from_mask
 
-__all__ = ["SlicePrompts", "Track", "follow", "on_plane", "promptable"]
+__all__ = ["SlicePrompts", "Track", "follow", "on_plane"]
 
 Floats = NDArray[np.float64]
 
@@ -34,19 +35,6 @@ def on_plane(rois: ROISet, plane: Grid) -> Tensor:
         index = np.round(plane.index_from_world(rois.centroids[k])).astype(int)
         masks[(k, *np.clip(index, 0, np.array(plane.shape) - 1))] = True
     return masks
-
-
-def promptable(segmenter: Segmenter) -> PromptableSegmenter:
-    """Return the segmenter if it answers prompts.
-
-    Raises
-    ------
-    InputError
-        When it does not.
-    """
-    if not isinstance(segmenter, PromptableSegmenter):
-        raise InputError(f"{type(segmenter).__name__} answers no prompts; use one of hierarchy or model")
-    return segmenter
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +71,11 @@ class SlicePrompts:
         """Take a prompt in a volume apart; see `follow` for the errors."""
         points, labels, box = prompt_indices(prompt, image.grid, image.name)
         count = image.grid.shape[axis]
-        kept = [a for a in range(3) if a != axis]
+        others = [a for a in range(3) if a != axis]
         plane = slice_grid(image.grid, axis)
         where = np.clip(np.round(points[:, axis]), 0, count - 1).astype(int)
         by_slice = {
-            int(s): (plane.world_from_index(points[where == s][:, kept]), labels[where == s])
+            int(s): (plane.world_from_index(points[where == s][:, others]), labels[where == s])
             for s in np.unique(where)
         }
         positive = where[labels == 1]
@@ -100,11 +88,11 @@ class SlicePrompts:
         last = max(middle, int(np.floor(high[axis])))
         if len(positive) and not ((positive >= first) & (positive <= last)).all():
             raise InputError(f"{image.name}: a positive prompt point lies outside the prompt box; move one of them")
-        corners = plane.world_from_index(np.stack([low[kept], high[kept]]))
+        corners = plane.world_from_index(np.stack([low[others], high[others]]))
         return cls(by_slice, corners, first, last, int(positive[0]) if len(positive) else middle)
 
     def own(self, s: int) -> Prompt | None:
-        """Return what the person asked for in a slice, None where that says nothing about the inside."""
+        """Return the person's prompt in a slice, None where that says nothing about the inside."""
         points, labels = self.points.get(s, (np.zeros((0, 2)), np.zeros(0, dtype=np.int64)))
         if (labels == 1).any() or (s == self.start and self.box is not None):
             return Prompt(points, labels, box=self.box)
@@ -122,8 +110,8 @@ class SlicePrompts:
 
 def follow(
     images: tuple[Image, ...],
-    segmenter: PromptableSegmenter,
-    asked: SlicePrompts,
+    segmenter: Segmenter,
+    prompts: SlicePrompts,
     *,
     min_overlap: float,
     min_score: float,
@@ -137,14 +125,14 @@ def follow(
 
     Parameters
     ----------
-    images : the slices. segmenter : answers prompts in them.
+    images : the slices. segmenter : prepares them, each when it is reached. prompts : what is asked in which slice.
 
     Raises
     ------
     InputError
-        What the segmenter raises.
+        When the segmenter answers no prompts, or what it raises.
     """
-    return _Walk(images, segmenter, asked, min_overlap, min_score, progress).run()
+    return _Walk(images, segmenter, prompts, min_overlap, min_score, progress).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,26 +140,28 @@ class _Walk:
     """All answers go through the slices together, so that a slice is used once."""
 
     images: tuple[Image, ...]
-    segmenter: PromptableSegmenter
-    asked: SlicePrompts
+    segmenter: Segmenter
+    prompts: SlicePrompts
     min_overlap: float
     min_score: float
     progress: Progress
 
     def run(self) -> list[Track]:
-        start = self.asked.start
-        prompt = self.asked.own(start)
+        start = self.prompts.start
+        prompt = self.prompts.own(start)
         assert prompt is not None  # the start is a slice with a positive point or the box
-        rois = self._ask(start, prompt)
+        rois = self._prepared(start).answer(prompt)
         assert rois.scores is not None
         masks = self._masks(rois)
         tracks = [Track({start: m}, {start: float(score)}) for m, score in zip(masks, rois.scores, strict=True)]
         if not tracks:
             return []
-        total, done = self.asked.last - self.asked.first, 0
-        for direction, end in ((1, self.asked.last), (-1, self.asked.first)):
+        total, done = self.prompts.last - self.prompts.first, 0
+        for direction, end in ((1, self.prompts.last), (-1, self.prompts.first)):
             live = dict.fromkeys(range(len(tracks)), start)
-            wanted = {s for s in self.asked.points if (s - start) * direction > 0 and self.asked.own(s) is not None}
+            wanted = {
+                s for s in self.prompts.points if (s - start) * direction > 0 and self.prompts.own(s) is not None
+            }
             for s in range(start + direction, end + direction, direction):
                 done += 1
                 if not live and not any((t - s) * direction >= 0 for t in wanted):
@@ -183,22 +173,24 @@ class _Walk:
 
     def _step(self, s: int, tracks: list[Track], live: dict[int, int]) -> None:
         """Continue the tracks that are live (track -> slice of its last answer) into slice s, or end them."""
-        own = self.asked.own(s)
+        own = self.prompts.own(s)
         if own is not None:
             # A person's word counts more than the region of the slice before: every answer takes part again.
-            rois = self._ask(s, own)
+            rois = self._prepared(s).answer(own)
             for k, track in enumerate(tracks):
                 if len(rois):
                     self._extend(track, s, rois, like=track.masks.get(live.get(k, s)))
                     live[k] = s
             return
-        grid = self.images[s].grid
+        grid, prepared = self.images[s].grid, self._prepared(s)
         for k, before in list(live.items()):
             track = tracks[k]
             mask = track.masks[before]
-            rois = self._ask(s, self.asked.following(s, mask, grid))
+            rois = prepared.answer(self.prompts.following(s, mask, grid))
             overlap = self._extend(track, s, rois, like=mask)
-            good = overlap >= self.min_overlap and track.scores[s] >= self.min_score * track.scores[self.asked.start]
+            good = (
+                overlap >= self.min_overlap and track.scores[s] >= self.min_score * track.scores[self.prompts.start]
+            )
             if good:
                 live[k] = s
             else:
@@ -214,13 +206,13 @@ class _Walk:
         masks = self._masks(rois)
         same = np.ones(len(masks))
         if like is not None:
-            same = overlaps(torch.from_numpy(like)[None], torch.from_numpy(masks))[0]
+            same = iou(torch.from_numpy(like)[None], torch.from_numpy(masks))[0].numpy()
         best = int(np.argmax((same + 1e-6) * rois.scores.cpu().numpy()))
         track.masks[s], track.scores[s] = masks[best], float(rois.scores[best])
         return float(same[best])
 
-    def _ask(self, s: int, prompt: Prompt) -> ROISet:
-        return self.segmenter.segment(self.images[s], prompt)
+    def _prepared(self, s: int) -> PromptableImage:
+        return as_promptable(self.segmenter.prepare(self.images[s]))
 
     def _masks(self, rois: ROISet) -> NDArray[np.bool_]:
         return on_plane(rois, self.images[0].grid).numpy()

@@ -6,8 +6,7 @@ structure that one criterion cuts wrongly is lost in it; four disagree where the
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -17,13 +16,16 @@ from numpy.typing import NDArray
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.masks import suppress
+from roireg.core.once import once
 from roireg.core.rois import Prompt, ROISet
-from roireg.segment.filters import RegionFilter, filter_regions
+from roireg.segment.base import Segmenter
+from roireg.segment.filters import DEFAULT_LIMITS, RegionFilter, filter_regions
 from roireg.segment.prompts import answer
 from roireg.segment.tree import CRITERIA, Floats, Ints, MergeTree, Partition, build_tree, partition
 from roireg.segment.working import normalised_on, working_grid
 
-__all__ = ["Hierarchy", "HierarchySegmenter"]
+__all__ = ["Hierarchy", "HierarchyImage", "HierarchySegmenter"]
 
 SCALES = ((0.7, 3000), (1.5, 1500))
 """(Gaussian sigma in voxels, most superpixels) of the partitions."""
@@ -83,7 +85,7 @@ class Hierarchy:
     @cached_property
     def chains(self) -> tuple[NDArray[np.bool_], ...]:
         """Per tree (K,) nodes that are no less stable than a parent or child of nearly (80 %) their size."""
-        kept = []
+        chains = []
         for tree, score in zip(self.trees, self.stability, strict=True):
             keep = tree.parent >= 0
             child = np.flatnonzero(keep)
@@ -91,8 +93,8 @@ class Hierarchy:
             near = (tree.size[child] > 0.8 * tree.size[up]) & (tree.parent[up] >= 0)
             keep[child[near & (score[up] >= score[child])]] = False
             keep[up[near & (score[up] < score[child])]] = False
-            kept.append(keep)
-        return tuple(kept)
+            chains.append(keep)
+        return tuple(chains)
 
     def members(self, tree: int, nodes: Ints) -> NDArray[np.bool_]:
         """(N, A) pieces of every node."""
@@ -136,10 +138,9 @@ class Hierarchy:
             return ROISet.empty(self.grid)
         members = np.concatenate([self.members(int(tree_of[i]), nodes[i : i + 1]) for i in first])
         union, _ = self.overlaps(members)
-        chosen = _suppress(union, scores[first], similar)
+        chosen = np.array(suppress(torch.from_numpy(union), torch.from_numpy(scores[first]), similar))
         picked = first[chosen]
-        count = len(picked) if limits.max_count is None else limits.max_count
-        turn = _in_turn(scores[picked], fractions[picked], limits)[:count]
+        turn = _in_turn(scores[picked], fractions[picked], limits)[: limits.max_count]
         turn = turn[np.argsort(-scores[picked][turn], kind="stable")]
         return filter_regions(self.rois(members[chosen[turn]], scores[picked[turn]]), limits)
 
@@ -181,19 +182,34 @@ def _in_turn(scores: Floats, fractions: Floats, limits: RegionFilter) -> Ints:
     return np.lexsort((-scores, place_in_group))
 
 
-def _suppress(union: Floats, scores: Floats, similar: float) -> Ints:
-    """Non-maximum suppression: best score first, then everything not too like one already taken."""
-    taken: list[int] = []
-    dead = np.zeros(len(scores), dtype=bool)
-    for k in np.argsort(-scores, kind="stable"):
-        if not dead[k]:
-            taken.append(int(k))
-            dead |= union[k] > similar
-    return np.array(taken, dtype=np.int64)
-
-
 @dataclass(frozen=True, eq=False)
-class HierarchySegmenter:
+class HierarchyImage:
+    """An image with its hierarchy.
+
+    Attributes
+    ----------
+    hierarchy : all its regions. settings : which of them are candidates and answers.
+    """
+
+    image: Image
+    hierarchy: Hierarchy
+    settings: HierarchySegmenter
+
+    def regions(self) -> ROISet:
+        """Return the candidate regions, most stable first; none for a constant image."""
+        return self._regions
+
+    @once
+    def _regions(self) -> ROISet:
+        return self.hierarchy.candidates(self.settings.limits, similar=self.settings.similar)
+
+    def answer(self, prompt: Prompt) -> ROISet:
+        """Return the regions that fit a prompt, see `roireg.segment.prompts.answer`."""
+        return answer(self.hierarchy, prompt, count=self.settings.alternatives, name=self.image.name)
+
+
+@dataclass(frozen=True)
+class HierarchySegmenter(Segmenter):
     """The embedded segmenter: multi-scale regions of any image, without weights.
 
     Works in 2D and 3D, for gray and colour images, deterministic, and independent of a linear change or an
@@ -201,61 +217,35 @@ class HierarchySegmenter:
 
     Parameters
     ----------
-    min_fraction, max_fraction : size of a candidate as a fraction of the image.
-    max_overlap : drop the smaller of two candidates with |A ∩ B| / min(|A|, |B|) at or above this; None keeps
-        nested ones.
-    max_count : how many candidates at most.
+    limits : size, overlap and number of the candidates.
     similar : two candidates never have an intersection over union above this.
     max_voxels : size of the working grid; None takes the default of the dimension.
     alternatives : how many regions a prompt returns at most.
+
+    Raises
+    ------
+    InputError
+        When a parameter is out of range.
     """
 
-    min_fraction: float = 5e-4
-    max_fraction: float = 0.5
-    max_overlap: float | None = None
-    max_count: int = 128
+    limits: RegionFilter = DEFAULT_LIMITS
     similar: float = 0.65
     max_voxels: int | None = None
     alternatives: int = 6
-    _kept: OrderedDict[int, tuple[Image, Hierarchy]] = field(default_factory=OrderedDict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.max_count < 1 or self.alternatives < 1:
-            raise InputError(
-                f"max_count and alternatives are at least 1, found {self.max_count} and {self.alternatives}"
-            )
+        if self.alternatives < 1:
+            raise InputError(f"a prompt returns at least 1 alternative, found alternatives={self.alternatives}")
         if not 0 < self.similar <= 1:
             raise InputError(f"similar is an intersection over union in (0, 1], found {self.similar}")
-        self._limits()
 
-    def _limits(self) -> RegionFilter:
-        return RegionFilter(self.min_fraction, self.max_fraction, self.max_overlap, self.max_count)
-
-    def prepare(self, image: Image) -> Hierarchy:
-        """Return the hierarchy of an image; kept for the two image objects used last.
+    def prepare(self, image: Image) -> HierarchyImage:
+        """Build the hierarchy of an image.
 
         Raises
         ------
         InputError
             When the image has values that are not finite.
         """
-        found = self._kept.pop(id(image), None)
-        if found is None:
-            grid = working_grid(image.grid, max_voxels=self.max_voxels)
-            found = (image, Hierarchy.of(normalised_on(image, grid), grid))
-        # Keeping the image itself keeps its id from being given to another one.
-        self._kept[id(image)] = found
-        while len(self._kept) > 2:
-            self._kept.popitem(last=False)
-        return found[1]
-
-    def __call__(self, image: Image) -> ROISet:
-        """Return the candidate regions of an image, most stable first; none for a constant image."""
-        return self.prepare(image).candidates(self._limits(), similar=self.similar)
-
-    def segment(self, image: Image, prompt: Prompt) -> ROISet:
-        """Return the regions that fit a prompt, best first, then alternatives.
-
-        See `roireg.segment.prompts.answer`.
-        """
-        return answer(self.prepare(image), prompt, count=self.alternatives, name=image.name)
+        grid = working_grid(image.grid, max_voxels=self.max_voxels)
+        return HierarchyImage(image, Hierarchy.of(normalised_on(image, grid), grid), self)

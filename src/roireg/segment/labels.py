@@ -13,49 +13,14 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
 from roireg.core.warp import resample
+from roireg.segment.base import PreparedRegions, Segmenter
 from roireg.segment.working import working_grid
 
-__all__ = ["LabelReport", "LabelSegmenter", "compare_classes"]
-
-
-@dataclass(frozen=True)
-class LabelReport:
-    """Which classes two label maps share.
-
-    Attributes
-    ----------
-    shared, only_moving, only_fixed : class names, in the order of their sets.
-    missing : classes that were asked for and are in neither.
-    """
-
-    shared: tuple[str, ...]
-    only_moving: tuple[str, ...]
-    only_fixed: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-
-    @property
-    def messages(self) -> tuple[str, ...]:
-        """One sentence per class that gives no pair."""
-        return (
-            *(f"class {n!r} is in the moving labels only; it gives no pair" for n in self.only_moving),
-            *(f"class {n!r} is in the fixed labels only; it gives no pair" for n in self.only_fixed),
-            *(f"class {n!r} was asked for but is in neither label map" for n in self.missing),
-        )
-
-
-def compare_classes(moving: ROISet, fixed: ROISet, *, wanted: Sequence[str] = ()) -> LabelReport:
-    """Report which classes (region names) of two sets pair up and which are missing on one side or both."""
-    a, b = (tuple(dict.fromkeys(n for n in s.names if n is not None)) for s in (moving, fixed))
-    return LabelReport(
-        shared=tuple(n for n in a if n in b),
-        only_moving=tuple(n for n in a if n not in b),
-        only_fixed=tuple(n for n in b if n not in a),
-        missing=tuple(n for n in wanted if n not in a and n not in b),
-    )
+__all__ = ["LabelSegmenter"]
 
 
 @dataclass(frozen=True, eq=False)
-class LabelSegmenter:
+class LabelSegmenter(Segmenter):
     """A label map of one image, as its regions.
 
     Parameters
@@ -132,30 +97,31 @@ class LabelSegmenter:
     def _listed(self) -> str:
         return ", ".join(f"{i} ({self.name_of(i)})" for i in self.present) or "no class at all"
 
-    def __call__(self, image: Image) -> ROISet:
-        """Return one region per class that occurs, named, on the working grid of the image.
+    def prepare(self, image: Image) -> PreparedRegions:
+        """Return the image with one region per class that occurs, named, on the working grid of the image.
 
         Of the working grid's voxels a region takes those it covers at least half of, and at least the one it
         covers most of, so that small classes do not vanish. Classes asked for that do not occur are left out;
-        `missing` lists them.
+        `missing` lists them. Where none occurs, `regions` raises an InputError.
 
         Raises
         ------
         GeometryError
             When the label map is on another grid than the image.
-        InputError
-            When none of the classes asked for occurs.
         """
         if not self.grid.is_close(image.grid):
             raise GeometryError(
                 f"the label map of {image.name} is on another grid than the image: {self.grid!r} against "
                 f"{image.grid!r}; resample it onto the image first"
             )
+        return PreparedRegions(image, self._regions)
+
+    def _regions(self, image: Image) -> ROISet:
         present = set(self.present)
         ids = [i for i in self.wanted if i in present]
         if not ids:
-            asked = ", ".join(map(str, self.classes)) if self.classes is not None else "any"
-            raise InputError(f"the label map of {image.name} has {self._listed()}; asked for: {asked}")
+            wanted = ", ".join(map(str, self.classes)) if self.classes is not None else "any"
+            raise InputError(f"the label map of {image.name} has {self._listed()}; asked for: {wanted}")
         names = tuple(self.name_of(i) for i in ids)
         grid = working_grid(self.grid, max_voxels=self.max_voxels)
         if grid == self.grid:

@@ -13,8 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from roireg.core.errors import InputError
+from roireg.core.masks import iou
 
-__all__ = ["Chain", "between", "link_slices", "overlaps"]
+__all__ = ["Chain", "between", "link_slices"]
 
 GAP_PENALTY = 0.9
 """Factor on the overlap across a missing slice: a direct neighbour wins over one further away."""
@@ -37,14 +38,6 @@ class Chain:
     def span(self) -> int:
         """Number of slices from the first member to the last."""
         return self.members[-1][0] - self.members[0][0] + 1
-
-
-def overlaps(a: Tensor, b: Tensor) -> NDArray[np.float64]:
-    """(K, L) intersections over unions of (K, y, x) and (L, y, x) bool masks."""
-    first, second = a.flatten(1).float(), b.flatten(1).float()
-    shared = first @ second.T
-    union = first.sum(1)[:, None] + second.sum(1)[None] - shared
-    return np.asarray((shared / union.clamp(min=1)).double().cpu().numpy())
 
 
 def link_slices(slices: Sequence[Tensor], *, min_overlap: float = 0.5, gap: int = 1) -> list[Chain]:
@@ -90,11 +83,11 @@ def _assigned(
     if not chains or not len(slices[s]):
         return {}
     ends = torch.stack([slices[t][k] for t, k in (c.members[-1] for c in chains)])
-    found = overlaps(ends, slices[s])
+    overlap = iou(ends, slices[s]).numpy()
     away = np.array([s - 1 - c.members[-1][0] for c in chains])
-    gain = np.where(found >= min_overlap, found * GAP_PENALTY ** away[:, None], 0.0)
+    gain = np.where(overlap >= min_overlap, overlap * GAP_PENALTY ** away[:, None], 0.0)
     rows, columns = linear_sum_assignment(gain, maximize=True)
-    return {int(k): (chains[i], float(found[i, k])) for i, k in zip(rows, columns, strict=True) if gain[i, k] > 0}
+    return {int(k): (chains[i], float(overlap[i, k])) for i, k in zip(rows, columns, strict=True) if gain[i, k] > 0}
 
 
 def between(a: NDArray[np.bool_], b: NDArray[np.bool_], fraction: float) -> NDArray[np.bool_]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.masks import mask_nms
+from roireg.core.once import once
 from roireg.core.progress import Progress, silent
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.warp import resample
@@ -22,33 +22,28 @@ from roireg.models.base import Embedding, MaskLogits, PromptableModel
 from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.preprocess import Window
 from roireg.models.rasters import raster_of
+from roireg.segment.base import Segmenter
 from roireg.segment.candidates import stability
 from roireg.segment.everything import PUBLISHED, EverythingOptions, estimate_seconds, everything
-from roireg.segment.filters import RegionFilter, filter_regions
+from roireg.segment.filters import DEFAULT_LIMITS, RegionFilter, filter_regions
 from roireg.segment.prompts import ClosePointsError, box_indices, check_points
 
 __all__ = [
+    "ModelImage",
     "ModelSegmenter",
     "NetworkAnswers",
-    "PreparedImage",
     "probabilities",
-    "prompt_from_mask",
     "prompt_indices",
     "soft_masks",
 ]
 
 Floats = NDArray[np.float64]
 
-KEPT = 4
-"""Prepared images kept by a segmenter; their embeddings are in the cache, which has its own limit."""
-
 SAME = 0.9
 """Of two answers with an intersection over union above this only the better one is shown."""
 
 MASK_LOGIT = 8.0
 """Logit that stands for "certainly inside" where a mask is given as a prompt."""
-
-DEFAULT_LIMITS = RegionFilter(min_fraction=5e-4, max_fraction=0.5, max_count=128)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,21 +85,7 @@ def soft_masks(logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedImage:
-    """An encoded image.
-
-    Attributes
-    ----------
-    grid : where the raster lies. raster : (3, *shape), values 0..255. embedding : what the network made of it.
-    """
-
-    grid: Grid
-    raster: Tensor
-    embedding: Embedding
-
-
-@dataclass(frozen=True, eq=False)
-class ModelSegmenter:
+class ModelSegmenter(Segmenter):
     """Candidates and answers to prompts from one network, for images of the network's dimension.
 
     An image is encoded once, whatever is asked of it and by whom: embeddings are shared through `cache`, with
@@ -117,7 +98,7 @@ class ModelSegmenter:
     limits : size, overlap and number of the candidates.
     window : how intensities become 0..255, see `roireg.models.preprocess.to_raster`.
     alternatives : how many regions a prompt returns at most.
-    cache : where embeddings are kept; the default is shared by the process.
+    cache : where embeddings are kept, by content; the default is shared by the process.
     progress : told during everything mode; what it raises stops the run.
 
     Raises
@@ -133,14 +114,13 @@ class ModelSegmenter:
     alternatives: int = 3
     cache: EmbeddingCache = field(default_factory=shared_cache, repr=False)
     progress: Progress = field(default=silent, repr=False)
-    _kept: OrderedDict[int, tuple[Image, PreparedImage]] = field(default_factory=OrderedDict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.alternatives < 1:
             raise InputError(f"a prompt returns at least 1 alternative, found alternatives={self.alternatives}")
 
-    def prepare(self, image: Image) -> PreparedImage:
-        """Return the encoded image; the few image objects used last are kept.
+    def prepare(self, image: Image) -> ModelImage:
+        """Encode an image.
 
         Raises
         ------
@@ -149,35 +129,51 @@ class ModelSegmenter:
         InputError
             When the image has no finite value or the window is unknown.
         """
-        found = self._kept.pop(id(image), None)
-        if found is None:
-            if image.ndim != self.model.card.ndim:
-                raise GeometryError(
-                    f"{image.name}: {self.model.card.name} takes {self.model.card.ndim}D images, found "
-                    f"{image.ndim}D; segment volumes slice by slice with SliceSegmenter"
-                )
-            raster, grid = raster_of(image, window=self.window)
-            found = (image, PreparedImage(grid, raster, self._encode(raster)))
-        # Keeping the image itself keeps its id from being given to another one.
-        self._kept[id(image)] = found
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return found[1]
+        if image.ndim != self.model.card.ndim:
+            raise GeometryError(
+                f"{image.name}: {self.model.card.name} takes {self.model.card.ndim}D images, found "
+                f"{image.ndim}D; segment volumes slice by slice with SliceSegmenter"
+            )
+        raster, grid = raster_of(image, window=self.window)
+        return ModelImage(image, self, grid, raster, self.encode(raster))
 
-    def __call__(self, image: Image) -> ROISet:
-        """Return the candidate regions of an image, best first; scores are predicted IoU times stability."""
-        ready = self.prepare(image)
-        found = everything(
-            self.model, ready.raster, options=self.options, encode=self._encode, progress=self.progress
-        )
-        return filter_regions(ROISet(found.masks, ready.grid, scores=found.scores), self.limits)
+    def encode(self, raster: Tensor) -> Embedding:
+        """Return the embedding of a raster, computed unless the cache has it."""
+        return self.cache.encode(self.model, raster)
 
     def estimate_seconds(self, image: Image, *, images: int = 1) -> float:
         """Tell how long `images` such images will take, from one measured encoding and one batch of points."""
         raster, _ = raster_of(image, window=self.window)
-        return estimate_seconds(self.model, raster, options=self.options, encode=self._encode, images=images)
+        return estimate_seconds(self.model, raster, options=self.options, encode=self.encode, images=images)
 
-    def segment(self, image: Image, prompt: Prompt, *, mask: ROISet | None = None) -> ROISet:
+
+@dataclass(frozen=True, eq=False)
+class ModelImage:
+    """An image encoded by a network.
+
+    Attributes
+    ----------
+    segmenter : the network and what is asked of it.
+    grid : where the raster lies. raster : (3, *shape), values 0..255. embedding : what the network made of it.
+    """
+
+    image: Image
+    segmenter: ModelSegmenter
+    grid: Grid
+    raster: Tensor
+    embedding: Embedding
+
+    def regions(self) -> ROISet:
+        """Return the candidate regions, best first; scores are predicted IoU times stability."""
+        return self._regions
+
+    @once
+    def _regions(self) -> ROISet:
+        s = self.segmenter
+        masks = everything(s.model, self.raster, options=s.options, encode=s.encode, progress=s.progress)
+        return filter_regions(ROISet(masks.masks, self.grid, scores=masks.scores), s.limits)
+
+    def answer(self, prompt: Prompt, *, mask: ROISet | None = None) -> ROISet:
         """Return the regions that fit a prompt, by falling predicted IoU times stability, with probabilities.
 
         A single point is ambiguous and gets the network's masks of whole, part and sub-part; several points or a
@@ -191,68 +187,60 @@ class ModelSegmenter:
         Raises
         ------
         GeometryError
-            When image, network and prompt differ in dimension.
+            When image and prompt differ in dimension.
         InputError
             When a point or the box is outside the image, the box is empty, points contradict each other, or the
             network does not take prompts of this kind.
         """
-        points, labels, box = prompt_indices(prompt, image.grid, image.name)
+        model = self.segmenter.model
+        points, labels, box = prompt_indices(prompt, self.image.grid, self.image.name)
         kinds = {"point": len(points) > 0, "box": box is not None, "mask": mask is not None}
         for kind, used in kinds.items():
-            if used and kind not in self.model.card.prompts:
+            if used and kind not in model.card.prompts:
                 raise InputError(
-                    f"{self.model.card.name} takes no {kind} prompts; use "
-                    f"{' or '.join(sorted(self.model.card.prompts)) or 'another model'}"
+                    f"{model.card.name} takes no {kind} prompts; use "
+                    f"{' or '.join(sorted(model.card.prompts)) or 'another model'}"
                 )
-        ready = self.prepare(image)
-        to_raster = np.linalg.inv(ready.grid.affine) @ image.grid.affine
+        to_raster = np.linalg.inv(self.grid.affine) @ self.image.grid.affine
         with torch.no_grad():
-            asked = {
+            arguments = {
                 "points": self._tensor(_mapped(points, to_raster))[None] if len(points) else None,
-                "labels": torch.as_tensor(labels, device=self.model.device)[None] if len(points) else None,
+                "labels": torch.as_tensor(labels, device=model.device)[None] if len(points) else None,
                 "boxes": self._tensor(_mapped(np.stack(box), to_raster))[None] if box is not None else None,
             }
-            answers = [self.model.decode(ready.embedding, **asked, multimask=True)]
+            answers = [model.decode(self.embedding, **arguments, multimask=True)]
             if mask is not None:
-                asked["masks"] = self._mask_logits(mask, ready, answers[0])
-                answers = [self.model.decode(ready.embedding, **asked, multimask=True)]
+                arguments["masks"] = self._mask_logits(mask, answers[0])
+                answers = [model.decode(self.embedding, **arguments, multimask=True)]
             if len(points) > 1 or box is not None or mask is not None:
-                answers.append(self.model.decode(ready.embedding, **asked, multimask=False))
+                answers.append(model.decode(self.embedding, **arguments, multimask=False))
             logits = torch.cat([a.logits.flatten(0, 1) for a in answers])
             quality = torch.cat([a.quality.flatten() for a in answers]).float()
-            full = self.model.upscale(logits[:, None], ready.embedding)[:, 0].float()
-            scores = (quality * stability(full, self.options.offset)).clamp(0, 1).cpu()
-            return self._ranked(full.cpu(), scores, ready.grid)
-
-    def _encode(self, raster: Tensor) -> Embedding:
-        return self.cache.encode(self.model, raster)
+            full = model.upscale(logits[:, None], self.embedding)[:, 0].float()
+            steady = stability(full, self.segmenter.options.stability_score_offset)
+            return self._ranked(full.cpu(), (quality * steady).clamp(0, 1).cpu())
 
     def _tensor(self, values: Floats) -> Tensor:
-        return torch.as_tensor(values, dtype=torch.float32, device=self.model.device)
+        return torch.as_tensor(values, dtype=torch.float32, device=self.segmenter.model.device)
 
-    def _mask_logits(self, mask: ROISet, ready: PreparedImage, answer: MaskLogits) -> Tensor:
+    def _mask_logits(self, mask: ROISet, answer: MaskLogits) -> Tensor:
         """(1, 1, *shape) logits of a region at the resolution of the network; padding counts as outside."""
         if len(mask) != 1:
             raise InputError(f"a mask prompt is one region, found {len(mask)}")
         shape = np.array(answer.logits.shape[2:])
-        ratio = np.array(ready.embedding.tensors["image"].shape[2:]) / shape
+        ratio = np.array(self.embedding.tensors["image"].shape[2:]) / shape
         index_from_cell = np.eye(len(shape) + 1)
-        index_from_cell[:-1, :-1] = np.diag(ratio / ready.embedding.scale)
-        index_from_cell[:-1, -1] = (0.5 * ratio - 0.5 - ready.embedding.offset) / ready.embedding.scale
-        cells = Grid(tuple(int(n) for n in shape), ready.grid.affine @ index_from_cell)
+        index_from_cell[:-1, :-1] = np.diag(ratio / self.embedding.scale)
+        index_from_cell[:-1, -1] = (0.5 * ratio - 0.5 - self.embedding.offset) / self.embedding.scale
+        cells = Grid(tuple(int(n) for n in shape), self.grid.affine @ index_from_cell)
         inside = resample(Image(mask.masks.float(), mask.grid), cells).data
-        shown = torch.from_numpy(ready.grid.contains(cells.points()).reshape(cells.shape))
+        shown = torch.from_numpy(self.grid.contains(cells.points()).reshape(cells.shape))
         return self._tensor((MASK_LOGIT * (2 * inside - 1)).where(shown, -MASK_LOGIT).numpy())[None]
 
-    def _ranked(self, logits: Tensor, scores: Tensor, grid: Grid) -> ROISet:
+    def _ranked(self, logits: Tensor, scores: Tensor) -> NetworkAnswers:
         masks = logits > 0
-        kept: list[int] = []
-        for k in torch.argsort(scores, descending=True, stable=True).tolist():
-            like = any(_overlap(masks[k], masks[j]) > SAME for j in kept)
-            if bool(masks[k].any()) and not like:
-                kept.append(k)
-        kept = kept[: self.alternatives]
-        return NetworkAnswers(masks[kept], grid, scores=scores[kept], soft=soft_masks(logits[kept]))
+        order = [k for k in mask_nms(masks, scores, SAME) if bool(masks[k].any())][: self.segmenter.alternatives]
+        return NetworkAnswers(masks[order], self.grid, scores=scores[order], soft=soft_masks(logits[order]))
 
 
 def prompt_indices(
@@ -293,26 +281,5 @@ def _not_empty(low: Floats, high: Floats, name: str) -> tuple[Floats, Floats]:
     return low, high
 
 
-def prompt_from_mask(mask: NDArray[np.bool_], grid: Grid) -> Prompt:
-    """Return the prompt that asks for a region again: its bounding box and its innermost voxel.
-
-    Parameters
-    ----------
-    mask : (*shape) not empty. grid : where it lies.
-    """
-    index = np.argwhere(mask)
-    low, high = index.min(axis=0), index.max(axis=0)
-    part = mask[tuple(slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))]
-    # A frame of background: the border of the image is a border of the region.
-    depth = ndimage.distance_transform_edt(np.pad(part, 1), sampling=grid.spacing)
-    deepest = np.array(np.unravel_index(int(depth.argmax()), depth.shape)) - 1 + low
-    box = grid.world_from_index(np.stack([low - 0.5, high + 0.5]))
-    return Prompt(grid.world_from_index(deepest)[None], np.ones(1, dtype=np.int64), box=box)
-
-
 def _mapped(points: Floats, matrix: Floats) -> Floats:
     return np.asarray(points @ matrix[:-1, :-1].T + matrix[:-1, -1])
-
-
-def _overlap(a: Tensor, b: Tensor) -> float:
-    return float((a & b).sum()) / max(1, int((a | b).sum()))

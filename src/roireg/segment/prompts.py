@@ -6,17 +6,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
+from roireg.core.masks import suppress
 from roireg.core.rois import Prompt, ROISet
 from roireg.segment.tree import Floats, Ints
 
 if TYPE_CHECKING:
     from roireg.segment.hierarchy import Hierarchy
 
-__all__ = ["ClosePointsError", "answer", "box_indices", "check_points", "clipped"]
+__all__ = ["ClosePointsError", "answer", "box_indices", "check_points", "clipped", "inner_point", "prompt_from_mask"]
 
 SMALLEST = 1e-4
 """Smaller regions (fraction of the image) answer a prompt only where nothing larger does."""
@@ -102,6 +105,28 @@ def clipped(prompt: Prompt, grid: Grid, name: str) -> Prompt:
     return replace(prompt, box=grid.world_from_index(ends))
 
 
+def inner_point(mask: ArrayLike, grid: Grid) -> Floats:
+    """(d,) world point of the voxel deepest inside a (*shape) bool mask that is not empty."""
+    part, low, _ = _in_its_box(np.asarray(mask))
+    # A frame of background: the border of the image is a border of the region.
+    depth = ndimage.distance_transform_edt(np.pad(part, 1), sampling=grid.spacing)
+    deepest = np.array(np.unravel_index(int(depth.argmax()), depth.shape)) - 1 + low
+    return grid.world_from_index(deepest)
+
+
+def prompt_from_mask(mask: NDArray[np.bool_], grid: Grid) -> Prompt:
+    """Return the prompt that asks for a (*shape) region again: its bounding box and its innermost voxel."""
+    _, low, high = _in_its_box(mask)
+    box = grid.world_from_index(np.stack([low - 0.5, high + 0.5]))
+    return Prompt(inner_point(mask, grid)[None], np.ones(1, dtype=np.int64), box=box)
+
+
+def _in_its_box(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Ints, Ints]:
+    """Return the part of a mask in its bounding box, and the first and last index of that."""
+    box = ndimage.find_objects(mask.astype(np.int8))[0]
+    return mask[box], np.array([part.start for part in box]), np.array([part.stop - 1 for part in box])
+
+
 def answer(hierarchy: Hierarchy, prompt: Prompt, *, count: int, name: str) -> ROISet:
     """Return the regions of a hierarchy that fit a prompt, best first, then alternatives.
 
@@ -167,7 +192,7 @@ def _fitting(
     hierarchy: Hierarchy, inside: Ints, outside: Ints, box: tuple[Floats, Floats] | None
 ) -> tuple[NDArray[np.bool_], Floats]:
     """Return the (N, A) regions of all trees that honour the points, and how well they fit."""
-    found, fits = [], []
+    members, fits = [], []
     for t, tree in enumerate(hierarchy.trees):
         allowed = tree.parent >= 0
         rank = hierarchy.ranks[t]
@@ -185,9 +210,9 @@ def _fitting(
         if box is None and len(steady):
             nodes = steady
         best = nodes[np.argsort(-fit[nodes], kind="stable")[:PER_TREE]]
-        found.append(hierarchy.members(t, best))
+        members.append(hierarchy.members(t, best))
         fits.append(fit[best])
-    return np.concatenate(found), np.concatenate(fits)
+    return np.concatenate(members), np.concatenate(fits)
 
 
 def _agreement(low: Ints, high: Ints, box: tuple[Floats, Floats]) -> Floats:
@@ -200,10 +225,8 @@ def _agreement(low: Ints, high: Ints, box: tuple[Floats, Floats]) -> Floats:
 def _ranked(hierarchy: Hierarchy, members: NDArray[np.bool_], fit: Floats, *, by_size: bool) -> list[int]:
     """Order regions by fit without near-duplicates; `by_size`: the smallest of the nearly best comes first."""
     union, size = hierarchy.overlaps(members)
-    order: list[int] = []
-    for k in np.argsort(-fit, kind="stable"):
-        if not order or (union[k, order].max() <= SAME and fit[k] >= WORTH_SHOWING * fit[order[0]]):
-            order.append(int(k))
+    order = suppress(torch.from_numpy(union), torch.from_numpy(fit), SAME)
+    order = [k for k in order if fit[k] >= WORTH_SHOWING * fit[order[0]]]
     if by_size:
         # A click rarely means half of the image: larger regions come first only where nothing smaller is there.
         modest = [k for k in order if size[k] <= LARGEST_FIRST * hierarchy.weight.sum()] or order

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -14,32 +13,18 @@ from torch import Tensor
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.once import once
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import Prompt, ROISet
 from roireg.models.rasters import slice_axis, slice_grid, slice_image, volume_window
-from roireg.segment.base import Segmenter
-from roireg.segment.following import SlicePrompts, follow, on_plane, promptable
+from roireg.segment.base import Prepared, Segmenter
+from roireg.segment.following import SlicePrompts, follow, on_plane
 from roireg.segment.linking import Chain, between, link_slices
 from roireg.segment.promptable import ModelSegmenter
 
-__all__ = ["SliceSegmenter", "Slices"]
+__all__ = ["SliceSegmenter", "SlicedVolume"]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Slices:
-    """A volume cut along one axis.
-
-    Attributes
-    ----------
-    axis : storage axis. images : one 2D image per slice, see `roireg.models.rasters.slice_image`.
-    segmenter : what they are segmented with; a network sees all slices through one window.
-    """
-
-    axis: int
-    images: tuple[Image, ...]
-    segmenter: Segmenter
 
 
 class _SliceProgress:
@@ -66,7 +51,7 @@ class _SliceProgress:
 
 
 @dataclass(frozen=True, eq=False)
-class SliceSegmenter:
+class SliceSegmenter(Segmenter):
     """A 2D segmenter that takes volumes, too; 2D images are handed on as they are.
 
     Candidates: every slice is segmented, and regions of neighbouring slices that overlap become one 3D region.
@@ -100,7 +85,6 @@ class SliceSegmenter:
     max_voxels: int = 4_000_000
     min_score: float = 0.5
     progress: Progress = field(default=silent, repr=False)
-    _kept: OrderedDict[int, tuple[Image, Slices]] = field(default_factory=OrderedDict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if min(self.min_slices, self.max_count, self.max_voxels) < 1 or not 0 <= self.min_score <= 1:
@@ -110,70 +94,23 @@ class SliceSegmenter:
             )
         link_slices([], min_overlap=self.min_overlap, gap=self.gap)
 
-    def prepare(self, image: Image) -> object:
-        """Encode a 2D image, or every slice of a volume; without it a prompt encodes the slices that it reaches."""
-        if image.ndim == 2:
-            return promptable(self.segmenter).prepare(image)
-        slices = self.slices(image)
-        segmenter = promptable(slices.segmenter)
-        told = _SliceProgress("encoding slices", len(slices.images), self.progress)
-        for part in slices.images:
-            segmenter.prepare(part)
-            told.next_slice()
-        return slices
-
-    def slices(self, image: Image) -> Slices:
-        """Return the slices of a volume; kept for the two volumes used last.
+    def prepare(self, image: Image) -> Prepared:
+        """Cut a volume into slices, each of which is encoded when it is asked for; prepare a 2D image.
 
         Raises
         ------
-        GeometryError
-            When the image is not 3D.
+        GeometryError, InputError
+            When the slice axis does not exist, or the segmenter inside does not take the image.
         """
-        found = self._kept.pop(id(image), None)
-        if found is None:
-            axis = slice_axis(image.grid, self.axis)
-            segmenter = self.segmenter
-            if isinstance(segmenter, ModelSegmenter):
-                segmenter = replace(segmenter, window=volume_window(image, window=segmenter.window))
-            parts = tuple(slice_image(image, axis, s) for s in range(image.grid.shape[axis]))
-            found = (image, Slices(axis, parts, segmenter))
-        self._kept[id(image)] = found
-        while len(self._kept) > 2:
-            self._kept.popitem(last=False)
-        return found[1]
-
-    def __call__(self, image: Image) -> ROISet:
-        """Return the candidate regions, best first: mean score over the slices times mean overlap between them."""
         if image.ndim == 2:
-            return self.segmenter(image)
-        slices = self.slices(image)
-        grid = _candidate_grid(image.grid, slices.axis, self.max_voxels)
-        plane = _plane(image.grid, grid, slices.axis)
-        masks: list[Tensor] = []
-        scores: list[Tensor] = []
-        told = _SliceProgress("segmenting slices", len(slices.images), self.progress)
-        segmenter = slices.segmenter
+            return self.segmenter.prepare(image)
+        axis = slice_axis(image.grid, self.axis)
+        segmenter = self.segmenter
         if isinstance(segmenter, ModelSegmenter):
-            segmenter = replace(segmenter, progress=told)
-        for part in slices.images:
-            rois = segmenter(part)
-            assert rois.scores is not None
-            masks.append(on_plane(rois, plane))
-            scores.append(rois.scores.cpu())
-            told.next_slice()
-        chains = link_slices(masks, min_overlap=self.min_overlap, gap=self.gap)
-        # A structure of one slice is all there can be in a volume of one.
-        shortest = min(self.min_slices, len(slices.images))
-        rated = [(_score(c, masks, scores), c) for c in chains if c.span >= shortest]
-        rated.sort(key=lambda rc: -rc[0])
-        rated = rated[: self.max_count]
-        if not rated:
-            return ROISet.empty(grid)
-        volume = torch.zeros((len(rated), *grid.shape), dtype=torch.bool)
-        for row, (_, chain) in zip(volume, rated, strict=True):
-            _place(row, chain, masks, slices.axis)
-        return ROISet(volume, grid, scores=torch.tensor([r for r, _ in rated], dtype=torch.float32))
+            # A network sees all slices through one window.
+            segmenter = replace(segmenter, window=volume_window(image, window=segmenter.window))
+        slices = tuple(slice_image(image, axis, s) for s in range(image.grid.shape[axis]))
+        return SlicedVolume(image, replace(self, segmenter=segmenter), axis, slices)
 
     def estimate_seconds(self, image: Image) -> float:
         """Tell how long the candidates of an image take; of a volume the middle slice is measured and kept encoded.
@@ -189,12 +126,72 @@ class SliceSegmenter:
             )
         if image.ndim == 2:
             return self.segmenter.estimate_seconds(image)
-        slices = self.slices(image)
-        assert isinstance(slices.segmenter, ModelSegmenter)
-        count = len(slices.images)
-        return slices.segmenter.estimate_seconds(slices.images[count // 2], images=count)
+        axis = slice_axis(image.grid, self.axis)
+        window = volume_window(image, window=self.segmenter.window)
+        count = image.grid.shape[axis]
+        middle = slice_image(image, axis, count // 2)
+        return replace(self.segmenter, window=window).estimate_seconds(middle, images=count)
 
-    def segment(self, image: Image, prompt: Prompt) -> ROISet:
+
+@dataclass(frozen=True, eq=False)
+class SlicedVolume:
+    """A volume cut along one axis.
+
+    Attributes
+    ----------
+    settings : how slices are segmented and joined. axis : storage axis.
+    slices : one 2D image per slice, see `roireg.models.rasters.slice_image`.
+    """
+
+    image: Image
+    settings: SliceSegmenter
+    axis: int
+    slices: tuple[Image, ...]
+
+    def encode(self) -> None:
+        """Encode every slice now, so that no prompt has to wait; the embeddings stay in the network's cache."""
+        segmenter = self.settings.segmenter
+        if isinstance(segmenter, ModelSegmenter):
+            told = _SliceProgress("encoding slices", len(self.slices), self.settings.progress)
+            for part in self.slices:
+                segmenter.prepare(part)
+                told.next_slice()
+
+    def regions(self) -> ROISet:
+        """Return the candidate regions, best first: mean score over the slices times mean overlap between them."""
+        return self._regions
+
+    @once
+    def _regions(self) -> ROISet:
+        s = self.settings
+        grid = _candidate_grid(self.image.grid, self.axis, s.max_voxels)
+        plane = _plane(self.image.grid, grid, self.axis)
+        masks: list[Tensor] = []
+        scores: list[Tensor] = []
+        told = _SliceProgress("segmenting slices", len(self.slices), s.progress)
+        segmenter = s.segmenter
+        if isinstance(segmenter, ModelSegmenter):
+            segmenter = replace(segmenter, progress=told)
+        for part in self.slices:
+            rois = segmenter(part)
+            assert rois.scores is not None
+            masks.append(on_plane(rois, plane))
+            scores.append(rois.scores.cpu())
+            told.next_slice()
+        chains = link_slices(masks, min_overlap=s.min_overlap, gap=s.gap)
+        # A structure of one slice is all there can be in a volume of one.
+        shortest = min(s.min_slices, len(self.slices))
+        rated = [(_score(c, masks, scores), c) for c in chains if c.span >= shortest]
+        rated.sort(key=lambda rc: -rc[0])
+        rated = rated[: s.max_count]
+        if not rated:
+            return ROISet.empty(grid)
+        volume = torch.zeros((len(rated), *grid.shape), dtype=torch.bool)
+        for row, (_, chain) in zip(volume, rated, strict=True):
+            _place(row, chain, masks, self.axis)
+        return ROISet(volume, grid, scores=torch.tensor([r for r, _ in rated], dtype=torch.float32))
+
+    def answer(self, prompt: Prompt) -> ROISet:
         """Return the regions that fit a prompt, in the order of the answers in the slice of the prompt.
 
         Points count in the slice they are nearest to; the first positive one says where to start. A box limits the
@@ -207,31 +204,27 @@ class SliceSegmenter:
         InputError
             When the prompt does not fit the image, see `prompt_indices`, or the segmenter answers no prompts.
         """
-        segmenter = promptable(self.segmenter)
-        if image.ndim == 2:
-            return segmenter.segment(image, prompt)
-        slices = self.slices(image)
-        asked = SlicePrompts.of(prompt, image, slices.axis)
+        s = self.settings
         tracks = follow(
-            slices.images,
-            promptable(slices.segmenter),
-            asked,
-            min_overlap=self.min_overlap,
-            min_score=self.min_score,
-            progress=self.progress,
+            self.slices,
+            s.segmenter,
+            SlicePrompts.of(prompt, self.image, self.axis),
+            min_overlap=s.min_overlap,
+            min_score=s.min_score,
+            progress=s.progress,
         )
         if not tracks:
-            return ROISet.empty(image.grid)
-        volume = torch.zeros((len(tracks), *image.grid.shape), dtype=torch.bool)
+            return ROISet.empty(self.image.grid)
+        volume = torch.zeros((len(tracks), *self.image.grid.shape), dtype=torch.bool)
         for row, track in zip(volume, tracks, strict=True):
-            for s, mask in track.masks.items():
-                row.select(slices.axis, s).copy_(torch.from_numpy(mask))
+            for k, mask in track.masks.items():
+                row.select(self.axis, k).copy_(torch.from_numpy(mask))
         scores = [
-            sum(track.scores[s] * m.sum() for s, m in track.masks.items())
+            sum(track.scores[k] * m.sum() for k, m in track.masks.items())
             / sum(m.sum() for m in track.masks.values())
             for track in tracks
         ]
-        return ROISet(volume, image.grid, scores=torch.tensor(scores, dtype=torch.float32))
+        return ROISet(volume, self.image.grid, scores=torch.tensor(scores, dtype=torch.float32))
 
 
 # -- candidates -----------------------------------------------------------------------------------------
