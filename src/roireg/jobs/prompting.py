@@ -83,9 +83,7 @@ def compute(job: PromptJob, progress: Progress) -> Work:
     return work
 
 
-def _tools(
-    job: PromptJob, settings: Config, progress: Progress
-) -> tuple[str | Segmenter, str | FeatureExtractor]:
+def _tools(job: PromptJob, settings: Config, progress: Progress) -> tuple[str | Segmenter, str | FeatureExtractor]:
     """Return what answers prompts and what regions are compared by."""
     if job.model is None:
         return job.segmenter, job.features or "intensity"
