@@ -199,7 +199,7 @@ def test_an_allowed_computer_is_named_before_anything_leaves(monkeypatch, caplog
         assert "images are sent to gpu.lab.org" in caplog.text
         raise ValueError("no server")
 
-    monkeypatch.setattr(model._client.remote, "nnInteractiveRemoteInferenceSession", opened)
+    monkeypatch.setattr(model._remote, "nnInteractiveRemoteInferenceSession", opened)
     with pytest.raises(InputError, match="is no nnInteractive server"):
         model.encode(two_blocks())
     assert "images are sent to gpu.lab.org" in caplog.text

@@ -7,6 +7,7 @@ import torch
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.models.preprocess import to_raster
 from roireg.models.rasters import raster_of, slice_grid, slice_image, volume_window
 from support import make_grid, rotation
 
@@ -47,7 +48,8 @@ def test_the_window_of_a_volume():
     assert volume_window(Image(torch.arange(120.0).reshape(1, 4, 5, 6), grid)) == "none"
     level, width = volume_window(Image(torch.linspace(-1000, 1000, 120).reshape(1, 4, 5, 6), grid))
     assert level == pytest.approx(0, abs=1e-3) and width == pytest.approx(1980, rel=1e-3)
-    assert volume_window(Image(torch.zeros(1, 4, 5, 6), grid)) == (0.0, 1.0)
+    even = torch.full((1, 4, 5, 6), 7.5)
+    assert not to_raster(even, window=volume_window(Image(even, grid))).any()
     assert volume_window(Image(torch.zeros(1, 4, 5, 6), grid), window="lung") == "lung"
     few = torch.zeros(1, 4, 10, 10)
     few[0, 0, 0, 0] = 7.5

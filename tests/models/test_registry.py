@@ -243,3 +243,38 @@ def test_cards_need_no_library(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     assert {card.name for card in available_models()} == {card.name for card in CARDS}
     assert torch.device("cpu") == registry._device("cpu")
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam-file", "sam-med2d"])
+def test_what_the_caller_has_set_does_not_matter(kind, place):
+    raster = torch.rand(3, 40, 50) * 255
+    expected = load(place(kind)).encode(raster).tensors["image"]
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with torch.inference_mode():
+            model = load(place(kind))
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(model.encode(raster).tensors["image"], expected)
+
+
+def test_a_family_is_added_once_and_found_by_its_tensors(monkeypatch, tmp_path):
+    from roireg.models import Family, ModelCard, Network, Signs, add_family
+
+    monkeypatch.setattr(registry, "FAMILIES", [*registry.FAMILIES])
+    own = Family(
+        name="own",
+        title="Own",
+        cards=(ModelCard("own-tiny", "own", preprocessing=Preprocessing(64), size="tiny"),),
+        model=Network,
+        recognise=lambda shapes: Signs("tiny") if "own.weight" in shapes else None,
+    )
+    add_family(own)
+    assert find_card("own-tiny") is own.cards[0]
+    card, _ = resolve(tiny.save_file({"own.weight": torch.zeros(2)}, tmp_path / "mine.pth"))
+    assert (card.name, card.family) == ("mine", "own")
+    for again in (own, replace(own, name="other"), replace(own, cards=())):
+        with pytest.raises(InputError, match="already; choose another name"):
+            add_family(again)

@@ -84,7 +84,7 @@ class EmbeddingCache:
         OutputError
             When the folder cannot be written.
         """
-        return self._known(embedding_key(model, raster), model.device, lambda: model.encode(raster))
+        return self._embedding(embedding_key(model, raster), model.device, lambda: model.encode(raster))
 
     def encode_dense(self, model: DenseEncoder, raster: Tensor, *, layer: int | None = None) -> Embedding:
         """Return the embedding that dense features are read from; see `DenseEncoder.encode_dense` and `encode`.
@@ -95,9 +95,9 @@ class EmbeddingCache:
         if layer is None and isinstance(model, PromptableModel):
             return self.encode(model, raster)
         key = embedding_key(model, raster, layer=layer)
-        return self._known(key, model.device, lambda: model.encode_dense(raster, layer=layer))
+        return self._embedding(key, model.device, lambda: model.encode_dense(raster, layer=layer))
 
-    def _known(self, key: str, device: torch.device, compute: Callable[[], Embedding]) -> Embedding:
+    def _embedding(self, key: str, device: torch.device, compute: Callable[[], Embedding]) -> Embedding:
         with self._lock:
             turn = self._computing.setdefault(key, Lock())
         with turn:

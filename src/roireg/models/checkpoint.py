@@ -113,14 +113,18 @@ def _require_whole(path: Path) -> bool:
     Raises
     ------
     InputError
-        When it cannot be opened, begins as one and has lost its end, or is packed: torch never packs its archives,
-        so that what is unpacked is never larger than the file.
+        When it cannot be opened, begins as one and has lost its end, or would unpack to more than its own size:
+        torch does not compress its archives.
     """
     try:
         with path.open("rb") as stream:
             begins = stream.read(4) == b"PK\x03\x04"
         zipped = zipfile.is_zipfile(path)
-        packed = zipped and any(part.file_size > part.compress_size for part in zipfile.ZipFile(path).infolist())
+        unpacked = 0
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(part.file_size for part in archive.infolist())
+        packed = unpacked > path.stat().st_size
     except (OSError, zipfile.BadZipFile) as error:
         raise explain_failure(path, error) from error
     if packed:

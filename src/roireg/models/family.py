@@ -106,6 +106,6 @@ class Family:
             size="",
         )
         with torch.device("cpu"):
-            network = self.build(settings or {})
+            network = self.build(settings or {}).float()
         count = sum(parameter.numel() for parameter in network.parameters())
         return network, replace(blank, parameters=round(count / 1e6, 3))

@@ -10,7 +10,6 @@ import importlib
 import logging
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -82,7 +81,7 @@ class NNInteractive:
         self.volume = self.card.preprocessing
         self._api_key = api_key
         self._timeout = timeout
-        self._client = _client()
+        self._remote, self._httpx = _client()
         self._session: Any = None
         self._shown: Tensor | None = None
 
@@ -101,7 +100,7 @@ class NNInteractive:
         """
         data = raster.detach().float().cpu().mean(0, keepdim=True)
         self.encoded += 1
-        self._asked(partial(self._show, data))
+        self._ask(partial(self._show, data))
         shape = tuple(raster.shape[1:])
         return Embedding({"raster": data}, shape, np.ones(3), np.zeros(3), shape)
 
@@ -124,14 +123,15 @@ class NNInteractive:
         InputError
             When there is no prompt, shapes do not fit, no server answers, or it refuses.
         """
-        given = [len(t) for t in (points, boxes, masks) if t is not None]
-        if not given or len(set(given)) > 1 or (points is None) != (labels is None):
+        counts = [len(t) for t in (points, boxes, masks) if t is not None]
+        if not counts or len(set(counts)) > 1 or (points is None) != (labels is None):
             raise InputError(
-                f"{self.card.name} needs points with labels, boxes or masks, as many of each; found {given or 'none'}"
+                f"{self.card.name} needs points with labels, boxes or masks, as many of each; found "
+                f"{counts or 'none'}"
             )
-        rows = _rows(given[0], points, labels, boxes, masks)
-        found = torch.stack([self._asked(partial(self._answer, embedding, *row)) for row in rows])
-        logits = torch.where(found, INSIDE, -INSIDE)[:, None]
+        rows = _rows(counts[0], points, labels, boxes, masks)
+        inside = torch.stack([self._ask(partial(self._answer, embedding, *row)) for row in rows])
+        logits = torch.where(inside, INSIDE, -INSIDE)[:, None]
         return MaskLogits(logits, torch.ones(logits.shape[:2]))
 
     def upscale(self, logits: Tensor, embedding: Embedding) -> Tensor:
@@ -158,7 +158,7 @@ class NNInteractive:
         if not is_this_computer(self._host):
             log.warning("images are sent to %s", self._host)
         try:
-            return self._client.remote.nnInteractiveRemoteInferenceSession(
+            return self._remote.nnInteractiveRemoteInferenceSession(
                 self.address, api_key=self._api_key, read_timeout=self._timeout
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -186,9 +186,9 @@ class NNInteractive:
             session.add_point_interaction(limits, positive, run_prediction=k == len(points) - 1)
         return torch.from_numpy(session.target_buffer > 0)
 
-    def _asked(self, question: Callable[[], T]) -> T:
+    def _ask(self, question: Callable[[], T]) -> T:
         """Ask the server, again after a lost lease, and turn what goes wrong into a sentence."""
-        errors, remote = self._client.httpx, self._client.remote
+        errors, remote = self._httpx, self._remote
         try:
             try:
                 return question()
@@ -223,17 +223,10 @@ class NNInteractive:
             ) from error
 
 
-class _Client:
-    """The two modules of the client that are used here."""
-
-    def __init__(self, remote: ModuleType, httpx: ModuleType) -> None:
-        self.remote: Any = remote
-        self.httpx: Any = httpx
-
-
-def _client() -> _Client:
+def _client() -> tuple[Any, Any]:
+    """Return the two modules of the client that are used here: its session, and the HTTP library."""
     try:
-        return _Client(importlib.import_module("nnInteractive.inference.remote"), importlib.import_module("httpx"))
+        return importlib.import_module("nnInteractive.inference.remote"), importlib.import_module("httpx")
     except ModuleNotFoundError as error:
         raise OptionalDependencyError(
             "nninteractive needs its client; run pip install nninteractive-client"

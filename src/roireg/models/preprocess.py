@@ -18,7 +18,16 @@ from torch.nn import functional as F
 
 from roireg.core.errors import InputError
 
-__all__ = ["CT_WINDOWS", "Frame", "Preprocessing", "VolumeInput", "Window", "to_raster", "window_range"]
+__all__ = [
+    "CT_WINDOWS",
+    "Frame",
+    "Preprocessing",
+    "VolumeInput",
+    "Window",
+    "to_raster",
+    "usual_window",
+    "window_range",
+]
 
 Window = str | tuple[float, float] | None
 
@@ -63,25 +72,33 @@ def to_raster(data: Tensor, *, window: Window = None, percentiles: tuple[float, 
     if data.shape[0] > 4 or data.shape[0] == 2:
         data = data.mean(0, keepdim=True)
     data = data[:3].expand(3, *data.shape[1:]) if data.shape[0] == 1 else data[:3]
-    finite = torch.isfinite(data)
-    if not finite.any():
-        raise InputError("the image has no finite value; check the file")
-    if window == "none" or (window is None and _is_8_bit(data)):
+    window = usual_window(data, percentiles) if window is None else window
+    if window == "none":
         return data.nan_to_num(0.0, 255.0, 0.0).clamp(0.0, 255.0)
-    if window is None:
-        values = data[finite].cpu().numpy()
-        low, high = (float(v) for v in np.percentile(values, percentiles))
-        if high <= low:
-            low, high = float(values.min()), float(values.max())
-    else:
-        low, high = window_range(window)
-    if high <= low:
-        return torch.zeros_like(data)
+    low, high = window_range(window)
     return ((data.nan_to_num(low, high, low) - low) * (255.0 / (high - low))).clamp(0.0, 255.0)
 
 
-def _is_8_bit(data: Tensor) -> bool:
-    return bool((data == data.round()).all()) and float(data.min()) >= 0 and 1 < float(data.max()) <= 255
+def usual_window(data: Tensor, percentiles: tuple[float, float] = (0.5, 99.5)) -> str | tuple[float, float]:
+    """Return the window that `to_raster` takes where none is named: "none" or (level, width).
+
+    Raises
+    ------
+    InputError
+        When no value is finite.
+    """
+    values = data[torch.isfinite(data)].detach().float().cpu().numpy()
+    if not values.size:
+        raise InputError("the image has no finite value; check the file")
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and 1 < high <= 255 and bool((values == np.round(values)).all()):
+        return "none"
+    inner_low, inner_high = (float(v) for v in np.percentile(values, percentiles))
+    if inner_high > inner_low:
+        low, high = inner_low, inner_high
+    # A constant image is shown black.
+    width = high - low if high > low else 1.0
+    return low + width / 2, width
 
 
 def window_range(window: str | tuple[float, float]) -> tuple[float, float]:

@@ -158,8 +158,8 @@ class PromptableNetwork(RasterNetwork, ABC):
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> Prompts:
-        given = {"points": points, "boxes": boxes, "masks": masks}
-        counts = {name: len(value) for name, value in given.items() if value is not None}
+        kinds = {"points": points, "boxes": boxes, "masks": masks}
+        counts = {name: len(value) for name, value in kinds.items() if value is not None}
         if not counts or 0 in counts.values():
             raise InputError(f"{self.card.name} needs a prompt: points with labels, boxes or masks; none was given")
         if len(set(counts.values())) > 1:

@@ -6,14 +6,13 @@ Segmenters and features both take their rasters from here, so that they agree to
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.warp import resample
-from roireg.models.preprocess import Window, to_raster
+from roireg.models.preprocess import Window, to_raster, usual_window
 
 __all__ = ["MAX_VOXELS", "raster_of", "slice_axis", "slice_grid", "slice_image", "volume_window"]
 
@@ -89,14 +88,7 @@ def volume_window(image: Image, *, window: Window = None) -> Window:
     """
     if window is not None:
         return window
-    values = image.data[torch.isfinite(image.data)].detach().float().cpu().numpy()
-    if not values.size:
-        raise InputError(f"{image.name}: the image has no finite value; check the file")
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and 1 < high <= 255 and bool((values == np.round(values)).all()):
-        return "none"
-    inner_low, inner_high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
-    if inner_high > inner_low:
-        low, high = inner_low, inner_high
-    # A constant volume has no window; any width shows it as one value.
-    return ((low + high) / 2, high - low if high > low else 1.0)
+    try:
+        return usual_window(image.data)
+    except InputError as error:
+        raise InputError(f"{image.name}: {error}") from error

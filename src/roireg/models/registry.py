@@ -140,7 +140,9 @@ def load(
     place = _device(device)
     precision = choose_precision(dtype, place)
     digest = weights_digest(source.path)
-    network, report = family.read(source.path, card)
+    # Whatever device the caller has made the usual one.
+    with torch.device("cpu"):
+        network, report = family.read(source.path, card)
     if card.weights_licence == UNKNOWN:
         count = sum(parameter.numel() for parameter in network.parameters())
         card = replace(card, parameters=round(count / 1e6, 3))
