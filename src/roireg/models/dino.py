@@ -147,13 +147,11 @@ class DinoNetwork(RasterNetwork):
 
     def _tokens(self, pixels: Tensor, block: int | None) -> Tensor:
         if block in (None, self.layers - 1):
-            last: Tensor = self.network(pixels).last_hidden_state
-            return last
+            return self.network(pixels).last_hidden_state
         # The first of the hidden states is what enters block 0.
         hidden = self.network(pixels, output_hidden_states=True).hidden_states[(block or 0) + 1]
         norm = self.network.layernorm if self.card.family == "dinov2" else self.network.norm
-        tokens: Tensor = norm(hidden)
-        return tokens
+        return norm(hidden)
 
 
 def _recognise(shapes: Shapes, third: bool) -> Signs | None:

@@ -49,8 +49,7 @@ class MobileSamNetwork(SamNetwork):
 
     def _layer(self, pixels: Tensor, layer: int) -> Tensor:
         encoder: Any = self._encoder()
-        features: Tensor = encoder.after(pixels, layer)
-        return features
+        return encoder.after(pixels, layer)
 
 
 def _recognise(shapes: Shapes) -> Signs | None:

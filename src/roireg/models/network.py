@@ -43,8 +43,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        place: torch.device = next(self.network.parameters()).device
-        return place
+        return next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -57,8 +56,7 @@ class Network:
 
     def _encoder(self) -> nn.Module:
         """Return the part of the network that sees the image."""
-        encoder: nn.Module = self.network
-        return encoder
+        return self.network
 
     @contextmanager
     def computing(self, doing: str) -> Iterator[None]:

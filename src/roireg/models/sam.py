@@ -50,8 +50,7 @@ class SamNetwork(PromptableNetwork):
         return len(self.network.vision_encoder.layers)
 
     def _encoder(self) -> nn.Module:
-        encoder: nn.Module = self.network.vision_encoder
-        return encoder
+        return self.network.vision_encoder
 
     def _encode(self, pixels: Tensor) -> dict[str, Tensor]:
         return {"image": self._encoder()(pixels).last_hidden_state.float()}

@@ -67,8 +67,7 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weighted = x * self.channel(x.mean((1, 2), keepdim=True))
         detail: Tensor = self.spatial(weighted.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        adapted: Tensor = self.norm(x + detail)
-        return adapted
+        return self.norm(x + detail)
 
 
 class _AdaptedMlp(nn.Module):
@@ -80,8 +79,7 @@ class _AdaptedMlp(nn.Module):
         self.adapter = adapter
 
     def forward(self, x: Tensor) -> Tensor:
-        both: Tensor = self.mlp(x) + self.adapter(x)
-        return both
+        return self.mlp(x) + self.adapter(x)
 
 
 def add_adapters(network: Any, hidden: int) -> None:

@@ -85,8 +85,7 @@ class _PatchEmbedding(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.seq(x)
-        return out
+        return self.seq(x)
 
 
 class _InvertedBottleneck(nn.Module):
@@ -113,8 +112,7 @@ class _Merging(nn.Module):
         self.conv3 = _ConvNorm(out, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
-        return out
+        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
 
 
 class _WindowAttention(nn.Module):
@@ -141,8 +139,7 @@ class _WindowAttention(nn.Module):
         # Query, key and value of one head lie side by side.
         q, k, v = self.qkv(self.norm(x)).view(batch, tokens, self.heads, 3, -1).permute(3, 0, 2, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias().to(q.dtype))
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
-        return out
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
 
 class _Perceptron(nn.Module):
@@ -155,8 +152,7 @@ class _Perceptron(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(self.norm(x))))
-        return out
+        return self.fc2(F.gelu(self.fc1(self.norm(x))))
 
 
 class _Block(nn.Module):

@@ -129,8 +129,7 @@ class VolumeNetwork(Network, ABC):
         self.volume = replace(card.preprocessing, patch=size)
 
     def _encoder(self) -> nn.Module:
-        encoder: nn.Module = self.network.image_encoder
-        return encoder
+        return self.network.image_encoder
 
     def encode(self, raster: Tensor) -> Embedding:
         """Encode a (1 or 3, z, y, x) raster; see `encode_dense`."""
