@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import sys
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
@@ -15,7 +18,8 @@ import torch
 from roireg.core.errors import InputError, OutputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from roireg.io import check_image, read_image, read_labels, write_image, write_labels
+from roireg.io import check_image, read_image, read_labels, read_pairs, sha256_of, write_image, write_labels
+from roireg.io._itk import to_itk_image
 
 OBLIQUE = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
 DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
@@ -250,6 +254,102 @@ def test_not_an_image(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: s
         read_image(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".mha", ".nrrd"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_no_flipped_bit_of_compressed_data_is_accepted(tmp_path: Path, extension: str, dtype: type) -> None:
+    file = tmp_path / f"i{extension}"
+    values = np.random.default_rng(0).integers(0, 100, (8, 16, 16)).astype(dtype)
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(file), useCompression=True)
+    content = file.read_bytes()
+    start = max(content.find(b"LOCAL"), content.find(b"\n\n")) + 12 if extension != ".nii.gz" else 12
+    for place in np.linspace(start, len(content) - 11, 20).astype(int):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(place % 8)
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"damaged|truncated") as error:
+            read_image(file)
+        assert str(error.value).startswith(str(file))
+    file.write_bytes(content[:start] + bytes(len(content) - start))  # a sector of zeros
+    with pytest.raises(InputError, match=r"damaged|truncated"):
+        read_image(file)
+
+
+def test_gzip_files_of_several_members_and_with_padding(tmp_path: Path) -> None:
+    image = _image((4, 5, 6))
+    write_image(tmp_path / "i.nii", image)
+    content = (tmp_path / "i.nii").read_bytes()
+    for padding in (b"", bytes(7), b"made by some archive"):
+        zipped = gzip.compress(content[:100]) + gzip.compress(content[100:]) + padding
+        (tmp_path / "i.nii.gz").write_bytes(zipped)
+        assert torch.equal(read_image(tmp_path / "i.nii.gz").data, image.data)
+
+
+META = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nencoding: raw\nendian: little\n\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "change", "message"),
+    [
+        ("i.mha", META, ("NDims = 3", f"NDims = {2**63}"), "NDims 9223372036854775808, expected whole numbers"),
+        ("i.mha", META, ("NDims = 3", "NDims = -1"), "NDims -1, expected"),
+        ("i.mha", META, ("NDims = 3", "NDims = 2"), "NDims 2 but DimSize 4 4 4"),
+        (
+            "i.mha",
+            META,
+            ("4 4 4", "30000 30000 30000"),
+            "announces 54000000000000 bytes of voxels",
+        ),
+        ("i.mha", META, ("4 4 4", "0 4 4"), "DimSize 0 4 4, expected whole numbers"),
+        ("i.mha", META, ("4 4 4", "4 4 5"), "announces 160 bytes of voxels"),
+        ("i.mha", META, ("LOCAL", "other.raw"), "expected (beside it )?in other.raw"),
+        ("i.nrrd", NRRD, ("dimension: 3", f"dimension: {2**63}"), "dimension 9223372036854775808, expected"),
+        ("i.nrrd", NRRD, ("4 4 4", "1500 1500 1500"), "announces 6750000000 bytes of voxels"),
+        ("i.nrrd", NRRD, ("4 4 4", "4 4 nan"), "sizes 4 4 nan, expected whole numbers"),
+        ("i.nrrd", NRRD, ("raw", "gzip"), "the file is damaged"),
+    ],
+)
+def test_sizes_that_the_file_cannot_hold(
+    tmp_path: Path, name: str, text: str, change: tuple[str, str], message: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(text.encode() + np.arange(64, dtype=np.int16).tobytes())
+    assert read_image(file).data[0, 3, 3, 3] == 63
+    file.write_bytes(text.replace(*change).encode() + np.arange(64, dtype=np.int16).tobytes())
+    with pytest.raises(InputError, match=message) as error:
+        read_image(file)
+    assert str(error.value).startswith(str(file))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are a thing of POSIX")
+def test_pipes_and_devices_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    for read in (read_image, read_labels, sha256_of, read_pairs):
+        with pytest.raises(InputError, match=r"pipe\.nii\.gz: this is a named pipe, expected a file"):
+            read(tmp_path / "pipe.nii.gz")
+        with pytest.raises(InputError, match=r"/dev/null: this is a device"):
+            read("/dev/null")
+    with pytest.raises(InputError, match=r"pipe\.nii\.gz: this is a named pipe"):
+        read_image(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no file names that are not UTF-8")
+@pytest.mark.parametrize("extension", [".nii.gz", ".mha", ".nrrd", ".mhd", ".png"])
+@pytest.mark.parametrize("name", [b"gr\xc3\xbc\xc3\x9f", b"\xff\xfe bad"])
+def test_names_of_any_bytes(tmp_path: Path, extension: str, name: bytes) -> None:
+    image = _image((5, 6), "uint8")
+    folder = tmp_path / os.fsdecode(name)
+    file = folder / os.fsdecode(name + extension.encode())
+    if extension == ".mhd":
+        folder.mkdir()
+        sitk.WriteImage(to_itk_image(np.uint8(image.data.numpy()), image.grid), str(tmp_path / "data.mhd"))
+        (tmp_path / "data.raw").rename(folder / "data.raw")
+        (tmp_path / "data.mhd").rename(file)
+    else:
+        write_image(file, image)
+    assert torch.equal(read_image(file).data, image.data)
 
 
 def test_missing_and_foreign_files(tmp_path: Path) -> None:

@@ -74,6 +74,32 @@ def _descriptor_to_log() -> Iterator[None]:
                     log.debug("%s", line)
 
 
+@contextmanager
+def plain_name(path: Path, *, beside: Sequence[Path] = ()) -> Iterator[str]:
+    """Yield a name of ASCII letters for a file, by a link in a temporary folder where it has another one.
+
+    ITK ends the whole process over a name that is not UTF-8, or not ASCII in the locale C.
+
+    Parameters
+    ----------
+    beside : further files that are looked for beside the first one under their own names.
+    """
+    whole = path.absolute()
+    if str(whole).isascii() or os.name != "posix":
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if whole.name.isascii():
+            link = Path(folder) / "folder"
+            link.symlink_to(whole.parent, target_is_directory=True)
+            yield str(link / whole.name)
+            return
+        ending = "".join(c for c in extension(whole) if c.isascii())
+        for file, name in ((whole, f"image{ending}"), *((f.absolute(), f.name) for f in beside)):
+            (Path(folder) / name).symlink_to(file)
+        yield str(Path(folder) / f"image{ending}")
+
+
 def itk_reason(error: Exception) -> str:
     """Return the last line of an ITK exception, which says what went wrong, without addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from roireg.core.errors import InputError
+from roireg.io.streams import refuse_special
 
 __all__ = ["sha256_of"]
 
@@ -19,13 +20,14 @@ def sha256_of(path: str | Path) -> str:
     Raises
     ------
     InputError
-        When nothing is there or it cannot be read.
+        When nothing is there, it cannot be read, or is a pipe or device.
     """
     place = Path(path)
     if not place.exists() and "::" in str(path):
         place = Path(str(path).rpartition("::")[0])
     if not place.exists():
         raise InputError(f"{path}: no such file or folder; check the path")
+    refuse_special(place)
     try:
         if place.is_file():
             return _sum(place)

@@ -7,8 +7,10 @@ means one. Supported for reading is what ITK reads (NIfTI, NRRD, MetaImage, DICO
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +33,16 @@ from roireg.io._itk import (
     grid_from_itk,
     itk_reason,
     not_finite,
+    plain_name,
     quiet,
     to_itk_image,
     warn_header,
 )
 from roireg.io.dicom import is_dicom, read_dicom
+from roireg.io.headers import check_data, companions
 from roireg.io.nifti import is_nifti, read_nifti, write_nifti
 from roireg.io.raster import Selection, Stored, refuse_selection
+from roireg.io.streams import refuse_special
 from roireg.io.tiff import read_tiff, write_tiff
 
 __all__ = ["check_image", "read_image", "read_labels", "write_image", "write_labels"]
@@ -56,6 +61,9 @@ _RASTER_TYPES = {
 }
 _READABLE = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or BMP"
 
+
+MOST_PACKED = 4096
+"""Voxels that a byte of a compressed file stands for at most: images of one colour are small."""
 
 ROUNDED = 0.02
 """How far a label may be off a whole number: integers that nibabel saved with a slope are up to 0.016 off."""
@@ -204,6 +212,7 @@ def _read(path: str | Path, selection: Selection, *, indices: bool = False) -> S
         place = Path(folder)
     if not place.exists():
         raise InputError(f"{place}: no such file or folder; check the path")
+    refuse_special(place)
     if not os.access(place, os.R_OK):
         raise InputError(f"{place}: no permission to read this; change its permissions")
     kind = "" if place.is_dir() else extension(place)
@@ -243,11 +252,12 @@ def _colours(array: Array, name: str, frame: int | None) -> Array:
 
 
 def _read_file(path: Path, frame: int | None) -> sitk.Image:
-    with quiet():
+    check_data(path)
+    with plain_name(path, beside=companions(path)) as name, quiet():
         reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
+        reader.SetFileName(name)
         try:
-            kind = reader.GetImageIOFromFileName(str(path))
+            kind = reader.GetImageIOFromFileName(name)
         except RuntimeError:  # newer ITK says so by raising, older by an empty name
             kind = ""
         if not kind:
@@ -255,8 +265,9 @@ def _read_file(path: Path, frame: int | None) -> sitk.Image:
         try:
             reader.ReadImageInformation()
             size = list(reader.GetSize())
+            _check_size(path, size)
             if len(size) > 3:
-                chosen = chosen_frame(str(path), int(np.prod(size[3:])), frame, shape=size)
+                chosen = chosen_frame(str(path), math.prod(size[3:]), frame, shape=size)
                 index = [int(i) for i in np.unravel_index(chosen, size[3:], order="F")]
                 reader.SetExtractSize(size[:3] + [0] * (len(size) - 3))
                 reader.SetExtractIndex([0, 0, 0, *index])
@@ -266,6 +277,19 @@ def _read_file(path: Path, frame: int | None) -> sitk.Image:
                 f"{path}: the file cannot be read, it looks truncated or damaged ({itk_reason(error)}); "
                 "copy or export it again"
             ) from error
+
+
+def _check_size(path: Path, size: Sequence[int]) -> None:
+    """Refuse a size that the file cannot hold at a byte per voxel, however well it is compressed."""
+    held = path.stat().st_size
+    if path.suffix.lower() in (".hdr", ".mhd", ".nhdr"):
+        return  # their voxels are elsewhere
+    if math.prod(size) > max(held, 1024) * MOST_PACKED:
+        listed = " x ".join(map(str, size))
+        raise InputError(
+            f"{path}: its header announces {listed} voxels, which a file of {held} bytes cannot hold; it is damaged, "
+            "copy it again"
+        )
 
 
 def _unreadable(path: Path) -> str:
@@ -396,9 +420,9 @@ def _at_zero(grid: Grid) -> bool:
 
 
 def _write(temporary: Path, target: Path, image: sitk.Image) -> None:
-    with quiet():
+    with plain_name(temporary) as name, quiet():
         try:
-            sitk.WriteImage(image, str(temporary), useCompression=extension(target) not in (".jpg", ".jpeg"))
+            sitk.WriteImage(image, name, useCompression=extension(target) not in (".jpg", ".jpeg"))
         except RuntimeError as error:
             raise InputError(
                 f"{target}: this image cannot be written in this format ({itk_reason(error)})"

@@ -26,6 +26,7 @@ from roireg.core.lattice import stored_on
 from roireg.core.rois import Prompt, ROIPair, ROIPairs, ROISet
 from roireg.io.documents import parse_json, read_text
 from roireg.io.images import read_labels, write_labels
+from roireg.io.streams import refuse_special
 
 __all__ = ["read_pairs", "write_pairs"]
 
@@ -246,6 +247,7 @@ def read_pairs(path: str | Path) -> ROIPairs:
     place = Path(path)
     if not place.exists():
         raise InputError(f"{place}: no such folder or .zip; check the path of the ROI pairs")
+    refuse_special(place)
     if place.is_dir():
         return _read_folder(place, str(place))
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
 
-__all__ = ["first_bytes", "inflated", "read_exactly"]
+__all__ = ["MOST_DEFLATED", "first_bytes", "inflated", "read_exactly", "refuse_special"]
 
 GZIP = b"\x1f\x8b"
 _BLOCK = 1 << 20
@@ -20,6 +22,23 @@ _AUTO = 47
 """zlib's window for gzip as well as zlib streams, told apart by their first bytes."""
 MOST_DEFLATED = 1032
 """Bytes that one byte of a deflate stream can stand for at most."""
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is neither a file nor a folder, on its own or in a folder: reading a pipe would wait for ever.
+
+    Raises
+    ------
+    InputError
+        When `path`, or an entry of it, is a named pipe, a socket or a device.
+    """
+    entries = [path, *(path.iterdir() if path.is_dir() else ())]
+    for entry in entries:
+        with suppress(OSError):  # a link to nothing is no input, and neither is it a pipe
+            mode = entry.stat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "named pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+                raise InputError(f"{entry}: this is a {kind}, expected a file; save it to a file first")
 
 
 def first_bytes(path: Path, count: int) -> bytes:
