@@ -1,4 +1,4 @@
-"""Jobs: files in, files out. The command line, the benchmark, cohorts and servers run the same ones.
+"""Jobs: files in, files out. The command line, cohorts and servers run the same ones.
 
 A job is a frozen dataclass of paths and options; its fields are also the options of the command of that name.
 Importing this package loads no torch: a job is made and checked (`Job.check`) in a moment, the rest comes with
