@@ -73,6 +73,8 @@ def test_the_help_needs_no_torch():
         "app(['--help'], standalone_mode=False)\n"
         "assert not {'torch', 'numpy', 'SimpleITK'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    # Libraries that other tests load change the locale of this process, so the encoding is said.
+    command = [sys.executable, "-X", "utf8", "-c", code]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert "register" in done.stdout

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import roireg
 from roireg.core.errors import InputError
 from roireg.io import read_image, write_transform
+from roireg.jobs.job import code_version
 from roireg.pipeline import PRESETS, Config, preset, register
 from roireg_bench.peers import PEERS
 from roireg_bench.protocol import Inputs, Method, Modality, Output, Stopwatch, Unavailable
@@ -30,27 +28,12 @@ __all__ = [
 ]
 
 
-@lru_cache(maxsize=1)
-def source_version() -> str:
-    """Return the package version and a hash of the sources that decide a registration.
-
-    Between releases the version alone would call results of different code the same.
-    """
-    root = Path(roireg.__file__).parent
-    total = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        place = file.relative_to(root)
-        if place.parts[0] not in ("app", "jobs", "synth"):
-            total.update(f"{place.as_posix()}\0".encode() + file.read_bytes())
-    return f"{roireg.__version__}+{total.hexdigest()[:8]}"
-
-
 @dataclass(frozen=True)
 class PresetMethod:
     """A preset of this package; timed from two images in memory to a judged result."""
 
     name: str
-    version: str = field(default_factory=source_version)
+    version: str = field(default_factory=code_version)
     seed: int = 0
 
     @property

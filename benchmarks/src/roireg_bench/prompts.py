@@ -21,11 +21,11 @@ from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.warp import warp
 from roireg.io import read_image, read_labels
+from roireg.jobs.job import code_version
 from roireg.match import TransferOptions
 from roireg.match.carry import Guide
 from roireg.pipeline.prompting import PROMPT_PRESETS, PromptSession, PromptSettings, find_guide
 from roireg_bench.cases import CaseFolder
-from roireg_bench.methods import source_version
 from roireg_bench.prompt_tables import PromptRow
 
 __all__ = ["METHODS", "SETS", "label_point", "measure"]
@@ -146,7 +146,7 @@ def _rows(session: PromptSession, labels: tuple[Image, Image], names: Mapping[in
             0.0 if e is None else e.returned_overlap,
             float("inf") if e is None else e.returned_distance,
             seconds,
-            source_version(),
+            code_version(),
         )
 
 

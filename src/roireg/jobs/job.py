@@ -210,7 +210,7 @@ def code_version() -> str:
     total = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         place = file.relative_to(root)
-        if place.parts[0] not in ("app", "bench", "synth"):
+        if place.parts[0] not in ("app", "synth"):
             total.update(f"{place.as_posix()}\0".encode() + file.read_bytes())
     return f"{roireg.__version__}+{total.hexdigest()[:8]}"
 
