@@ -224,15 +224,15 @@ def fill(
 
 def compare(network: nn.Module, tensors: Mapping[str, Tensor], rules: Rules = ()) -> LoadReport:
     """Return how tensors meet those of a network; for `rules` see `fill`."""
-    wanted, found = shapes_of(network.state_dict()), shapes_of(tensors)
-    if wanted == found:
+    ours, theirs = shapes_of(network.state_dict()), shapes_of(tensors)
+    if ours == theirs:
         return LoadReport()
-    names = original_names([*wanted, *found], rules)
+    names = original_names([*ours, *theirs], rules)
     return LoadReport(
-        missing=tuple(sorted({names[key] for key in wanted.keys() - found.keys()})),
-        unexpected=tuple(sorted({names[key] for key in found.keys() - wanted.keys()})),
+        missing=tuple(sorted({names[key] for key in ours.keys() - theirs.keys()})),
+        unexpected=tuple(sorted({names[key] for key in theirs.keys() - ours.keys()})),
         mismatched=tuple(
-            sorted((names[k], found[k], wanted[k]) for k in wanted.keys() & found.keys() if found[k] != wanted[k])
+            sorted((names[k], theirs[k], ours[k]) for k in ours.keys() & theirs.keys() if theirs[k] != ours[k])
         ),
     )
 

@@ -121,7 +121,9 @@ class HubFormat:
         """
         generic = transformers_class("PreTrainedConfig")().to_dict()
         usual = transformers_class(self.config)().to_dict()
-        return _known(read_config(folder), usual, generic.keys(), f"{folder}: cannot be read as a model (", "")
+        return _of_architecture(
+            read_config(folder), usual, generic.keys(), f"{folder}: cannot be read as a model (", ""
+        )
 
     def read(self, folder: Path, *, name: str) -> tuple[Any, LoadReport]:
         """Load a network from a folder in float32 on the CPU.
@@ -168,7 +170,7 @@ class HubFormat:
         return network, report
 
 
-def _known(
+def _of_architecture(
     config: Mapping[str, Any], usual: Mapping[str, Any], generic: Any, source: str, owner: str
 ) -> dict[str, Any]:
     """Return the settings that are among the usual ones of an architecture and of the same kind."""
@@ -178,7 +180,7 @@ def _known(
             continue
         value = config[key]
         if isinstance(default, dict) and isinstance(value, dict):
-            out[key] = _known(value, default, generic, source, f"{owner}{key}.")
+            out[key] = _of_architecture(value, default, generic, source, f"{owner}{key}.")
             continue
         numbers = isinstance(value, int | float) and isinstance(default, int | float | None)
         same = value is None or numbers or (default is not None and isinstance(value, type(default)))

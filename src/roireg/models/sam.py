@@ -87,7 +87,7 @@ class SamNetwork(PromptableNetwork):
 
 def sam_card(name: str, hub_id: str | None, parameters: float, memory_mb: int, **more: Any) -> ModelCard:
     """Return the card of a model of this architecture; `more` replaces what is usual."""
-    known: dict[str, Any] = {
+    usual: dict[str, Any] = {
         "family": "sam",
         "source": "https://github.com/facebookresearch/segment-anything",
         "files": (),
@@ -99,7 +99,7 @@ def sam_card(name: str, hub_id: str | None, parameters: float, memory_mb: int, *
         "prompts": frozenset({"point", "box", "mask"}),
         "preprocessing": Preprocessing(more.get("input_size", 1024)),
     }
-    return ModelCard(name=name, hub_id=hub_id, parameters=parameters, memory_mb=memory_mb, **{**known, **more})
+    return ModelCard(name=name, hub_id=hub_id, parameters=parameters, memory_mb=memory_mb, **usual | more)
 
 
 SHA256 = {

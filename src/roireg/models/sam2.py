@@ -182,8 +182,8 @@ def _settings(shapes: Shapes, card: ModelCard, path: Path) -> dict[str, Any]:
     # A block with a projection beside the attention opens a stage.
     starts = [0, *(i for i in range(1, blocks) if f"{block}.{i}.proj.weight" in shapes)]
     widths = [shapes[f"{block}.{i}.attn.proj.weight"][0] for i in starts]
-    known = ATTENTION.get((widths[0], blocks))
-    if known is None:
+    attention = ATTENTION.get((widths[0], blocks))
+    if attention is None:
         return _settings_beside(path, widths[0], blocks)
     channels = shapes["vision_encoder.neck.convs.0.weight"][0]
     return {
@@ -191,13 +191,13 @@ def _settings(shapes: Shapes, card: ModelCard, path: Path) -> dict[str, Any]:
             "backbone_config": {
                 "model_type": "sam2_hiera_det_model",
                 "hidden_size": widths[0],
-                "num_attention_heads": known["first_heads"],
+                "num_attention_heads": attention["first_heads"],
                 "window_positional_embedding_background_size": list(shapes["vision_encoder.backbone.pos_embed"][-2:]),
                 "blocks_per_stage": [b - a for a, b in pairwise([*starts, blocks])],
                 "embed_dim_per_stage": widths,
-                "num_attention_heads_per_stage": [known["first_heads"] * 2**i for i in range(len(widths))],
-                "window_size_per_stage": known["windows"],
-                "global_attention_blocks": known["everywhere"],
+                "num_attention_heads_per_stage": [attention["first_heads"] * 2**i for i in range(len(widths))],
+                "window_size_per_stage": attention["windows"],
+                "global_attention_blocks": attention["everywhere"],
             },
             "backbone_channel_list": widths[::-1],
             "fpn_hidden_size": channels,
