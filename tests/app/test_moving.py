@@ -11,7 +11,7 @@ from app.scenes import answer, bent, fails, files_in, run, volume_grid
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
-from roireg.core.transforms import Affine
+from roireg.core.transforms import Affine, DisplacementField
 from roireg.io import (
     PointSet,
     read_image,
@@ -179,3 +179,94 @@ def test_names_of_points_survive(tmp_path):
     write_points(tmp_path / "a.csv", PointSet(np.ones((2, 3)), ("left", "right")))
     run("convert", tmp_path / "a.csv", tmp_path / "b.fcsv")
     assert read_points(tmp_path / "b.fcsv").names == ("left", "right")
+
+
+def test_a_voxel_size_of_its_own(volume, tmp_path):
+    out = tmp_path / "w.nii.gz"
+    options = ("--reference", volume.fixed, "--spacing", "2,2,4", "-o", out)
+    assert run("apply", volume.truth, volume.moving, *options).exit_code == 0
+    fixed, found = read_image(volume.fixed).grid, read_image(out).grid
+    np.testing.assert_allclose(found.extent, fixed.extent, rtol=1e-5)
+    assert found.is_close(fixed.with_spacing([4, 2, 2]), tolerance=1e-4)
+    for bad in ("0", "1,2", "-1,1,1"):
+        fails("apply", volume.truth, volume.moving, "--reference", volume.fixed, "--spacing", bad, "-o", out, words=("--spacing",))  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize(("interpolation", "worst"), [("bspline", 1e-3), ("lanczos", 5e-3), ("linear", 0.1)])
+def test_higher_interpolations_follow_a_smooth_image(interpolation, worst, tmp_path):
+    grid = make_grid((24, 24, 24))
+    wave = torch.from_numpy(np.sin(grid.points() @ [0.5, 0.3, 0.4]).reshape(1, *grid.shape)).float()
+    write_image(tmp_path / "wave.nii.gz", Image(wave, grid))
+    write_transform(tmp_path / "half.tfm", Affine.translation([0.5, 0.5, 0.5]))
+    out = tmp_path / "w.nii.gz"
+    options = ("--reference", tmp_path / "wave.nii.gz", "--interpolation", interpolation, "-o", out)
+    assert run("apply", tmp_path / "half.tfm", tmp_path / "wave.nii.gz", *options).exit_code == 0
+    expected = np.sin((grid.points() + 0.5) @ [0.5, 0.3, 0.4]).reshape(grid.shape)
+    inner = (slice(8, -8),) * 3
+    assert np.abs(read_image(out).data[0].numpy() - expected)[inner].max() < worst
+
+
+def test_points_go_through_the_first_transform_first_as_in_ants(tmp_path):
+    write_transform(tmp_path / "stretch.tfm", Affine(np.diag([2.0, 1, 1, 1])))
+    write_transform(tmp_path / "shift.tfm", Affine.translation([10.0, 0, 0]))
+    write_points(tmp_path / "p.csv", PointSet(np.array([[1.0, 2, 3]])))
+    out = tmp_path / "o.csv"
+    names = ("-t", tmp_path / "stretch.tfm", "-t", tmp_path / "shift.tfm")
+    assert run("apply", tmp_path / "p.csv", *names, "-o", out).exit_code == 0
+    assert read_points(out).points.tolist() == [[12, 2, 3]]
+    assert run("apply", out, *names, "--inverse", "-o", tmp_path / "back.csv").exit_code == 0
+    np.testing.assert_allclose(read_points(tmp_path / "back.csv").points, [[1, 2, 3]], atol=1e-12)
+    names = ("-t", f"i:{tmp_path / 'shift.tfm'}", "-t", tmp_path / "stretch.tfm")
+    assert run("apply", tmp_path / "p.csv", *names, "-o", out).exit_code == 0
+    assert read_points(out).points.tolist() == [[-18, 2, 3]]
+    fails("apply", tmp_path / "stretch.tfm", tmp_path / "p.csv", *names, "-o", out, words=("IMAGE beside -t",))
+    fails("apply", tmp_path / "p.csv", "-o", out, words=("TRANSFORM and IMAGE",))
+
+
+def test_a_matrix_of_flirt_takes_the_images_at_hand(volume, tmp_path):
+    """FLIRT's identity lays the first voxels on each other, as far as the voxel sizes go."""
+    (tmp_path / "f.mat").write_text("1  0  0  0  \n0  1  0  0  \n0  0  1  0  \n0  0  0  1  \n")
+    out = tmp_path / "w.nii.gz"
+    options = ("--reference", volume.fixed, "-o", out)
+    assert run("apply", f"fsl:{tmp_path / 'f.mat'}", volume.moving, *options).exit_code == 0
+    torch.testing.assert_close(read_image(out).data, read_image(volume.moving).data, atol=1e-3, rtol=0)
+    assert (
+        run("convert", f"fsl:{tmp_path / 'f.mat'}", tmp_path / "f.h5", "--fixed", volume.fixed, "--moving", volume.moving).exit_code == 0  # noqa: E501
+    )  # fmt: skip
+    fails("convert", f"fsl:{tmp_path / 'f.mat'}", tmp_path / "g.h5", words=("--fixed", "--moving"))
+    fails("apply", tmp_path / "f.mat", volume.moving, *options, words=("ras:FILE",))
+
+
+def test_a_value_the_type_cannot_hold_is_refused(flat, volume, tmp_path):
+    out = tmp_path / "o.png"
+    for fill in ("nan", "1e12", "0.5"):
+        options = ("--labels", "--reference", flat.fixed, "--fill", fill, "-o", out)
+        fails("apply", flat.truth, flat.moving_labels, *options, words=("--fill", "labels are int32"))
+    fails(
+        "apply", flat.truth, flat.moving, "--reference", flat.fixed, "--fill", 300, "-o", out, words=("uint8", "255")
+    )
+    fails("apply", flat.truth, flat.moving, "--reference", flat.fixed, "--fill", "sky", "-o", out, words=("auto",))
+    fails("apply", flat.truth, flat.moving_labels, "--labels", "--interpolation", "linear", "--reference", flat.fixed, "-o", out, words=("nearest label",))  # fmt: skip  # noqa: E501
+    assert files_in(tmp_path) == set()
+
+
+def test_points_beyond_a_field_are_told(tmp_path):
+    grid = make_grid((8, 8, 8))
+    write_transform(tmp_path / "f.nii.gz", DisplacementField(grid, torch.full((3, 8, 8, 8), 5.0)))
+    write_points(tmp_path / "p.csv", PointSet(np.array([[1.0, 2, 3], [90, 0, 0]]), ("in", "far")))
+    done = run("apply", tmp_path / "f.nii.gz", tmp_path / "p.csv", "-o", tmp_path / "o.csv")
+    assert done.exit_code == 0
+    assert "does not move them: far" in " ".join(done.stderr.split())
+    assert read_points(tmp_path / "o.csv").points.tolist() == [[6, 7, 8], [90, 0, 0]]
+
+
+def test_convert_deletes_nothing_of_others(flat, tmp_path):
+    (tmp_path / "pp").mkdir()
+    (tmp_path / "pp" / "mine.txt").write_text("precious")
+    rois = ROISet(torch.ones((1, 6, 6), dtype=torch.bool), Grid.pixels((6, 6)))
+    write_pairs(tmp_path / "pairs", ROIPairs(rois, rois, (ROIPair(0, 0, 1.0, 0.5),)))
+    run("convert", tmp_path / "pairs", tmp_path / "pp")
+    assert (tmp_path / "pp" / "mine.txt").read_text() == "precious"
+    before = flat.truth.read_bytes()
+    fails("convert", flat.truth, flat.truth, words=("truth.h5",))
+    assert flat.truth.read_bytes() == before

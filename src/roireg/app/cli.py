@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,7 @@ from roireg.app.models import models_app
 from roireg.app.plugins import ExtensibleGroup
 from roireg.app.report import ReportOptions
 from roireg.app.report import report as write_report
+from roireg.core.errors import InputError
 from roireg.jobs import EvaluateJob, PromptJob, RegisterJob, SegmentJob
 from roireg.jobs.options import Frame
 
@@ -104,36 +105,65 @@ def register(session: Session, job: RegisterJob) -> Outcome:
     roireg apply out/transform.h5 moving_pet.nii.gz --reference fixed.nii.gz -o pet_on_fixed.nii.gz
     roireg apply out moving_seg.nii.gz --reference fixed.nii.gz --labels -o seg_on_fixed.nii.gz
     roireg apply out fixed_points.csv -o points_in_moving.csv
+    roireg apply bold.nii.gz -t to_template -t i:t1_to_bold.h5 --reference template.nii.gz -o bold_on_template.nii.gz
 """,
 )
 def apply(
     session: Session,
-    transform: Annotated[
-        Path, typer.Argument(help="A transform file, a result folder, or the prefix of ANTs' numbered files.")
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[TRANSFORM] IMAGE",
+            help="A transform file, a result folder or the prefix of ANTs' numbered files (unless -t names it); and "
+            "an image, series, label map or points (.csv, .mrk.json).",
+        ),
     ],
-    subject: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image, label map, or points (.csv, .mrk.json).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
     *,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--transform",
+            "-t",
+            metavar="[i:][ras:|fsl:]FILE",
+            help="Several transforms, as antsApplyTransforms orders them: points go through the first named first, "
+            "images through the last. i: takes the inverse; ras: (c3d, greedy, NiftyReg) and fsl: (FLIRT) say what a "
+            "matrix maps.",
+        ),
+    ] = None,
     reference: Annotated[Path | None, typer.Option(help="Image whose grid the result gets; for images.")] = None,
+    spacing: Annotated[
+        str | None, typer.Option(metavar="S[,S,S]", help="Other voxel size on the box of the reference, x first.")
+    ] = None,
     labels: Annotated[bool, typer.Option("--labels", help="A label map: nearest neighbour, no new labels.")] = False,
     points: Annotated[bool, typer.Option("--points", help="A file of points (known from .csv, .mrk.json).")] = False,
     inverse: Annotated[bool, typer.Option("--inverse", help="Go the other way, moving to fixed points.")] = False,
     frame: Frame = None,
-    fill: Annotated[
-        float | None, typer.Option(help="Value outside the image; by default what lies around its object.")
+    interpolation: Annotated[
+        Literal["nearest", "linear", "bspline", "lanczos"] | None,
+        typer.Option(help="How values between voxels are found.", show_default="linear"),
     ] = None,
+    fill: Annotated[
+        str, typer.Option(metavar="auto|NUMBER", help="Value outside the image; auto: what lies around its object.")
+    ] = "auto",
+    fixed: Annotated[Path | None, typer.Option(help="The -ref of a FLIRT matrix, if not the reference.")] = None,
+    moving: Annotated[Path | None, typer.Option(help="The -in of a FLIRT matrix, if not IMAGE.")] = None,
 ) -> Outcome:
-    """Warp an image or label map, or map points, with a transform.
+    """Warp an image, time series or label map, or map points, with one transform or several.
 
     A transform maps fixed points to moving points. So it brings a moving image onto the fixed grid and fixed points
-    into the moving image; --inverse does the opposite of both. Writes OUT, in the pixel type of IMAGE.
+    into the moving image; --inverse does the opposite of both. Of a 4D file every volume is carried, or the one that
+    --frame names; NaN stays NaN. Writes OUT, in the pixel type of IMAGE.
     """
+    if len(files) != (1 if transform else 2):
+        expected = "IMAGE beside -t" if transform else "TRANSFORM and IMAGE, or IMAGE with -t TRANSFORM"
+        raise InputError(f"apply takes {expected}, found {' '.join(files)}")
     from roireg.app.moving import apply as run
 
     return run(
         session,
-        transform,
-        subject,
+        transform or files[:1],
+        Path(files[-1]),
         out,
         reference=reference,
         labels=labels,
@@ -141,6 +171,10 @@ def apply(
         inverse=inverse,
         frame=frame,
         fill=fill,
+        interpolation=interpolation,
+        spacing=spacing,
+        fixed=fixed,
+        moving=moving,
     )
 
 
@@ -173,6 +207,8 @@ def convert(
     cut: Annotated[
         str | None, typer.Option("--slice", metavar="AXIS=N", help="Take one slice of a volume as a 2D image.")
     ] = None,
+    fixed: Annotated[Path | None, typer.Option(help="The -ref of a FLIRT matrix (IN is fsl:FILE).")] = None,
+    moving: Annotated[Path | None, typer.Option(help="The -in of a FLIRT matrix.")] = None,
 ) -> Outcome:
     """Write a transform, image, point file or set of ROI pairs in another format.
 
@@ -192,6 +228,8 @@ def convert(
         inverse=inverse,
         frame=frame,
         cut=cut,
+        fixed=fixed,
+        moving=moving,
     )
 
 

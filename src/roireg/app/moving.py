@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from roireg.app.console import Outcome, Session
 from roireg.app.summary import escape, size_of
@@ -17,7 +18,6 @@ from roireg.core.files import check_file, check_folder, extension_of
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Transform
-from roireg.core.warp import warp
 from roireg.io import (
     PointSet,
     read_image,
@@ -31,15 +31,18 @@ from roireg.io import (
     write_points,
     write_transform,
 )
-from roireg.jobs.files import POINTS, kind_of
-from roireg.jobs.reading import load_transform
+from roireg.io.timeseries import frame_count, read_series, write_series
+from roireg.jobs.files import POINTS, kind_of, parse_transform
+from roireg.jobs.options import parse_numbers
+from roireg.jobs.reading import load_chain
+from roireg.jobs.resampling import Interpolation, check_fill, resampled, unmoved
 
 __all__ = ["apply", "convert", "extract_slice"]
 
 
 def apply(
     session: Session,
-    transform: Path,
+    transforms: Sequence[str],
     subject: Path,
     out: Path,
     *,
@@ -48,46 +51,100 @@ def apply(
     points: bool,
     inverse: bool,
     frame: int | None,
-    fill: float | None,
+    fill: str,
+    interpolation: Interpolation | None = None,
+    spacing: str | None = None,
+    fixed: Path | None = None,
+    moving: Path | None = None,
 ) -> Outcome:
-    """Warp an image or label map onto the reference grid, or map points; see the command's help."""
-    check_file(out)
-    mapping = _read_mapping(transform, inverse=inverse)
+    """Warp an image, series or label map onto the reference grid, or map points; see the command's help."""
+    value = _fill(fill)
+    if labels and interpolation not in (None, "nearest"):
+        raise InputError(f"--interpolation {interpolation}: a label map takes its nearest label; leave it out")
+    sources = [parse_transform(name)[2] for name in transforms]
+    check_file(out, inputs=[subject, *sources, *([] if reference is None else [reference])])
+    if len(transforms) == 1 and not (points or extension_of(subject) in POINTS):
+        # A single transform of an image leaves no doubt what was registered to what.
+        ends = (subject, reference) if inverse else (reference, subject)
+        fixed, moving = fixed or ends[0], moving or ends[1]
+    mapping = load_chain(transforms, inverse=inverse, fixed=fixed, moving=moving)
     if points or extension_of(subject) in POINTS:
-        found = read_points(subject)
-        if found.ndim != mapping.ndim:
-            raise InputError(
-                f"{subject}: the points are {found.ndim}D but {transform} is {mapping.ndim}D; expected "
-                f"{mapping.ndim} coordinates per point"
-            )
-        write_points(out, PointSet(mapping.map_points(found.points), found.names))
-        session.say(f"{len(found)} points mapped: {escape(str(out))}")
-        return Outcome({"out": out, "kind": "points", "count": len(found)})
+        return _apply_to_points(session, mapping, transforms, subject, out, inverse=inverse)
     if reference is None:
         raise InputError(
             f"{subject}: an image is resampled onto a grid; name an image that has it with --reference (the fixed "
             "image, or the moving one with --inverse)"
         )
-    image = read_labels(subject, frame=frame) if labels else read_image(subject, frame=frame)
+    series = frame is None and not labels and frame_count(subject) > 1
+    if series:
+        image = read_series(subject)
+    else:
+        image = read_labels(subject, frame=frame) if labels else read_image(subject, frame=frame, finite=False)
     target = _reference(reference)
     for name, ndim in ((str(subject), image.ndim), (str(reference), target.ndim)):
         if ndim != mapping.ndim:
-            raise GeometryError(f"{name}: the image is {ndim}D but {transform} is {mapping.ndim}D; expected equal")
-    # As `Registration.warped`.
-    nothing = 0.0 if labels else background(image)
-    outside = nothing if fill is None else fill
-    warped = warp(image, mapping, target.grid, mode="nearest" if labels else "linear", fill=outside)
+            raise GeometryError(
+                f"{name}: the image is {ndim}D but {', '.join(transforms)} is {mapping.ndim}D; expected equal"
+            )
+    grid = target.grid
+    if spacing is not None:
+        sizes = parse_numbers("--spacing", spacing, (1, grid.ndim))
+        if min(sizes) <= 0:
+            raise InputError(f"--spacing takes positive numbers, found {spacing!r}")
+        grid = grid.with_spacing(sizes[::-1])
+    if value is not None:
+        check_fill(value, image, labels=labels)
+    outside = _nothing(image, labels=labels, series=series) if value is None else value
+    warped = resampled(image, mapping, grid, mode="nearest" if labels else interpolation or "linear", fill=outside)
     warped = replace(warped, unit=target.unit)
-    (write_labels if labels else write_image)(out, warped)
-    session.say(f"{size_of(target.grid, target.unit)}: {escape(str(out))}")
-    return Outcome({"out": out, "kind": "labels" if labels else "image", "size": target.grid.shape[::-1]})
+    (write_series if series else write_labels if labels else write_image)(out, warped)
+    count = f", {image.channels} volumes" if series else ""
+    session.say(f"{size_of(grid, target.unit)}{count}: {escape(str(out))}")
+    document = {"out": out, "kind": "labels" if labels else "image", "size": grid.shape[::-1]}
+    return Outcome(document | ({"frames": image.channels} if series else {}))
 
 
-def _read_mapping(path: Path, *, inverse: bool) -> Transform:
-    if inverse and path.is_dir() and (path / "inverse.h5").is_file():
-        return load_transform(path / "inverse.h5")
-    found = load_transform(path)
-    return found.inverse() if inverse else found
+def _fill(text: str) -> float | None:
+    """Return the value outside the image; None where it is to be found."""
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--fill is auto or a number, found {text!r}") from None
+
+
+def _nothing(image: Image, *, labels: bool, series: bool) -> float | tuple[float, ...]:
+    """Return what is put outside the image, as `Registration.warped` does; the same in all volumes of a series."""
+    if labels:
+        return 0.0
+    known = image.with_data(torch.nan_to_num(image.data[:1] if series else image.data))
+    found = background(known)
+    return found[0] if series else found
+
+
+def _apply_to_points(
+    session: Session, mapping: Transform, transforms: Sequence[str], subject: Path, out: Path, *, inverse: bool
+) -> Outcome:
+    found = read_points(subject)
+    if found.ndim != mapping.ndim:
+        raise InputError(
+            f"{subject}: the points are {found.ndim}D but {', '.join(transforms)} is {mapping.ndim}D; expected "
+            f"{mapping.ndim} coordinates per point"
+        )
+    beyond = np.flatnonzero(unmoved(mapping, found.points))
+    if len(beyond):
+        names = ", ".join(found.names[i] or f"row {i + 1}" for i in beyond[:5])
+        more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
+        session.note(
+            "warning",
+            f"beyond the end of a displacement field, which does not move them: {names}{more}",
+            "yellow",
+        )
+    write_points(out, PointSet(mapping.map_points(found.points), found.names))
+    session.say(f"{len(found)} points mapped: {escape(str(out))}")
+    document = {"out": out, "kind": "points", "count": len(found)}
+    return Outcome(document | ({"beyond_field": beyond.tolist()} if len(beyond) else {}))
 
 
 def _reference(path: Path) -> Image:
@@ -109,6 +166,8 @@ def convert(
     inverse: bool,
     frame: int | None,
     cut: str | None,
+    fixed: Path | None = None,
+    moving: Path | None = None,
 ) -> Outcome:
     """Write a file in another format; see the command's help."""
     if (out is None) == (ants is None):
@@ -120,7 +179,8 @@ def convert(
         if given is not None and what not in (needs, "labels"):
             raise InputError(f"{option} is for images, but {source} is taken as {what}; leave it out")
     if what == "transform":
-        written = _convert_transform(source, out, ants=ants, reference=reference, inverse=inverse)
+        mapping = load_chain([str(source)], inverse=inverse, fixed=fixed, moving=moving)
+        written = _convert_transform(mapping, source, out, ants=ants, reference=reference)
     else:
         if ants or reference or inverse:
             raise InputError(f"--ants, --reference and --inverse are for transforms, but {source} is taken as {what}")
@@ -140,10 +200,9 @@ def _kind_of_job(source: Path, out: Path | None, *, as_transform: bool) -> str:
 
 
 def _convert_transform(
-    source: Path, out: Path | None, *, ants: Path | None, reference: Path | None, inverse: bool
+    transform: Transform, source: Path, out: Path | None, *, ants: Path | None, reference: Path | None
 ) -> list[Path]:
-    check_file(out if out is not None else Path(f"{ants}0GenericAffine.mat"))
-    transform = _read_mapping(source, inverse=inverse)
+    check_file(out if out is not None else Path(f"{ants}0GenericAffine.mat"), inputs=[parse_transform(source)[2]])
     if out is None:
         files = write_ants(str(ants), transform)
         return [*files.forward, *(p for p, invert in files.inverse if not invert)]

@@ -45,7 +45,7 @@ from roireg.io.raster import Selection, Stored, refuse_selection
 from roireg.io.streams import refuse_special
 from roireg.io.tiff import read_tiff, write_tiff
 
-__all__ = ["check_image", "read_image", "read_labels", "write_image", "write_labels"]
+__all__ = ["check_image", "read_image", "read_labels", "stored_values", "write_image", "write_labels"]
 
 Array = NDArray[Any]
 
@@ -80,6 +80,7 @@ def read_image(
     level: int | None = None,
     page: int | str | None = None,
     channel: int | str | None = None,
+    finite: bool = True,
 ) -> Image:
     """Read a 2D or 3D image.
 
@@ -91,6 +92,7 @@ def read_image(
     level : step of the pyramid of a TIFF file, 0 (and None) is full resolution; every level has the same world.
     page : which of several pictures of a TIFF file, from 0; "all" stacks pages of equal size as slices.
     channel : one channel of a TIFF file, from 0 or by its name; None keeps all.
+    finite : whether NaN and infinite values are refused.
 
     Returns
     -------
@@ -103,14 +105,15 @@ def read_image(
     Raises
     ------
     InputError
-        When the file is missing, no image, damaged, complex, holds NaN or infinite values, or several pictures
-        (4D, pages) and no choice.
+        When the file is missing, no image, damaged, complex, holds NaN or infinite values (with `finite`), or
+        several pictures (4D, pages) and no choice.
     GeometryError
         When its geometry is unusable (sheared or singular axes).
     """
     stored = _read(path, Selection(frame, series, level, page, channel))
     image = _image(path, _tensor(stored.array), stored)
-    _check_finite(image)
+    if finite:
+        _check_finite(image)
     return image
 
 
@@ -344,7 +347,7 @@ def write_image(path: str | Path, image: Image) -> None:
         When the place cannot be written.
     """
     target = Path(path)
-    array = _stored(image)
+    array = stored_values(image)
     kind = extension(target)
     if kind in _RASTER_TYPES:
         _check_raster(target, image, array)
@@ -381,7 +384,7 @@ def write_labels(path: str | Path, labels: Image) -> None:
     write_image(path, Image(labels.data, labels.grid, name=labels.name, unit=labels.unit, dtype=dtype))
 
 
-def _stored(image: Image) -> Array:
+def stored_values(image: Image) -> Array:
     """Return (channel, *spatial) values in the stored pixel type."""
     dtype = np.dtype("uint8" if image.dtype == "bool" else image.dtype)
     if dtype == np.float16:

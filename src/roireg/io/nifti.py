@@ -41,7 +41,7 @@ from roireg.io._itk import (
 from roireg.io.raster import Stored
 from roireg.io.streams import first_bytes, read_exactly
 
-__all__ = ["is_nifti", "read_nifti", "write_nifti"]
+__all__ = ["is_nifti", "ras_from_voxel", "read_nifti", "write_nifti"]
 
 Array = NDArray[np.float64]
 
@@ -129,10 +129,7 @@ def write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
     header = (nibabel.Nifti2Header if max(size) > 32767 else nibabel.Nifti1Header)()
     header.set_data_dtype(values.dtype)
     header.set_data_shape(size if len(values) == 1 else (*size, 1, 1)[:3] + (1, len(values)))
-    ras = np.eye(4)
-    lps = grid.affine[:, _other_order(grid.ndim)]
-    ras[: grid.ndim, : grid.ndim], ras[: grid.ndim, 3] = lps[:-1, :-1], lps[:-1, -1]
-    ras = RAS_FROM_LPS @ ras
+    ras = ras_from_voxel(grid)
     header.set_qform(ras, 1, strip_shears=True)
     header.set_sform(ras, 1)
     header.set_xyzt_units("mm", "sec")
@@ -147,6 +144,14 @@ def write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
                 _write_parts(stream, header, values)
         else:
             _write_parts(file, header, values)
+
+
+def ras_from_voxel(grid: Grid) -> Array:
+    """Return the (4, 4) matrix from voxel (i, j, k) to world (x, y, z) in RAS; a plane lies at z = 0."""
+    ras = np.eye(4)
+    lps = grid.affine[:, _other_order(grid.ndim)]
+    ras[: grid.ndim, : grid.ndim], ras[: grid.ndim, 3] = lps[:-1, :-1], lps[:-1, -1]
+    return np.asarray(RAS_FROM_LPS @ ras)
 
 
 def _write_parts(stream: Any, header: Any, values: NDArray[Any]) -> None:
