@@ -296,3 +296,14 @@ def test_jacobian_sees_folds_and_takes_chains():
 def test_jacobian_across_a_single_slice_is_that_of_the_plane():
     grid = make_grid((1, 6, 7), (5, 1, 1))
     np.testing.assert_allclose(jacobian_determinant(Affine(np.diag([1.2, 1.5, 3.0, 1.0])), grid), 1.8, atol=1e-5)
+
+
+def test_points_may_be_lists() -> None:
+    shift = Affine.translation([1.0, 2.0])
+    assert shift.map_points([[0, 0], [1, 1]]).tolist() == [[1, 2], [2, 3]]
+    points = np.zeros((1, 2))
+    Affine.identity(2).map_points(points)[0, 0] = 5
+    assert points[0, 0] == 0
+    for bad in ([1.0, 2.0], [[1, 2, 3]], [["a", "b"]], [[1, 2], [3]], 5):
+        with pytest.raises(GeometryError, match=r"\(N, 2\)"):
+            shift.map_points(bad)

@@ -62,7 +62,7 @@ def _edge(channel: Tensor) -> Tensor:
     ends = [sorted({0, n - 1}) for n in channel.shape]
     lines = []
     for axis in range(channel.ndim):
-        others = [torch.tensor(ends[a]) for a in range(channel.ndim) if a != axis]
+        others = [torch.tensor(ends[a], device=channel.device) for a in range(channel.ndim) if a != axis]
         picked = channel.movedim(axis, -1)
         for other in others:
             picked = picked.movedim(0, -2).index_select(-2, other.to(channel.device))

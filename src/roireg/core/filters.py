@@ -30,9 +30,10 @@ def apply_along(data: Tensor, matrix: Tensor, axis: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def gaussian_matrix(n: int, sigma: float) -> Tensor:
     """(n, n) float32 matrix of a Gaussian low-pass, sigma in voxels, weights renormalised at the borders."""
-    x = torch.arange(n, dtype=torch.float64)
+    x = torch.arange(n, dtype=torch.float64, device="cpu")
     weights = torch.exp(-0.5 * ((x[:, None] - x[None]) / sigma) ** 2)
     # What float32 cannot add to 1 is left out: denormal numbers make a product 50 times slower.
     weights[weights < 1e-9] = 0
@@ -40,20 +41,22 @@ def gaussian_matrix(n: int, sigma: float) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def box_matrix(n: int, radius: int) -> Tensor:
     """(n, n) float64 matrix of the mean over 2 * radius + 1 neighbours, those inside 0..n-1 only."""
-    x = torch.arange(n)
+    x = torch.arange(n, device="cpu")
     near = ((x[:, None] - x[None]).abs() <= radius).double()
     return near / near.sum(1, keepdim=True)
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def interpolation_matrix(n: int, m: int) -> Tensor:
     """(m, n) float32 matrix of linear interpolation from n to m voxels that span the same length."""
-    x = ((torch.arange(m, dtype=torch.float64) + 0.5) * n / m - 0.5).clamp(0, n - 1)
+    x = ((torch.arange(m, dtype=torch.float64, device="cpu") + 0.5) * n / m - 0.5).clamp(0, n - 1)
     low = x.floor().long().clamp(max=max(n - 2, 0))
-    matrix = torch.zeros(m, n, dtype=torch.float64)
-    rows = torch.arange(m)
+    matrix = torch.zeros(m, n, dtype=torch.float64, device="cpu")
+    rows = torch.arange(m, device="cpu")
     matrix[rows, low] = 1 - (x - low)
     matrix[rows, (low + 1).clamp(max=n - 1)] += x - low
     return matrix.float()

@@ -13,7 +13,7 @@ SLAB = 1 << 18
 
 def intersections(a: Tensor, b: Tensor) -> Tensor:
     """(A, B) float64 number of voxels shared by (A, *shape) and (B, *shape) bool masks, on the CPU."""
-    shared = torch.zeros(len(a), len(b), dtype=torch.float64)
+    shared = torch.zeros(len(a), len(b), dtype=torch.float64, device="cpu")
     for one, two in zip(torch.split(a.flatten(1), SLAB, 1), torch.split(b.flatten(1), SLAB, 1), strict=True):
         shared += (one.float() @ two.float().T).cpu().double()
     return shared
@@ -37,7 +37,7 @@ def suppress(overlap: Tensor, scores: Tensor, limit: float) -> list[int]:
     overlap : (K, K). scores : (K,).
     """
     chosen: list[int] = []
-    alike = torch.zeros(len(scores), dtype=torch.bool)
+    alike = torch.zeros(len(scores), dtype=torch.bool, device="cpu")
     for k in torch.argsort(scores, descending=True, stable=True).tolist():
         if not alike[k]:
             chosen.append(k)

@@ -109,7 +109,7 @@ class ROISet:
     @classmethod
     def empty(cls, grid: Grid) -> ROISet:
         """Return a set without regions."""
-        return cls(torch.zeros((0, *grid.shape), dtype=torch.bool), grid)
+        return cls(torch.zeros((0, *grid.shape), dtype=torch.bool, device="cpu"), grid)
 
     @classmethod
     def from_labels(cls, labels: Tensor, grid: Grid, *, names: dict[int, str] | None = None) -> ROISet:

@@ -43,20 +43,30 @@ class Transform(ABC):
     @overload
     def map_points(self, points: Tensor) -> Tensor: ...
     @overload
-    def map_points(self, points: NDArray[np.float64]) -> NDArray[np.float64]: ...
-    def map_points(self, points: Tensor | NDArray[np.float64]) -> Tensor | NDArray[np.float64]:
-        """Map (N, d) world points, mm, in float64; arrays in, arrays out, tensors in, tensors out.
+    def map_points(self, points: ArrayLike) -> NDArray[np.float64]: ...
+    def map_points(self, points: Tensor | ArrayLike) -> Tensor | NDArray[np.float64]:
+        """Map (N, d) world points, mm, in float64; tensors in, tensors out, arrays and lists in, arrays out.
 
         Raises
         ------
         GeometryError
             When the points are not (N, d).
         """
-        if points.ndim != 2 or points.shape[1] != self.ndim:
-            raise GeometryError(f"expected points of shape (N, {self.ndim}), found {tuple(points.shape)}")
         if isinstance(points, Tensor):
+            self._check_shape(tuple(points.shape))
             return self._map(points.to(point_dtype(points.device)))
-        return self._map(torch.as_tensor(np.asarray(points, dtype=np.float64))).numpy()
+        try:
+            array = np.asarray(points, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise GeometryError(
+                f"expected numbers of shape (N, {self.ndim}), found no such array ({error})"
+            ) from error
+        self._check_shape(array.shape)
+        return self._map(torch.from_numpy(array.copy())).numpy()
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 2 or shape[1] != self.ndim:
+            raise GeometryError(f"expected points of shape (N, {self.ndim}), found {shape}")
 
     @abstractmethod
     def _map(self, points: Tensor) -> Tensor: ...
@@ -372,7 +382,7 @@ def jacobian_determinant(transform: Transform | Sequence[Transform], grid: Grid)
     u = transform.displacement_on(grid)
     d = grid.ndim
     by_axis = gradient(u, grid.spacing)  # (component, axis, *shape), per mm along each storage axis
-    world = torch.as_tensor(np.linalg.inv(grid.direction), dtype=torch.float32)
+    world = torch.as_tensor(np.linalg.inv(grid.direction), dtype=torch.float32, device=u.device)
     jacobian = torch.einsum("ca...,aw->cw...", by_axis, world)
     for i in range(d):
         jacobian[i, i] += 1

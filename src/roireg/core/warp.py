@@ -39,6 +39,7 @@ class PointMap(Protocol):
 
 
 @lru_cache(maxsize=6)
+@torch.inference_mode(False)
 def identity_coords(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Return the (*shape, d) float32 voxel coordinates (x, y[, z]) of every voxel, cached; never write to it."""
     axes = [torch.arange(n, dtype=torch.float32, device=device) for n in shape]
@@ -232,7 +233,7 @@ def _pooled(data: Tensor, pool: tuple[int, ...]) -> Tensor:
         return data.float()
     average = F.avg_pool3d if len(pool) == 3 else F.avg_pool2d
     shape = [-(-n // p) for n, p in zip(data.shape[1:], pool, strict=True)]
-    out = torch.empty((len(data), *shape), device=data.device)
+    out = torch.empty((len(data), *shape), dtype=torch.float32, device=data.device)
     rows = pool[0] * max(1, SLAB_VOXELS // (data[:, 0].numel() * pool[0]))
     for a in range(0, data.shape[1], rows):
         part = data[:, a : a + rows].to(torch.float32, memory_format=torch.contiguous_format)

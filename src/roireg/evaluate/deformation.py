@@ -179,7 +179,7 @@ def inverse_consistency(
 
 def overlap_mask(transform: Transform | None, fixed_grid: Grid, moving_grid: Grid) -> Tensor:
     """(*fixed shape) bool: the fixed voxels whose image falls inside the moving grid; None is the identity."""
-    mask = torch.empty(fixed_grid.shape, dtype=torch.bool)
+    mask = torch.empty(fixed_grid.shape, dtype=torch.bool, device="cpu")
     for rows, points in slab_points(fixed_grid, torch.device("cpu")):
         mapped = points if transform is None else transform.map_points(points)
         inside = moving_grid.contains(mapped.numpy())

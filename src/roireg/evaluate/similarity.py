@@ -55,7 +55,7 @@ def similarity(
     if mask is not None and tuple(mask.shape) != fixed.grid.shape:
         raise GeometryError(f"the mask has shape {fixed.grid.shape}, found {tuple(mask.shape)}")
     a, b = fixed.gray(), warped.gray()
-    inside = torch.ones(fixed.grid.shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
+    inside = torch.ones(fixed.grid.shape, dtype=torch.bool, device="cpu") if mask is None else mask.bool().cpu()
     grid = _coarser(fixed.grid, max_voxels)
     if grid is not fixed.grid:
         a, b = resample(a, grid), resample(b, grid)

@@ -171,11 +171,11 @@ def _shared_labels(pairs: ROIPairs) -> tuple[list[int], list[int]]:
 
 def _write_side(folder: Path, side: str, rois: ROISet, labels: list[int]) -> _Side:
     ending = ".png" if rois.grid.ndim == 2 and max(labels, default=0) <= 65535 else ".nii.gz"
-    layers = rois.layers() or [(torch.zeros(rois.grid.shape, dtype=torch.int32), [])]
+    layers = rois.layers() or [(torch.zeros(rois.grid.shape, dtype=torch.int32, device="cpu"), [])]
     names = []
     layer_of: dict[int, int] = {}
     for number, (packed, members) in enumerate(layers):
-        table = torch.tensor([0, *(labels[k] for k in members)], dtype=torch.int32)
+        table = torch.tensor([0, *(labels[k] for k in members)], dtype=torch.int32, device="cpu")
         layer = table[packed.cpu().long()][None]
         names.append(f"{side}_rois{f'_{number}' if number else ''}{ending}")
         write_labels(folder / names[-1], Image(layer, rois.grid, name=f"{side} regions"))
@@ -344,7 +344,7 @@ def _read_side(folder: Path, name: str, side: str, data: _Side) -> tuple[ROISet,
     if not data.rois:
         return ROISet.empty(grid), index
     masks = torch.stack([maps[r.layer] == r.label for r in data.rois])
-    scores = torch.tensor([r.score for r in data.rois], dtype=torch.float32)
+    scores = torch.tensor([r.score for r in data.rois], dtype=torch.float32, device="cpu")
     return ROISet(masks, grid, tuple(r.name for r in data.rois), scores), index
 
 

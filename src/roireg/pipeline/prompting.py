@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from roireg.core.ambient import ordinary, own_settings
 from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
@@ -85,6 +86,7 @@ def find_guide(
     return settings.guide_along(starting_map(guide, fixed.grid, moving.grid), fixed.grid, loose=True)
 
 
+@own_settings()
 def prompt_session(
     fixed: Image,
     moving: Image,
@@ -105,6 +107,7 @@ def prompt_session(
         When an image or a setting is unsuitable.
     """
     settings = prompt_settings(settings)
+    fixed, moving = fixed.with_data(ordinary(fixed.data)), moving.with_data(ordinary(moving.data))
     wanted = settings.guide if guide is None else guide
     check_guide(wanted)
     # Where nothing says that the images share a place, they need not.
@@ -128,6 +131,7 @@ def prompt_session(
     return replace(session, guide=expectation, timings=timings)
 
 
+@own_settings()
 def prompt(
     fixed: Image,
     moving: Image,

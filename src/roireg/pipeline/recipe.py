@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from roireg.core.ambient import ordinary, own_settings
 from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.progress import Progress, silent
@@ -26,6 +27,7 @@ from roireg.segment import Prepared
 __all__ = ["register"]
 
 
+@own_settings()
 def register(
     fixed: Image,
     moving: Image,
@@ -74,6 +76,7 @@ def register(
         When an input is unsuitable; see :func:`roireg.pipeline.checks.check_inputs`.
     """
     settings = config or preset_named(preset)
+    fixed, moving = fixed.with_data(ordinary(fixed.data)), moving.with_data(ordinary(moving.data))
     maps = check_inputs(
         fixed,
         moving,

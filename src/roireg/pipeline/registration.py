@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from roireg.core.ambient import own_settings
 from roireg.core.background import background
 from roireg.core.errors import InputError
 from roireg.core.image import Image
@@ -57,23 +58,27 @@ class Registration:
     metrics: dict[str, MetricValue] = field(default_factory=dict)
 
     @cached_property
+    @own_settings()
     def inverse(self) -> Transform:
         """Moving world -> fixed world."""
         return self.transform.inverse()
 
     @cached_property
+    @own_settings()
     def warped(self) -> Image:
         """The moving image on the fixed grid, filled with its `background` where it has no data."""
         return warp(self.moving, self.transform, self.fixed.grid, fill=background(self.moving))
 
+    @own_settings()
     def move_labels(self, labels: Image) -> Image:
         """Bring a label map of the moving image onto the fixed grid, nearest neighbour, 0 outside."""
         return warp(labels, self.transform, self.fixed.grid, mode="nearest", fill=0)
 
-    def map_points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def map_points(self, points: ArrayLike) -> NDArray[np.float64]:
         """Map (N, d) fixed-world points to moving-world points, mm."""
         return self.transform.map_points(points)
 
+    @own_settings()
     def scored(self, truth: Truth) -> Registration:
         """Return the result with what `evaluate.score` measures against a truth added to its metrics.
 
@@ -97,6 +102,7 @@ class Registration:
             "provenance": _plain(self.provenance),
         }
 
+    @own_settings()
     def report_html(self) -> str:
         """Return the self-contained report page."""
         return render_report(
@@ -113,6 +119,7 @@ class Registration:
             )
         )
 
+    @own_settings()
     def save(self, folder: str | Path, *, only: Collection[str] | None = None) -> None:
         """Write the result into a folder, all of it or nothing.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from roireg.core.ambient import own_settings
 from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.masks import suppress
@@ -59,6 +60,7 @@ class PromptSession:
     timings: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
+    @own_settings()
     def of(
         cls,
         fixed: Image,
@@ -108,6 +110,7 @@ class PromptSession:
         )
         return cls(sides[0], sides[1], guide, settings, {"encoding": time.perf_counter() - started})
 
+    @own_settings()
     def answer(self, prompts: Prompt | Image | Sequence[Prompt | Image], *, side: str = "fixed") -> PromptResult:
         """Carry prompts from one image to the other.
 
