@@ -22,7 +22,7 @@ from roireg.match import KeypointMap
 from roireg.pipeline import steps
 from roireg.pipeline.config import PromptConfig
 from roireg.pipeline.steering import accepted, blocked, combined, onto, overlaps, weighted
-from roireg.segment.hierarchy import HierarchyImage
+from roireg.segment.hierarchy import HierarchyImage, HierarchySegmenter
 from roireg.synth import SyntheticPair
 
 
@@ -71,6 +71,18 @@ def test_a_prompt_becomes_an_accepted_pair_and_its_region_fits_no_worse(flat, fl
     after = [dice(r.move_labels(flat.moving_labels).data[0] == label, truth) for r in (flat_result, result)]
     assert after[1] >= after[0] - 0.01
     assert result.timings["carrying prompts"] > 0
+
+
+def test_candidates_and_prompts_share_the_prepared_images(flat, monkeypatch):
+    prepare, images = HierarchySegmenter.prepare, []
+
+    def counted(self, image):
+        images.append(image)
+        return prepare(self, image)
+
+    monkeypatch.setattr(HierarchySegmenter, "prepare", counted)
+    roireg.register(flat.fixed, flat.moving, config=quick(), prompts=Prompt.at(flat.fixed.grid.center))
+    assert images == [flat.fixed, flat.moving]
 
 
 def test_a_prompt_in_a_volume(deep):

@@ -99,12 +99,12 @@ class EncoderFeatures:
             maps.append(data)
             self.progress(ProgressEvent("encoding slices", done / len(chosen)))
         # Slices have a world of their own; their index, though, is that of the volume without its slice axis.
-        kept = [a for a in range(3) if a != axis]
+        within_slice = [a for a in range(3) if a != axis]
         plane = slice_image(image, axis, 0).grid
         index_from_cell = np.eye(4)
         within = np.linalg.inv(plane.affine) @ cells.affine
-        index_from_cell[np.ix_(kept, kept)] = within[:-1, :-1]
-        index_from_cell[kept, 3] = within[:-1, -1]
+        index_from_cell[np.ix_(within_slice, within_slice)] = within[:-1, :-1]
+        index_from_cell[within_slice, 3] = within[:-1, -1]
         index_from_cell[axis, axis], index_from_cell[axis, 3] = step, chosen.start
         stacked = torch.stack(maps, dim=axis + 1)
         return image.with_data(stacked, Grid(tuple(stacked.shape[1:]), image.grid.affine @ index_from_cell))

@@ -113,7 +113,7 @@ def random_prompts(
     return [Prompt.at(point) for point in chosen]
 
 
-def check_prompt(asked: Prompt, image: Image) -> Prompt:
+def check_prompt(prompt: Prompt, image: Image) -> Prompt:
     """Return a prompt as it can be asked: its box cut off at the border of the image.
 
     Raises
@@ -126,7 +126,7 @@ def check_prompt(asked: Prompt, image: Image) -> Prompt:
     """
     grid, unit = image.grid, image.unit
     span = f"{_numbers(grid.corners().min(0))} to {_numbers(grid.corners().max(0))} {unit}"
-    for what, points in (("point", asked.points), ("box", asked.box)):
+    for what, points in (("point", prompt.points), ("box", prompt.box)):
         if points is not None and len(points) and points.shape[1] != grid.ndim:
             raise GeometryError(
                 f"{image.name}: the prompt {what} is {points.shape[1]}D but the image is {grid.ndim}D; give "
@@ -136,22 +136,22 @@ def check_prompt(asked: Prompt, image: Image) -> Prompt:
             raise InputError(
                 f"{image.name}: a coordinate of the prompt {what} {_numbers(place)} is no finite number; give numbers"
             )
-    if len(asked.points):
-        for point in asked.points[~grid.contains(asked.points)]:
+    if len(prompt.points):
+        for point in prompt.points[~grid.contains(prompt.points)]:
             raise InputError(
                 f"{image.name}: the prompt point {_numbers(point)} lies outside the image, which spans {span}; "
                 "give a point inside it"
             )
-        index = np.round(grid.index_from_world(asked.points)).astype(int)
-        both = {tuple(i) for i in index[asked.labels == 1]} & {tuple(i) for i in index[asked.labels == 0]}
+        index = np.round(grid.index_from_world(prompt.points)).astype(int)
+        both = {tuple(i) for i in index[prompt.labels == 1]} & {tuple(i) for i in index[prompt.labels == 0]}
         if both:
             place = _numbers(grid.world_from_index(np.array(sorted(both)[0])))
             raise InputError(
                 f"{image.name}: the prompt says of {place} both inside (label 1) and outside (label 0); remove one"
             )
-    if asked.box is not None:
-        ends = f"from {_numbers(asked.box[0])} to {_numbers(asked.box[1])}"
-        corners = grid.index_from_world(asked.box)
+    if prompt.box is not None:
+        ends = f"from {_numbers(prompt.box[0])} to {_numbers(prompt.box[1])}"
+        corners = grid.index_from_world(prompt.box)
         flat = np.ptp(corners, axis=0) <= 1e-6
         # An axis of one voxel leaves no room for an extent.
         if (flat & (np.array(grid.shape) > 1)).any():
@@ -164,7 +164,7 @@ def check_prompt(asked: Prompt, image: Image) -> Prompt:
                 "give corners inside it"
             )
         # A corner stands for its whole voxel.
-        positive = asked.points[asked.labels == 1].reshape(-1, grid.ndim)
+        positive = prompt.points[prompt.labels == 1].reshape(-1, grid.ndim)
         index = grid.index_from_world(positive)
         beyond = (index < corners.min(0) - 0.5 - 1e-6) | (index > corners.max(0) + 0.5 + 1e-6)
         for point in positive[beyond.any(1)]:
@@ -172,18 +172,18 @@ def check_prompt(asked: Prompt, image: Image) -> Prompt:
                 f"{image.name}: the prompt point {_numbers(point)} is inside the region (label 1) but outside the "
                 f"prompt box {ends}; move one of them"
             )
-    return clipped(asked, grid, image.name)
+    return clipped(prompt, grid, image.name)
 
 
-def check_prompts(asked: Prompt | Image | Sequence[Prompt | Image], image: Image) -> list[Prompt | Image]:
+def check_prompts(prompts: Prompt | Image | Sequence[Prompt | Image], image: Image) -> list[Prompt | Image]:
     """Return prompts as they can be asked, see `check_prompt`; images are masks, see `labels_on`."""
-    prompts: list[Prompt | Image] = []
-    for item in [asked] if isinstance(asked, Prompt | Image) else asked:
+    checked: list[Prompt | Image] = []
+    for item in [prompts] if isinstance(prompts, Prompt | Image) else prompts:
         if isinstance(item, Image):
-            prompts.append(labels_on(item, image, what="mask that prompts"))
+            checked.append(labels_on(item, image, what="mask that prompts"))
         else:
-            prompts.append(check_prompt(item, image))
-    return prompts
+            checked.append(check_prompt(item, image))
+    return checked
 
 
 def _numbers(values: Sequence[float] | Array) -> str:
