@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
-from roireg.core.errors import GeometryError, HeaderWarning, InputError
+from roireg.core.errors import GeometryError, HeaderWarning, InputError, OutputError
 from roireg.core.grid import Grid
 
 __all__ = ["HeaderWarning", "grid_from_itk", "itk_reason", "quiet", "to_itk_image", "warn_header"]
@@ -217,6 +217,34 @@ def to_itk_image(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
     image.SetOrigin(origin)
     image.SetDirection(direction)
     return image
+
+
+def write_itk(temporary: Path, target: Path, image: sitk.Image) -> None:
+    """Write an ITK image as the temporary file of a target.
+
+    Raises
+    ------
+    OutputError
+        When ITK says that it could not; where the disk is full it mostly says nothing, see `verified_path`.
+    """
+    with plain_name(temporary) as name, quiet():
+        try:
+            sitk.WriteImage(image, name, useCompression=True)
+        except RuntimeError as error:
+            raise unwritten(target, itk_reason(error)) from error
+
+
+def unwritten(target: Path, reason: str) -> OutputError:
+    """Return the error for a file that could not be written for a reason that lies outside."""
+    return OutputError(f"{target}: the file could not be written ({reason}); free space or choose another place")
+
+
+def holds_itk(file: Path, array: NDArray[np.generic]) -> bool:
+    """Tell whether ITK reads (channel, *spatial) values from a file, bit for bit."""
+    with plain_name(file) as name, quiet():
+        found = sitk.GetArrayFromImage(sitk.ReadImage(name))
+    values = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+    return np.array_equal(found.reshape(values.shape), values, equal_nan=values.dtype.kind == "f")
 
 
 def extension(path: Path) -> str:

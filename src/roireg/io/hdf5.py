@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
@@ -79,13 +79,13 @@ def _values(dataset: Any) -> NDArray[Any]:
     return np.asarray(np.ravel(dataset[()]))
 
 
-def write_contents(path: Path, contents: Contents, ndim: int) -> None:
+def write_contents(target: Path | BinaryIO, contents: Contents, ndim: int) -> None:
     """Write ITK's layout: one group per transform, the composite's own first.
 
     ITK's writer stores fields as uncompressed float64 with the time of day in the file; this one stores what is
     there (float32) compressed and gives the same bytes for the same transform.
     """
-    with h5py.File(path, "w", track_order=False) as file:
+    with h5py.File(target, "w", track_order=False) as file:
         for key, value in (("ITKVersion", "5.4.0"), ("HDFVersion", "HDF5"), ("OSName", "any"), ("OSVersion", "any")):
             _text(file, key, value)
         root = file.create_group("TransformGroup")

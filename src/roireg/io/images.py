@@ -7,6 +7,7 @@ means one. Supported for reading is what ITK reads (NIfTI, NRRD, MetaImage, DICO
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
@@ -18,11 +19,11 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import SimpleITK as sitk
+import tifffile
 import torch
 from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
-from roireg.core.files import atomic_path
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.warp import LARGE
@@ -31,12 +32,14 @@ from roireg.io._itk import (
     chosen_frame,
     extension,
     grid_from_itk,
+    holds_itk,
     itk_reason,
     not_finite,
     plain_name,
     quiet,
     to_itk_image,
     warn_header,
+    write_itk,
 )
 from roireg.io.dicom import is_dicom, read_dicom
 from roireg.io.headers import check_data, companions
@@ -44,6 +47,7 @@ from roireg.io.nifti import is_nifti, read_nifti, write_nifti
 from roireg.io.raster import Selection, Stored, refuse_selection
 from roireg.io.streams import refuse_special
 from roireg.io.tiff import read_tiff, write_tiff
+from roireg.io.verified import verified_path
 
 __all__ = ["check_image", "read_image", "read_labels", "stored_values", "write_image", "write_labels"]
 
@@ -356,13 +360,38 @@ def write_image(path: str | Path, image: Image) -> None:
         raise InputError(f"{target}: cannot write an image with the extension {kind!r}; use one of {known}")
     grid = Grid.pixels(image.grid.shape) if kind in _RASTER_TYPES else image.grid
     check_shear(grid)
-    with atomic_path(target) as temporary:
+    with verified_path(target, lambda file: _holds(file, kind, array)) as temporary:
         if kind in (".tif", ".tiff"):
             write_tiff(temporary, array, image.grid, image.unit)
         elif kind in (".nii", ".nii.gz"):
             write_nifti(temporary, array, grid)
+        elif kind in (".jpg", ".jpeg"):
+            temporary.write_bytes(_jpeg(array))
         else:
-            _write(temporary, target, to_itk_image(array, grid))
+            write_itk(temporary, target, to_itk_image(array, grid))
+
+
+def _jpeg(array: Array) -> bytes:
+    """Compress in memory: ITK's JPEG library ends the process where a disk is full."""
+    picture = PIL.Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(np.moveaxis(array, 0, -1)))
+    memory = io.BytesIO()
+    picture.save(memory, format="JPEG", quality=95)
+    return memory.getvalue()
+
+
+def _holds(file: Path, kind: str, array: Array) -> bool:
+    """Tell whether a file that was just written has the (channel, *spatial) values that were meant."""
+    if kind in (".tif", ".tiff"):
+        with tifffile.TiffFile(file) as tiff:
+            found = tiff.asarray()
+        return found.size == array.size
+    if kind in (".nii", ".nii.gz"):
+        return np.array_equal(read_nifti(file).array.reshape(array.shape), array, equal_nan=array.dtype.kind == "f")
+    if kind in (".jpg", ".jpeg"):
+        with PIL.Image.open(file) as picture:
+            picture.load()
+        return True
+    return holds_itk(file, array)
 
 
 def write_labels(path: str | Path, labels: Image) -> None:
@@ -420,13 +449,3 @@ def _check_raster(target: Path, image: Image, array: Array) -> None:
 def _at_zero(grid: Grid) -> bool:
     """Tell whether a grid is all spacing: its axes run along the world's and index 0 is the origin."""
     return grid.is_close(Grid.from_itk(grid.shape[::-1], grid.itk[1], [0.0] * grid.ndim, np.eye(grid.ndim)))
-
-
-def _write(temporary: Path, target: Path, image: sitk.Image) -> None:
-    with plain_name(temporary) as name, quiet():
-        try:
-            sitk.WriteImage(image, name, useCompression=extension(target) not in (".jpg", ".jpeg"))
-        except RuntimeError as error:
-            raise InputError(
-                f"{target}: this image cannot be written in this format ({itk_reason(error)})"
-            ) from error

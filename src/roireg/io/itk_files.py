@@ -25,7 +25,7 @@ from roireg.io import hdf5
 from roireg.io.hdf5 import Contents, DamagedError, read_contents, write_contents
 from roireg.io.itk_transforms import Record
 
-__all__ = ["HDF5_MAGIC", "TEXT_MAGIC", "read_hdf5", "read_matlab", "read_text", "write_hdf5"]
+__all__ = ["HDF5_MAGIC", "TEXT_MAGIC", "is_sealed", "read_hdf5", "read_matlab", "read_text", "write_hdf5"]
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 TEXT_MAGIC = "#Insight Transform File"
@@ -94,10 +94,18 @@ def read_hdf5(path: Path) -> list[Record]:
 
 def write_hdf5(path: Path, records: Sequence[Record], ndim: int) -> None:
     """Write ITK's HDF5 layout and append a checksum, which HDF5 leaves unread and `read_hdf5` compares."""
-    write_contents(path, [(r.kind, np.asarray(r.parameters), r.fixed) for r in records], ndim)
-    digest = _digest(path, path.stat().st_size)
-    with path.open("ab") as stream:
-        stream.write(_SEAL + digest)
+    # In memory first: HDF5 ends the process where a disk is full.
+    memory = io.BytesIO()
+    write_contents(memory, [(r.kind, np.asarray(r.parameters), r.fixed) for r in records], ndim)
+    content = memory.getbuffer()
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.write(_SEAL + hashlib.sha256(content).digest())
+
+
+def is_sealed(path: Path) -> bool:
+    """Tell whether a file has the checksum that `write_hdf5` gives it, and no other content."""
+    return _sealed(path) is True
 
 
 _SEAL = b"\nroireg sha256 "

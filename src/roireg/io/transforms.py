@@ -13,15 +13,26 @@ import SimpleITK as sitk
 
 from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
-from roireg.core.files import atomic_path
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform
-from roireg.io._itk import extension, itk_reason, quiet, to_itk_image
+from roireg.io._itk import (
+    check_shear,
+    extension,
+    holds_itk,
+    itk_reason,
+    plain_name,
+    quiet,
+    to_itk_image,
+    unwritten,
+    write_itk,
+)
 from roireg.io.elastix import is_elastix, read_elastix
 from roireg.io.fields import FIELD, read_field
-from roireg.io.itk_files import HDF5_MAGIC, TEXT_MAGIC, read_hdf5, read_matlab, read_text, write_hdf5
+from roireg.io.itk_files import HDF5_MAGIC, TEXT_MAGIC, is_sealed, read_hdf5, read_matlab, read_text, write_hdf5
 from roireg.io.itk_transforms import Part, from_itk, from_records, parts_of, to_itk, to_record
 from roireg.io.matrices import from_flirt, from_lta, from_ras, parse_matrix
+from roireg.io.nifti import read_nifti, write_nifti
+from roireg.io.verified import verified_path
 
 __all__ = ["CONVENTIONS", "AntsFiles", "from_itk", "read_transform", "to_itk", "write_ants", "write_transform"]
 
@@ -76,21 +87,25 @@ def write_transform(path: str | Path, transform: Transform, *, grid: Grid | None
         for part in parts:
             if not isinstance(part, Affine):
                 to_itk_image(np.zeros((1, *[1] * part.ndim), dtype=np.uint8), part.grid)  # refuses sheared axes
-        with atomic_path(target) as temporary:
+        with verified_path(target, is_sealed) as temporary:
             write_hdf5(temporary, [to_record(part) for part in reversed(parts)], transform.ndim)
     elif kind in TEXT:
-        composite = to_itk(transform)
-        with atomic_path(target) as temporary:
-            _write_itk(temporary, target, composite)
+        _write_itk(target, to_itk(transform))
     elif kind == ".mat":
         affine = _single_affine(target, parts)
-        with atomic_path(target) as temporary:
-            _write_itk(temporary, target, to_itk(affine).GetNthTransform(0))
+        _write_itk(target, to_itk(affine).GetNthTransform(0))
     elif kind in WRITTEN_FIELD:
         field = _single_field(target, transform, parts, grid)
-        image = to_itk_image(field.displacement.detach().cpu().numpy().astype(np.float32), field.grid)
-        with atomic_path(target) as temporary, quiet():
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+        vectors = field.displacement.detach().cpu().numpy().astype(np.float32)
+        check_shear(field.grid)
+        if kind in (".nii", ".nii.gz"):
+            with verified_path(
+                target, lambda file: np.array_equal(read_nifti(file, field=True).array, vectors)
+            ) as file:
+                write_nifti(file, vectors, field.grid)
+        else:
+            with verified_path(target, lambda file: holds_itk(file, vectors)) as file:
+                write_itk(file, target, to_itk_image(vectors, field.grid))
     else:
         known = ", ".join((*HDF5, *TEXT, ".mat", *WRITTEN_FIELD))
         raise InputError(f"{target}: cannot write a transform with the extension {kind!r}; use one of {known}")
@@ -158,12 +173,23 @@ def _single_field(target: Path, transform: Transform, parts: Sequence[Part], gri
     return DisplacementField(chosen, transform.displacement_on(chosen))
 
 
-def _write_itk(temporary: Path, target: Path, transform: sitk.Transform) -> None:
-    with quiet():
+def _write_itk(target: Path, transform: sitk.Transform) -> None:
+    def holds(file: Path) -> bool:
+        with plain_name(file) as name, quiet():
+            return _numbers(sitk.ReadTransform(name)) == _numbers(transform)
+
+    with verified_path(target, holds) as temporary, plain_name(temporary) as name, quiet():
         try:
-            sitk.WriteTransform(transform, str(temporary))
+            sitk.WriteTransform(transform, name)
         except RuntimeError as error:
-            raise InputError(f"{target}: the transform cannot be written ({itk_reason(error)})") from error
+            raise unwritten(target, itk_reason(error)) from error
+
+
+def _numbers(transform: sitk.Transform) -> list[tuple[float, ...]]:
+    if transform.GetName() == "CompositeTransform":
+        composite = sitk.CompositeTransform(transform)
+        return [n for i in range(composite.GetNumberOfTransforms()) for n in _numbers(composite.GetNthTransform(i))]
+    return [transform.GetParameters(), transform.GetFixedParameters()]
 
 
 # -- reading --------------------------------------------------------------------------------------

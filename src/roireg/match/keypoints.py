@@ -22,6 +22,9 @@ Flags = NDArray[np.bool_]
 PIXELS = 150_000
 """Most pixels of the images in which key points are looked for."""
 
+SMALLEST = 8
+"""Pixels along every side below which SIFT has no octave to look in."""
+
 RATIO = 0.9
 """A key point is matched if its second nearest is farther than the nearest by this factor (Lowe's test, loose)."""
 
@@ -161,6 +164,8 @@ def _keypoints(image: Image, mask: Image | None) -> tuple[Array, NDArray[np.uint
     """(N, 2) world positions and (N, 128) descriptors."""
     side = max(float(np.sqrt(np.prod(image.grid.extent) / PIXELS)), float(image.grid.spacing.min()))
     grid = image.grid.with_spacing(side)
+    if min(grid.shape) < SMALLEST:
+        return np.zeros((0, 2)), np.zeros((0, 128), dtype=np.uint8)
     pixels = resample(image, grid).data[0].cpu().numpy().astype(np.float64)
     low, high = np.percentile(pixels, [1, 99])
     detector = SIFT(upsampling=2 if 4 * grid.size <= PIXELS else 1)
