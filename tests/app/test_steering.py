@@ -25,7 +25,7 @@ def config(folder: Path, path: Path) -> Path:
     """Settings of a network that is asked little and keeps all it is told; `--model` replaces its section."""
     file = folder / "network.yaml"
     file.write_text(
-        f"start: {{search: false}}\ndense: {{method: none}}\nnetwork: {{model: '{path}', profile: full, points: 2}}\n"
+        f"stages: [{{stage: affine}}]\nnetwork: {{model: '{path}', profile: full, points: 2}}\n"
         "match: {features: model}\n"
     )
     return file

@@ -108,7 +108,7 @@ def test_every_peer_has_a_name_version_and_settings():
     assert (
         len({str(METHODS[n]().settings) for n in ("ants-syn", "ants-syn-quick", "sift", "orb", "ilk", "tvl1")}) == 6
     )
-    assert make_method("paper").settings["preset"]["dense"]["method"] == "paper"
+    assert make_method("paper").settings["preset"]["stages"][-1]["stage"] == "published"
     assert make_method("paper").config.segment == make_method("samreg").config.segment
 
 

@@ -7,8 +7,11 @@ import torch
 
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.pair import Pair
+from roireg.core.progress import silent
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.transforms import Affine, Transform
+from roireg.fit import Problem, Trace
 
 
 def painted(grid: Grid, *, seed: int = 0, count: int = 40, truth: Transform | None = None, name="image") -> Image:
@@ -82,6 +85,14 @@ def disc(grid: Grid, center, radius: float) -> torch.Tensor:
 
 def single(fixed_mask: torch.Tensor, fixed: Grid, moving_mask: torch.Tensor, moving: Grid) -> ROIPairs:
     return ROIPairs(ROISet(moving_mask, moving), ROISet(fixed_mask, fixed), (ROIPair(0, 0, 1.0, 1.0),))
+
+
+def problem(
+    fixed: Image, moving: Image, *, pairs: ROIPairs | None = None, uncertainty=None, progress=silent, **masks
+) -> Problem:
+    """Two images to register; masks by the names of `Pair`."""
+    trace = Trace(uncertainty=uncertainty)
+    return Problem(Pair(fixed, moving, **masks), pairs=pairs, trace=trace, progress=progress)
 
 
 def error_mm(found: Transform, truth: Transform, points: np.ndarray) -> float:

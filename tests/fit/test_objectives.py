@@ -201,15 +201,15 @@ def test_regions_apart_still_pull_in_the_right_direction():
     assert loss_moved(1) < loss_moved(0) < loss_moved(-1)
 
 
-def test_weights_of_regions_are_relative():
+def test_every_region_counts_by_its_weight():
     grid = centred((30, 30))
     fixed = torch.cat([distances(grid, (-5, 0), 4, 6), distances(grid, (6, 4), 3, 6)])
     moving = gaussian_smooth(fixed.roll(2, dims=2), 1.0)
     weight = torch.tensor([0.2, 0.6])
     together = float(RegionAgreement(fixed, weight)(moving))
-    assert float(RegionAgreement(fixed, 10 * weight)(moving)) == pytest.approx(together, rel=1e-5)
+    assert float(RegionAgreement(fixed, 10 * weight)(moving)) == pytest.approx(10 * together, rel=1e-5)
     alone = [float(RegionAgreement(fixed[k : k + 1], torch.ones(1))(moving[k : k + 1])) for k in (0, 1)]
-    assert together == pytest.approx(0.25 * alone[0] + 0.75 * alone[1], rel=1e-5)
+    assert together == pytest.approx(0.2 * alone[0] + 0.6 * alone[1], rel=1e-5)
 
 
 # -- smoothness -----------------------------------------------------------------------------------

@@ -7,21 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fit.scenes import affine, centred, ellipsoids, error_mm, painted, turned
+from fit.scenes import affine, centred, ellipsoids, error_mm, painted, problem, turned
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine
-from roireg.fit.dense_affine import AffineOptions, Candidate
+from roireg.fit import Candidate, Search
+from roireg.fit.dense_affine import AffineOptions
 from roireg.fit.level import VelocityOptions
 from roireg.fit.start import find_start, single_pair_maps
 
 GRID = centred((60, 64), (1.5, 1.5))
-SETTINGS = {
-    "options": AffineOptions(model="rigid", screen_voxels=1500, refine_voxels=4000, iterations=40, keep=3),
-    "velocity": VelocityOptions(max_voxels=2000),
-    "probes": 2,
-    "probe_voxels": 1500,
-    "margin": 0.02,
-}
+SETTINGS = Search(
+    affine=AffineOptions(model="rigid", screen_voxels=1500, refine_voxels=4000, iterations=40, keep=3),
+    trial=VelocityOptions(levels=2, iterations=(30, 20), max_voxels=1500, window=2, features=None),
+    trials=2,
+    least_gain=0.02,
+)
+
+
+def start(fixed, moving, given, proposals, options=SETTINGS, **more):
+    """The chosen map, and what the search has learnt."""
+    asked = problem(fixed, moving, **more)
+    return find_start(asked, given, proposals, options=options), asked.trace
 
 
 @given(st.floats(-180, 180), st.floats(0.6, 1.6), st.floats(-8, 8), st.floats(-8, 8))
@@ -65,14 +71,14 @@ def test_the_planted_candidate_is_found():
         Candidate(affine(turned(a), (x, y)), f"{a} degrees")
         for a, x, y in ((-120, 0, 0), (48, 8, -5), (170, 5, 5), (-20, -9, 6))
     ]
-    found = find_start(fixed, moving, given_start, proposals, **SETTINGS)
-    assert found.source == "48 degrees"
-    assert error_mm(found.affine, truth, GRID.points()) < 1.0
-    assert found.rivals and all(loss > found.loss for _, loss in found.rivals)
+    best, trace = start(fixed, moving, given_start, proposals)
+    assert trace.source == "48 degrees"
+    assert error_mm(best, truth, GRID.points()) < 1.0
+    assert trace.rivals and all(loss > trace.loss for _, loss in trace.rivals)
     reach = np.linalg.norm(GRID.extent) / 8
     corners = GRID.corners()
-    for rival, _ in found.rivals:
-        assert np.abs(rival.map_points(corners) - found.affine.map_points(corners)).max() > reach
+    for rival, _ in trace.rivals:
+        assert np.abs(rival.map_points(corners) - best.map_points(corners)).max() > reach
 
 
 def test_the_given_start_is_kept_where_proposals_are_hardly_better():
@@ -80,26 +86,28 @@ def test_the_given_start_is_kept_where_proposals_are_hardly_better():
     given_start = [Candidate(Affine.translation((1.0, 0.0)), "given")]
     proposals = [Candidate(Affine.identity(2), "regions")]
     moving = painted(GRID, truth=Affine.translation((0.5, 0.0)))
-    kept = find_start(fixed, moving, given_start, proposals, **{**SETTINGS, "margin": 0.99})
-    assert kept.source == "given"
-    np.testing.assert_array_equal(kept.affine.matrix, given_start[0].affine.matrix)
+    best, trace = start(
+        fixed, moving, given_start, proposals, options=SETTINGS.model_copy(update={"least_gain": 0.99})
+    )
+    assert trace.source == "given"
+    np.testing.assert_array_equal(best.matrix, given_start[0].affine.matrix)
 
 
 def test_equal_images_stay_with_the_given_start():
     image = painted(GRID)
     proposals = [Candidate(affine(turned(30), (4.0, 4.0)), "regions")]
-    found = find_start(image, image, [Candidate(Affine.identity(2), "given")], proposals, **SETTINGS)
-    assert found.source == "given"
-    np.testing.assert_array_equal(found.affine.matrix, np.eye(3))
+    best, trace = start(image, image, [Candidate(Affine.identity(2), "given")], proposals)
+    assert trace.source == "given"
+    np.testing.assert_array_equal(best.matrix, np.eye(3))
 
 
 def test_the_first_given_start_wins_a_tie_and_no_proposal_is_needed():
     image = painted(GRID)
     starts = [Candidate(Affine.identity(2), name) for name in ("first", "second")]
-    found = find_start(image, image, starts, [], **SETTINGS)
-    assert found.source == "first"
-    assert found.loss == pytest.approx(0, abs=0.05)
-    assert found.rivals == ()
+    _, trace = start(image, image, starts, [])
+    assert trace.source == "first"
+    assert trace.loss == pytest.approx(0, abs=0.05)
+    assert trace.rivals == ()
 
 
 def test_two_given_starts_are_told_apart_by_their_trials():
@@ -107,14 +115,14 @@ def test_two_given_starts_are_told_apart_by_their_trials():
     elsewhere = Grid(GRID.shape, truth.matrix @ GRID.affine)
     fixed, moving = painted(GRID), painted(elsewhere, truth=truth)
     starts = [Candidate(Affine.identity(2), "where the images lie"), Candidate(truth, "as they were turned")]
-    found = find_start(fixed, moving, starts, [], **SETTINGS)
-    assert found.source == "as they were turned"
-    assert found.affine is truth and len(found.rivals) == 1
+    best, trace = start(fixed, moving, starts, [])
+    assert trace.source == "as they were turned"
+    assert best is truth and len(trace.rivals) == 1
 
 
 def test_progress_ends_at_one():
     image = painted(GRID)
     events = []
-    find_start(image, image, [Candidate(Affine.identity(2), "a")], [], progress=events.append, **SETTINGS)
+    start(image, image, [Candidate(Affine.identity(2), "a")], [], progress=events.append)
     fractions = [e.fraction for e in events]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0

@@ -12,25 +12,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fit.scenes import affine, centred, disc, painted, single, turned
+from fit.scenes import affine, centred, disc, painted, problem, single, turned
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.pair import Pair
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.transforms import Affine, Chain, DisplacementField, jacobian_determinant
 from roireg.core.warp import warp
 from roireg.evaluate import deformation_summary, displacement_errors, inverse_consistency
 from roireg.features import make_extractor
-from roireg.fit.level import VelocityOptions, level_spacings, normalise
+from roireg.fit.level import VelocityOptions, build_levels, level_spacings, normalise
 from roireg.fit.perspective import perspective_flow
 from roireg.fit.published import bending_energy, fit_published
 from roireg.fit.velocity import fit_velocity
 from roireg.synth import GaussianBumps, make_pair
 from support import Homography, grids, rotation
 
-QUICK = VelocityOptions(levels=2, iterations=(30, 30), max_voxels=20_000)
+QUICK = VelocityOptions(levels=2, iterations=(30, 30), max_voxels=20_000, features=None)
 BLIND = VelocityOptions(
-    correlation_weight=0, feature_weight=0, region_weight=1, levels=3, iterations=(60, 60, 60), region_truncation=0.2
+    correlation_weight=0,
+    features=None,
+    feature_weight=0,
+    region_weight=1,
+    levels=3,
+    iterations=(60, 60, 60),
+    region_truncation=0.2,
 )
 """Regions alone."""
 
@@ -66,15 +73,9 @@ def true_error(found, truth, grid, mask=None) -> float:
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_equal_images_do_not_move_at_all(grid, features):
     image = painted(grid)
-    extract = None
-    if features:
-        extractor = make_extractor(features)
-
-        def extract(i):
-            return extractor(i, i.grid)
-
-    fit = fit_velocity(image, image, initial=Affine.identity(grid.ndim), options=QUICK, features=extract)
-    assert float(fit.transform.velocity.abs().max()) == 0
+    options = QUICK.model_copy(update={"features": features})
+    fit = fit_velocity(problem(image, image), Affine.identity(grid.ndim), options=options)
+    assert float(fit.field.velocity.abs().max()) == 0
     assert float(fit.transform.displacement_on(grid).abs().max()) == 0
 
 
@@ -82,19 +83,17 @@ def test_equal_images_with_equal_regions_do_not_move_at_all():
     image = painted(FLAT)
     region = disc(FLAT, (5, -8), 14)
     fit = fit_velocity(
-        image,
-        image,
-        initial=Affine.identity(2),
+        problem(image, image, pairs=single(region, FLAT, region, FLAT)),
+        Affine.identity(2),
         options=QUICK.model_copy(update={"region_weight": 1.0}),
-        pairs=single(region, FLAT, region, FLAT),
     )
-    assert float(fit.transform.velocity.abs().max()) == 0
+    assert float(fit.field.velocity.abs().max()) == 0
 
 
 def test_flat_images_do_not_move_on_rounding_noise():
     noise = torch.as_tensor(np.random.default_rng(0).normal(size=(1, *FLAT.shape)), dtype=torch.float32)
     flat = Image(100 + 1e-7 * noise, FLAT)
-    fit = fit_velocity(flat, flat.with_data(flat.data.flip(1)), initial=Affine.identity(2), options=QUICK)
+    fit = fit_velocity(problem(flat, flat.with_data(flat.data.flip(1))), Affine.identity(2), options=QUICK)
     assert float(fit.transform.displacement_on(FLAT).abs().max()) < 0.1
 
 
@@ -103,7 +102,7 @@ def test_equal_images_start_at_the_optimum(shape):
     # Both sides must be brought to the same lattice, whatever the rounding of its spacing.
     image = painted(centred(shape, (1.5, 1.5)))
     options = QUICK.model_copy(update={"iterations": (1, 1), "max_voxels": 1500})
-    fit = fit_velocity(image, image, initial=Affine.identity(2), options=options)
+    fit = fit_velocity(problem(image, image), Affine.identity(2), options=options)
     assert fit.losses[0][0] == pytest.approx(0, abs=1e-5)
 
 
@@ -116,7 +115,7 @@ def test_a_known_deformation_is_recovered_without_folds(grid, model):
     truth = bend(grid.ndim)
     fixed, moving = painted(grid, count=120), painted(grid, count=120, truth=truth)
     options = QUICK.model_copy(update={"model": model, "levels": 3})
-    fit = fit_velocity(fixed, moving, initial=Affine.identity(grid.ndim), options=options)
+    fit = fit_velocity(problem(fixed, moving), Affine.identity(grid.ndim), options=options)
     before = true_error(Affine.identity(grid.ndim), truth, grid, inner(grid))
     after = true_error(fit.transform, truth, grid, inner(grid))
     assert after < 0.5 * before
@@ -131,7 +130,7 @@ def test_the_deformation_of_a_phantom_is_recovered(ndim, shape):
     body = pair.fixed_labels.data[0] > 0
     still = Affine.identity(ndim)
     options = QUICK.model_copy(update={"levels": 3, "iterations": (40, 40, 30)})
-    fit = fit_velocity(pair.fixed, pair.moving, initial=still, options=options)
+    fit = fit_velocity(problem(pair.fixed, pair.moving), still, options=options)
     before = true_error(still, pair.transform, pair.fixed.grid, body)
     after = true_error(fit.transform, pair.transform, pair.fixed.grid, body)
     assert after < 0.5 * before
@@ -143,8 +142,8 @@ def test_the_initial_affine_comes_after_the_flow_and_grids_may_differ():
     truth = Chain((bend(2), start))
     other = centred((70, 64), (1.5, 2.0), turned(10)[:, ::-1])
     fixed, moving = painted(FLAT, count=120), painted(other, count=120, truth=truth)
-    fit = fit_velocity(fixed, moving, initial=start, options=QUICK)
-    whole = Chain((fit.transform, start))
+    fit = fit_velocity(problem(fixed, moving), start, options=QUICK)
+    whole = fit.transform
     mask = inner(FLAT)
     assert true_error(whole, truth, FLAT, mask) < 0.5 * true_error(start, truth, FLAT, mask)
 
@@ -156,12 +155,12 @@ def test_a_fit_begins_with_the_flow_of_a_perspective():
     mask = inner(FLAT)
     assert true_error(Chain((flow, start)), truth, FLAT, mask) < 0.1
     fixed, moving = painted(FLAT, count=120), painted(FLAT, count=120, truth=truth)
-    fit = fit_velocity(fixed, moving, initial=start, rest=flow, reach=2.0, options=QUICK)
+    fit = fit_velocity(problem(fixed, moving, uncertainty=2.0), Chain((flow, start)), options=QUICK)
     assert len(fit.losses) == 1  # the coarse level is left out
-    assert true_error(Chain((fit.transform, start)), truth, FLAT, mask) < 0.3
+    assert true_error(fit.transform, truth, FLAT, mask) < 0.3
     blank = fixed.with_data(torch.ones_like(fixed.data))
-    idle = fit_velocity(blank, blank, initial=start, rest=flow, options=QUICK)
-    assert true_error(Chain((idle.transform, start)), truth, FLAT, mask) < 0.15
+    idle = fit_velocity(problem(blank, blank), Chain((flow, start)), options=QUICK)
+    assert true_error(idle.transform, truth, FLAT, mask) < 0.15
 
 
 def test_a_mirror_is_no_flow():
@@ -172,7 +171,7 @@ def test_a_mirror_is_no_flow():
 def test_the_same_call_twice_gives_the_same_bits_and_others_in_between_change_nothing():
     a = (painted(FLAT), painted(FLAT, truth=bend(2)))
     b = (painted(FLAT, seed=7), painted(FLAT, seed=7, truth=bend(2, size=-4)))
-    fits = [fit_velocity(*pair, initial=Affine.identity(2), options=QUICK).transform for pair in (a, b, a)]
+    fits = [fit_velocity(problem(*pair), Affine.identity(2), options=QUICK).field for pair in (a, b, a)]
     assert torch.equal(fits[0].velocity, fits[2].velocity)
     assert not torch.equal(fits[0].velocity, fits[1].velocity)
 
@@ -181,7 +180,7 @@ def test_the_same_call_twice_gives_the_same_bits_and_others_in_between_change_no
 def test_the_inverse_brings_points_back_also_near_the_border(shift):
     truth = GaussianBumps(np.array([[0.0, 0.0]]), np.array([26.0]), np.array([[6.0 + shift, 3.0]]))
     fixed, moving = painted(FLAT, count=120), painted(FLAT, count=120, truth=truth)
-    found = fit_velocity(fixed, moving, initial=Affine.identity(2), options=QUICK).transform
+    found = fit_velocity(problem(fixed, moving), Affine.identity(2), options=QUICK).transform
     # Every voxel counts, those that flow out of the image too.
     everywhere = FLAT.padded((30, 30), (30, 30))
     error = inverse_consistency(found, found.inverse(), FLAT, everywhere)
@@ -193,9 +192,76 @@ def test_the_inverse_brings_points_back_also_near_the_border(shift):
 def test_intensity_scale_offset_and_inversion_do_not_matter():
     fixed, moving = painted(FLAT), painted(FLAT, truth=bend(2))
     inverted = moving.with_data(1000 - 300 * moving.data)
-    found = fit_velocity(fixed, inverted, initial=Affine.identity(2), options=QUICK).transform
+    found = fit_velocity(problem(fixed, inverted), Affine.identity(2), options=QUICK).transform
     before = true_error(Affine.identity(2), bend(2), FLAT, inner(FLAT))
     assert true_error(found, bend(2), FLAT, inner(FLAT)) < 0.5 * before
+
+
+# -- any start --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_a_start_of_any_kind_is_kept_and_what_is_left_is_found(grid):
+    d = grid.ndim
+    truth = bend(d)
+    fixed, moving = painted(grid, count=120), painted(grid, count=120, truth=truth)
+    half = bend(d, size=2.0)
+    start = DisplacementField(grid, half.displacement_on(grid))
+    fit = fit_velocity(problem(fixed, moving), start, options=QUICK.model_copy(update={"levels": 3}))
+    assert fit.transform.transforms[-1] is start
+    mask = inner(grid)
+    assert true_error(fit.transform, truth, grid, mask) < 0.7 * true_error(start, truth, grid, mask)
+    # The true map as the start leaves nothing to do.
+    there = DisplacementField(grid, truth.displacement_on(grid))
+    idle = fit_velocity(problem(fixed, moving), there, options=QUICK)
+    assert true_error(idle.transform, truth, grid, mask) < 0.3 * true_error(Affine.identity(d), truth, grid, mask)
+
+
+def test_regions_and_masks_follow_a_start_of_any_kind():
+    fixed, moving = disc(FLAT, (0, 0), 12), disc(FLAT, (20, 0), 12)
+    shift = Affine.translation((20.0, 0.0))
+    start = DisplacementField(FLAT, shift.displacement_on(FLAT))
+    image = painted(FLAT)
+    mask = Image(torch.ones(1, *FLAT.shape), FLAT)
+    asked = problem(image, image, pairs=single(fixed, FLAT, moving, FLAT), moving_mask=mask)
+    left = asked.moved(start)
+    region = warp(Image(left.pairs.moving.masks.float(), left.pairs.moving.grid), None, FLAT).data > 0.5
+    assert float((region & fixed).sum()) > 0.9 * float(fixed.sum())
+    inside = warp(left.pair.moving_mask, None, FLAT).data[0]
+    assert float(inside[:, -11:].max()) == 0.0 and float(inside[:, :40].min()) > 0.999
+
+
+# -- features of a network ---------------------------------------------------------------------------
+
+
+def encoded(image: Image, step: int, *, shift: float = 0.0) -> Image:
+    """A feature map of eight channels on a grid of its own: so many times coarser, and off by part of a voxel."""
+    coarse = image.grid.with_shape([-(-n // step) for n in image.grid.shape])
+    own = Grid(coarse.shape, coarse.affine @ np.array([[1, 0, shift], [0, 1, shift], [0, 0, 1]]))
+    values = warp(image, None, own).data
+    return image.with_data(torch.cat([torch.cos((k + 1) * values) for k in range(8)]), own)
+
+
+@pytest.mark.parametrize("step, shift", [(1, 0.0), (2, 0.0), (3, 0.4)])
+def test_equal_encodings_on_any_grid_have_no_loss_at_rest(step, shift):
+    image = painted(FLAT)
+    encodings = (encoded(image, step, shift=shift), encoded(image, step, shift=shift))
+    options = QUICK.model_copy(update={"features": "model", "feature_weight": 1.0, "correlation_weight": 0.0})
+    fit = fit_velocity(replace(problem(image, image), encodings=encodings), Affine.identity(2), options=options)
+    assert fit.losses[0][0] == pytest.approx(0, abs=1e-6) and fit.losses[-1][0] == pytest.approx(0, abs=1e-6)
+    assert float(fit.field.velocity.abs().max()) == 0
+
+
+def test_encodings_alone_find_a_deformation_also_on_grids_that_differ():
+    truth = bend(2)
+    fixed, moving = painted(FLAT, count=120), painted(FLAT, count=120, truth=truth)
+    encodings = (encoded(fixed, 1), encoded(moving, 2, shift=0.3))
+    options = QUICK.model_copy(update={"features": "model", "feature_weight": 1.0, "correlation_weight": 0.0})
+    fit = fit_velocity(replace(problem(fixed, moving), encodings=encodings), Affine.identity(2), options=options)
+    mask = inner(FLAT)
+    assert true_error(fit.transform, truth, FLAT, mask) < 0.5 * true_error(Affine.identity(2), truth, FLAT, mask)
+    with pytest.raises(InputError, match="no network is named"):
+        fit_velocity(problem(fixed, moving), Affine.identity(2), options=options)
 
 
 # -- masks ----------------------------------------------------------------------------------------
@@ -211,8 +277,8 @@ def test_structure_outside_a_mask_does_not_move_things(side):
     mask = torch.zeros_like(changed)
     mask[:, :, :36] = 1
     masks = {side: still.with_data(mask)}
-    free = fit_velocity(still, moving, initial=Affine.identity(2), options=QUICK).transform
-    held = fit_velocity(still, moving, initial=Affine.identity(2), options=QUICK, **masks).transform
+    free = fit_velocity(problem(still, moving), Affine.identity(2), options=QUICK).transform
+    held = fit_velocity(problem(still, moving, **masks), Affine.identity(2), options=QUICK).transform
     moved = [t.displacement_on(grid).norm(dim=0)[:, :28].mean() for t in (free, held)]
     assert float(free.displacement_on(grid).norm(dim=0)[:, 40:].mean()) > 0.5
     assert float(moved[1]) < 0.15  # mm, a seventh of a pixel
@@ -228,7 +294,7 @@ def test_regions_apart_are_brought_together_without_folds():
     assert not bool((fixed & moving).any())
     blank = Image(torch.rand(1, 60, 60, generator=torch.Generator().manual_seed(0)), grid)
     pairs = single(fixed, grid, moving, grid)
-    found = fit_velocity(blank, blank, initial=Affine.identity(2), options=BLIND, pairs=pairs).transform
+    found = fit_velocity(problem(blank, blank, pairs=pairs), Affine.identity(2), options=BLIND).transform
     truth = Affine.translation((18.0, 0.0))
     assert true_error(found, truth, grid, fixed[0]) < 4
     assert float(jacobian_determinant(found, grid).min()) > 0
@@ -242,7 +308,7 @@ def test_the_published_objective_scores_high_and_folds_where_this_one_does_not()
     pairs = single(fixed, grid, moving, grid)
     blank = Image(fixed.float(), grid)
     options = BLIND.model_copy(update={"max_voxels": 10_000})
-    ours = fit_velocity(blank, blank, initial=Affine.identity(2), options=options, pairs=pairs).transform
+    ours = fit_velocity(problem(blank, blank, pairs=pairs), Affine.identity(2), options=options).transform
     # Rate and steps changed alike: the same path in a tenth of the time.
     theirs = fit_published(pairs, grid, initial=Affine.identity(2), iterations=100, rate=1e-2)
 
@@ -265,19 +331,49 @@ def test_confident_pairs_weigh_more_and_rejected_ones_nothing():
     blank = Image(torch.rand(1, 60, 60, generator=torch.Generator().manual_seed(0)), grid)
 
     def drift(pairs) -> float:
-        found = fit_velocity(
-            blank,
-            blank,
-            initial=Affine.identity(2),
-            options=BLIND,
-            pairs=ROIPairs(moving, ROISet(fixed, grid), pairs),
-        ).transform
+        joined = ROIPairs(moving, ROISet(fixed, grid), pairs)
+        found = fit_velocity(problem(blank, blank, pairs=joined), Affine.identity(2), options=BLIND).transform
         return float(found.displacement_on(grid)[0][fixed[0]].mean())
 
     assert drift((ROIPair(0, 0, 1, 0.9), ROIPair(1, 0, 1, 0.1))) > 1
     assert drift((ROIPair(0, 0, 1, 0.1), ROIPair(1, 0, 1, 0.9))) < -1
     assert drift((ROIPair(0, 0, 1, 0.1), ROIPair(1, 0, 1, 0.9, status="rejected"))) > 2
     assert drift((ROIPair(0, 0, 1, 0.9, status="rejected"), ROIPair(1, 0, 1, 0.9, status="rejected"))) == 0
+
+
+# -- what a level leaves out ---------------------------------------------------------------------------
+
+
+def test_noise_makes_the_field_smoother():
+    """The same images with noise: the share of noise that `noise` names doubles the weight of the smoothness."""
+    image = painted(FLAT)
+    noise = torch.randn(image.data.shape, generator=torch.Generator().manual_seed(1))
+    noisy = image.with_data(image.data + 0.3 * noise)
+
+    def smoothness(*images: Image) -> float:
+        (level,) = build_levels(Pair(*images), options=QUICK.model_copy(update={"levels": 1}))
+        return level.options.smoothness
+
+    assert smoothness(image, image) < 1.1 * QUICK.smoothness
+    assert smoothness(image, noisy) > 2 * QUICK.smoothness
+    assert smoothness(noisy, image) > 2 * QUICK.smoothness
+    (blind,) = build_levels(Pair(noisy, noisy), options=BLIND.model_copy(update={"levels": 1}))
+    assert blind.options.smoothness == BLIND.smoothness
+
+
+def test_large_images_are_fitted_a_little_coarser_and_without_features_at_the_finest_level(monkeypatch):
+    image = painted(FLAT)
+    options = VelocityOptions(levels=2)
+
+    def levels() -> list:
+        return list(build_levels(Pair(image, image), options=options, features=make_extractor("mind")))
+
+    assert levels()[-1].grid == FLAT
+    assert all(level.distance is not None for level in levels())
+    monkeypatch.setattr("roireg.fit.level.NATIVE_VOXELS", FLAT.size - 1)
+    assert levels()[-1].grid.spacing.min() == pytest.approx(1.25 * FLAT.spacing.min(), rel=0.05)
+    monkeypatch.setattr("roireg.fit.level.FEATURE_VOXELS", levels()[-1].grid.size - 1)
+    assert [level.distance is not None for level in levels()] == [True, False]
 
 
 # -- grids ----------------------------------------------------------------------------------------
@@ -319,8 +415,8 @@ def test_odd_shapes_run_and_do_not_get_worse(shape, spacing):
     grid = centred(shape, spacing)
     truth = bend(len(shape), size=3.0)
     fixed, moving = painted(grid, count=120), painted(grid, count=120, truth=truth)
-    fit = fit_velocity(fixed, moving, initial=Affine.identity(len(shape)), options=QUICK)
-    assert torch.isfinite(fit.transform.velocity).all()
+    fit = fit_velocity(problem(fixed, moving), Affine.identity(len(shape)), options=QUICK)
+    assert torch.isfinite(fit.field.velocity).all()
     assert fit.losses[-1][1] <= fit.losses[-1][0]
     assert deformation_summary(fit.transform, grid)["folded_voxels"] == 0
     warped = warp(moving, fit.transform, grid).data
@@ -331,13 +427,21 @@ def test_fewer_levels_than_iterations_take_the_last_ones():
     image, moving = painted(FLAT), painted(FLAT, truth=bend(2))
     events = []
     options = QUICK.model_copy(update={"levels": 1, "iterations": (50, 5, 3)})
-    fit = fit_velocity(image, moving, initial=Affine.identity(2), options=options, progress=events.append)
+    fit = fit_velocity(problem(image, moving, progress=events.append), Affine.identity(2), options=options)
     assert len(events) == 3 and events[-1].fraction == pytest.approx(1)
     assert len(fit.losses) == 1
 
 
 def test_options_refuse_what_makes_no_sense():
-    for bad in ({"model": "spline"}, {"levels": 0}, {"step": 0}, {"unknown": 1}, {"smoothness": -1}):
+    wrong = (
+        {"iterations": ()},
+        {"iterations": (-1,)},
+        {"step": 0},
+        {"step": np.inf},
+        {"unknown": 1},
+        {"smoothness": -1},
+    )
+    for bad in ({"model": "spline"}, {"levels": 0}, *wrong):
         with pytest.raises(ValidationError):
             VelocityOptions(**bad)
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from match.scenes import FLAT, about, pair_of_sets, rotation
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from roireg.core.rois import ROIPair, ROISet
+from roireg.core.rois import ROISet
 from roireg.match import PUBLISHED, MatchOptions, match, match_labels
 
 PLAIN = MatchOptions(similarity="cosine", geometric=False, threshold=0.8)
@@ -39,19 +40,13 @@ def test_published_settings_are_greedy_cosine_above_the_threshold():
     assert all(0 <= p.confidence <= 1 for p in result.pairs)
 
 
-def test_accepted_pairs_stay_and_rejected_ones_never_return():
+def test_excluded_pairs_are_never_proposed():
     moving, features_m = blocks([A, B])
     fixed, features_f = blocks([A, [0.9, 0.3, 0]])
-    rejected = ROIPair(0, 0, 1.0, 1.0, status="rejected")
     for assignment in ("greedy", "many", "optimal", "mutual"):
         options = MatchOptions(similarity="cosine", geometric=False, assignment=assignment, threshold=0.8)
-        result = match(moving, fixed, features_m, features_f, options=options, known=[rejected])
-        assert [(p.moving, p.fixed) for p in result.active.pairs] == [(0, 1)]
-        assert rejected in result.pairs
-    accepted = ROIPair(1, 0, 0.1, 0.2, source="user", status="accepted")
-    result = match(moving, fixed, features_m, features_f, options=PLAIN, known=[accepted])
-    assert result.pairs[0] is accepted
-    assert [(p.moving, p.fixed) for p in result.pairs[1:]] == [(0, 1)]
+        result = match(moving, fixed, features_m, features_f, options=options, excluded=[(0, 0)])
+        assert [(p.moving, p.fixed) for p in result.pairs] == [(0, 1)]
 
 
 def test_one_to_many_merges_masks_that_share_a_target():
@@ -63,16 +58,6 @@ def test_one_to_many_merges_masks_that_share_a_target():
     assert merged.moving == 3 and len(result.moving) == 4
     assert torch.equal(result.moving.masks[3], moving.masks[0] | moving.masks[1])
     assert merged.similarity == pytest.approx(1.0)  # the mean of both halves is A itself
-
-
-def test_merging_leaves_accepted_pairs_where_they_point():
-    moving, features_m = blocks([[1, 0.4, 0], [1, -0.4, 0], C])
-    fixed, features_f = blocks([A, C])
-    accepted = ROIPair(2, 1, 0.5, 0.5, status="accepted")
-    options = MatchOptions(similarity="cosine", geometric=False, assignment="many", threshold=0.8)
-    result = match(moving, fixed, features_m, features_f, options=options, known=[accepted])
-    assert result.pairs[0] == accepted
-    assert [(p.moving, p.fixed) for p in result.pairs[1:]] == [(3, 0)]
 
 
 def test_geometry_tells_equal_looking_regions_apart():
@@ -119,9 +104,9 @@ def test_bad_input():
     with pytest.raises(GeometryError, match="3D moving"):
         match(solid, moving, features, features)
     with pytest.raises(InputError, match="points outside"):
-        match(moving, moving, features, features, known=[ROIPair(5, 0, 1.0, 1.0, status="accepted")])
+        match(moving, moving, features, features, excluded=[(5, 0)])
     for bad in ({"similarity": "l2"}, {"assignment": "x"}, {"prototype": "x"}, {"top": 0}):
-        with pytest.raises(InputError):
+        with pytest.raises(ValidationError):
             MatchOptions(**bad)
 
 

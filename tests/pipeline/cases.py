@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from roireg.core.transforms import Affine, Transform
 from roireg.evaluate import displacement_errors
+from roireg.fit import stage_named
 from roireg.pipeline import Config
 from roireg.synth import SyntheticPair
 
@@ -11,17 +12,14 @@ FLAT = (60, 80)
 DEEP = (16, 24, 30)
 
 QUICK = {
-    "segment": {"max_count": 20},
-    "start": {
+    "search": {
         "single_pairs": 10,
-        "probes": 2,
-        "probe_voxels": 1200,
+        "trials": 2,
+        "trial": {"max_voxels": 1200},
         "affine": {"screen_voxels": 1000, "refine_voxels": 2000, "keep": 2, "iterations": 12},
     },
-    "dense": {
-        "paper_iterations": 30,
-        "velocity": {"levels": 2, "iterations": (20, 20), "max_voxels": 15_000},
-    },
+    "velocity": {"levels": 2, "iterations": (20, 20), "max_voxels": 15_000},
+    "published": {"iterations": 30},
 }
 
 
@@ -32,10 +30,18 @@ def merged(base: dict, changes: dict) -> dict:
     return out
 
 
-def quick(base: Config | None = None, **sections) -> Config:
-    """Few iterations on few voxels; `sections` change single settings."""
-    settings = merged((base or Config()).model_dump(), QUICK)
-    return Config.model_validate(merged(settings, sections))
+def quick(base: Config | None = None, *, stages: tuple[str, ...] | None = None, options=(), **sections) -> Config:
+    """Few iterations on few voxels.
+
+    `stages` names other stages than those of `base`; `options` (stage name -> options) and `sections` change single
+    settings.
+    """
+    settings = (base or Config()).model_dump()
+    if stages is not None:
+        settings["stages"] = [stage_named(name)().model_dump() for name in stages]
+    changes = merged(QUICK, dict(options))
+    settings["stages"] = [merged(stage, changes.get(stage["stage"], {})) for stage in settings["stages"]]
+    return Config.model_validate(merged(merged(settings, {"segment": {"max_count": 20}}), sections))
 
 
 def error(transform: Transform | None, pair: SyntheticPair) -> float:

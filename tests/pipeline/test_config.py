@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from roireg.core.errors import InputError
+from roireg.fit import Published, RegionAffine, Search, Velocity
 from roireg.pipeline import PRESETS, Config, preset
 
 
@@ -26,13 +27,23 @@ def write(folder, text):
 
 
 def test_a_file_changes_only_what_it_names(tmp_path):
-    found = Config.load(write(tmp_path, "dense:\n  velocity:\n    smoothness: 0.7\n"))
-    expected = Config()
-    assert found.dense.velocity.smoothness == 0.7
-    assert found.dense.velocity.model_copy(update={"smoothness": 0}) == expected.dense.velocity.model_copy(
-        update={"smoothness": 0}
-    )
-    assert found.model_copy(update={"dense": expected.dense}) == expected
+    found = Config.load(write(tmp_path, "stages:\n  velocity:\n    smoothness: 0.7\n"))
+    assert found == Config().with_options("velocity", smoothness=0.7)
+    search, velocity = found.stages
+    assert search == Config().stages[0] and velocity.smoothness == 0.7
+
+
+def test_a_list_of_stages_replaces_that_of_the_preset(tmp_path):
+    text = "stages:\n- stage: affine\n  model: rigid\n- stage: published\n"
+    found = Config.load(write(tmp_path, text))
+    assert found.stages == (RegionAffine(model="rigid"), Published())
+
+
+def test_options_of_stages_that_are_not_there_are_refused():
+    with pytest.raises(InputError, match="called 'published'; theirs are search, velocity"):
+        Config().with_options("published", iterations=3)
+    with pytest.raises(InputError, match=r"'stages.velocity.levels'.*greater than.*found 0"):
+        Config().with_options("velocity", levels=0)
 
 
 def test_a_file_can_start_from_a_preset(tmp_path):
@@ -40,7 +51,7 @@ def test_a_file_can_start_from_a_preset(tmp_path):
     samreg = preset("samreg")
     assert found.match.threshold == 0.6 and samreg.match.threshold != 0.6
     assert found.match.model_copy(update={"threshold": 0}) == samreg.match.model_copy(update={"threshold": 0})
-    assert found.segment == samreg.segment and found.dense == samreg.dense
+    assert found.segment == samreg.segment and found.stages == samreg.stages
 
 
 def test_an_empty_file_is_the_default(tmp_path):
@@ -51,16 +62,18 @@ def test_an_empty_file_is_the_default(tmp_path):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("dense:\n  velocty: {}\n", r"unknown setting 'dense.velocty'"),
-        ("densee: {}\n", r"unknown setting 'densee'"),
-        ("dense:\n  velocity:\n    smoothness: -1\n", r"'dense.velocity.smoothness'.*greater than.*found -1"),
-        ("dense:\n  method: magic\n", r"'dense.method'.*'velocity'.*found 'magic'"),
-        ("dense:\n  velocity:\n    model: spline\n", r"'dense.velocity.model'.*found 'spline'"),
+        ("stages:\n  velocty: {}\n", r"no stage 'velocty', only search, velocity"),
+        ("dense: {}\n", r"unknown setting 'dense'"),
+        ("stages:\n  velocity:\n    smoothness: -1\n", r"'stages.velocity.smoothness'.*greater than.*found -1"),
+        ("stages:\n  velocity:\n    speed: 1\n", r"unknown setting 'stages.velocity.speed'"),
+        ("stages:\n- stage: magic\n", r"'stages.stage'.*one of affine, published, search, velocity.*found 'magic'"),
+        ("stages:\n- stage: velocity\n  model: spline\n", r"'stages.velocity.model'.*'svf'.*found 'spline'"),
+        ("stages: 3\n", r"'stages'.*found 3"),
         ("match: 3\n", r"'match'.*found 3"),
-        ("start:\n  probes: many\n", r"'start.probes'.*integer.*found 'many'"),
+        ("stages:\n  search:\n    trials: many\n", r"'stages.search.trials'.*integer.*found 'many'"),
         ("preset: nonsense\n", r"no preset 'nonsense'; use one of default, samreg"),
-        ("- a\n- b\n", r"expected sections such as `dense:`.*found list"),
-        ("dense: [unclosed\n", r"not valid YAML"),
+        ("- a\n- b\n", r"expected sections such as `match:`.*found list"),
+        ("match: [unclosed\n", r"not valid YAML"),
     ],
 )
 def test_mistakes_are_named_in_one_sentence(tmp_path, text, said):
@@ -89,7 +102,7 @@ def test_an_unknown_preset_names_the_known_ones():
 
 def test_settings_cannot_be_changed_in_place():
     with pytest.raises(ValidationError):
-        Config().dense = None
+        Config().stages = ()
 
 
 def test_every_setting_explains_itself():
@@ -100,10 +113,11 @@ def test_every_setting_explains_itself():
             inner = field.annotation
             if hasattr(inner, "model_fields"):
                 look(inner, f"{where}{name}.")
-            elif not field.description and name not in ("similarity", "assignment"):
+            elif not field.description and name != "stage":
                 missing.append(where + name)
 
-    look(Config, "")
+    for model in (Config, RegionAffine, Published, Search, Velocity):
+        look(model, f"{model.__name__}.")
     assert missing == []
 
 
@@ -112,5 +126,5 @@ def test_samreg_keeps_the_published_numbers():
     s = preset("samreg")
     assert (s.segment.min_fraction, s.segment.max_fraction, s.segment.max_overlap) == (0.005, 0.175, 0.9)
     assert (s.match.similarity, s.match.assignment, s.match.threshold) == ("cosine", "greedy", 0.8)
-    assert s.match.slices and s.match.reach == 11 and not s.match.geometric
-    assert s.dense.velocity.correlation_weight == 0 and s.dense.features is None
+    assert s.match.slices and s.match.slice_range == 11 and not s.match.geometric
+    assert s.stages[-1].blind

@@ -18,9 +18,9 @@ from roireg.core.progress import silent
 from roireg.core.rois import Prompt
 from roireg.models.cache import EmbeddingCache
 from roireg.models.registry import load
-from roireg.pipeline import stages
+from roireg.pipeline import tools
 from roireg.pipeline.config import NetworkConfig
-from roireg.pipeline.stages import Stages, expected_time
+from roireg.pipeline.tools import Tools, expected_time
 from roireg.segment.model3d import Model3DSegmenter
 from roireg.synth import as_raster, make_pair
 
@@ -43,7 +43,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return loaded[-1]
 
     monkeypatch.setattr(EmbeddingCache, "_save", remembering)
-    monkeypatch.setattr(stages, "load", counted)
+    monkeypatch.setattr(tools, "load", counted)
     yield keys
     assert keys and len(set(keys)) == len(keys)
     assert sum(model.encoded for model in loaded) == len(keys)
@@ -54,8 +54,8 @@ def settings(path: Path | str, folder: Path, points: int = 3, **more) -> roireg.
     config = quick(
         network={"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0},
         segment={"min_fraction": 0.0, "max_fraction": 1.0},
-        start={"search": False},
-        dense={"velocity": {"levels": 1, "iterations": (3,)}},
+        stages=("affine", "velocity"),
+        options={"velocity": {"levels": 1, "iterations": (3,)}},
         **more,
     )
     return config.with_network(path, profile="full", points=points, cache=folder / "cache")
@@ -69,7 +69,7 @@ def test_every_architecture_segments_prompts_matches_and_registers(kind, flat, t
     assert result.provenance["model"]["key"] and result.provenance["settings"]["network"]["points"] == 3
     assert len(encoded) == 2
 
-    parts = Stages.of(config, CPU, silent)
+    parts = Tools.of(config, CPU, silent)
     session = roireg.prompt_session(
         flat.fixed, flat.moving, segmenter=parts.segmenter, features=parts.extractor, guide=flat.transform
     )
@@ -103,7 +103,7 @@ def cube(monkeypatch: pytest.MonkeyPatch) -> None:
     def smaller(model, **more):
         return load(model, **more, input_size=32 if str(model).endswith("model.pt") else None)
 
-    monkeypatch.setattr(stages, "load", smaller)
+    monkeypatch.setattr(tools, "load", smaller)
 
 
 @pytest.fixture(params=["sam-med3d", "vista3d", "nninteractive"])
@@ -128,7 +128,7 @@ def test_every_3d_network_segments_prompts_matches_and_registers(volume_network,
     loose = {"threshold": -1.0, "geometric": False}
     config = settings(name, tmp_path, match=loose)
     config = config.model_copy(update={"match": config.match.model_copy(update={"features": features})})
-    parts = Stages.of(config, CPU, silent)
+    parts = Tools.of(config, CPU, silent)
     assert isinstance(parts.segmenter, Model3DSegmenter) and parts.segmenter.points == 9
     assert re.fullmatch(r"the network takes about \d+ (s|min)", expected_time(parts.segmenter, fixed, moving))
 
@@ -163,7 +163,7 @@ def test_the_time_a_network_needs_is_told_before_it_begins(flat, tmp_path, encod
 def test_what_a_network_is_shown_is_what_its_window_says(tmp_path):
     path = saved("sam", tmp_path)
     pair = make_pair(2, shape=(24, 28), seed=1)
-    parts = Stages.of(settings(path, tmp_path).with_network(path, window="lung"), CPU, silent)
+    parts = Tools.of(settings(path, tmp_path).with_network(path, window="lung"), CPU, silent)
     assert parts.extractor.window == "lung"
     assert parts.segmenter.segmenter.window == "lung"
     assert parts.segmenter.prepare(pair.fixed).raster.shape[1:] == pair.fixed.grid.shape
@@ -173,7 +173,7 @@ def test_settings_say_which_masks_of_a_network_are_kept_and_how_volumes_are_cut(
     path = saved("sam", tmp_path)
 
     def made(config):
-        return Stages.of(config.with_network(path, profile="full"), CPU, silent).segmenter
+        return Tools.of(config.with_network(path, profile="full"), CPU, silent).segmenter
 
     options = made(roireg.Config()).segmenter.options
     assert (options.pred_iou_thresh, options.stability_score_thresh, options.box_nms_thresh) == (None, 0.95, 0.7)
@@ -215,16 +215,16 @@ def test_mistakes_suggest_the_nearest_names(flat, tmp_path):
 
 def test_a_network_that_has_no_features_says_what_to_use(tmp_path):
     path = saved("sam", tmp_path)
-    network = stages.Network.load(NetworkConfig(model=str(path)), CPU, silent)
+    network = tools.Network.load(NetworkConfig(model=str(path)), CPU, silent)
 
     class Blind:
         card = network.model.card
 
     with pytest.raises(InputError, match=r"gives no features.*--features intensity"):
-        stages.Network(Blind(), network.settings, network.cache).extractor()
+        tools.Network(Blind(), network.settings, network.cache).extractor()
 
 
 def test_the_embedded_stages_have_no_network(flat):
-    parts = Stages.of(roireg.Config(), CPU, silent)
+    parts = Tools.of(roireg.Config(), CPU, silent)
     assert parts.network is None
     assert expected_time(parts.segmenter, as_raster(make_pair(2, shape=(20, 24))).fixed) == ""

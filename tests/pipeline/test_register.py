@@ -63,7 +63,7 @@ def test_a_picture_on_its_side_is_found_by_its_key_points(flat):
     assert found.provenance["start"] == "key points" and found.verdict != "failed"
     points = 0.7 * fixed.grid.corners() + 0.3 * centre
     assert np.linalg.norm(found.map_points(points) - truth.map_points(points), axis=1).max() < 1.0
-    blind = quick(start={"key_points": False})
+    blind = quick(options={"search": {"key_points": False}})
     assert roireg.register(fixed, moving, config=blind).provenance["start"] != "key points"
 
 
@@ -101,7 +101,7 @@ def test_regions_of_a_volume_are_found_without_labels():
 
 
 def test_registering_a_b_a_gives_a_twice_the_same(flat, flat_result):
-    roireg.register(flat.moving, flat.fixed, config=quick(dense={"method": "none"}))
+    roireg.register(flat.moving, flat.fixed, config=quick(stages=("search",)))
     assert same(flat_result, roireg.register(flat.fixed, flat.moving, config=quick()))
 
 
@@ -116,10 +116,10 @@ def test_equal_images_do_not_move(flat):
 def test_timings_provenance_and_progress_say_what_was_done(flat):
     events = []
     result = roireg.register(
-        flat.fixed, flat.moving, config=quick(dense={"method": "none"}), progress=events.append, seed=5, device="cpu"
+        flat.fixed, flat.moving, config=quick(stages=("search",)), progress=events.append, seed=5, device="cpu"
     )
     stages = [name for name in result.timings if name != "total"]
-    assert {"finding regions", "matching regions", "finding the start", "judging the result"} <= set(stages)
+    assert {"finding regions", "finding the start", "pairing regions", "judging the result"} <= set(stages)
     assert result.timings["total"] == pytest.approx(sum(result.timings[s] for s in stages))
     for stage in stages:
         assert [e.fraction for e in events if e.stage == stage][-1] == 1.0
@@ -153,9 +153,8 @@ def test_one_label_map_alone_is_refused(flat):
 
 
 def test_given_pairs_are_used_and_rejected_ones_are_not(flat):
-    config = quick(
-        dense={"features": None, "velocity": {"correlation_weight": 0, "feature_weight": 0, "region_weight": 1}}
-    )
+    blind = {"features": None, "correlation_weight": 0, "feature_weight": 0, "region_weight": 1}
+    config = quick(options={"velocity": blind})
     pairs = pairs_of(flat, status="accepted")
     right = roireg.register(flat.fixed, flat.moving, config=config, pairs=pairs, pairs_only=True)
     assert right.pairs is pairs
@@ -196,7 +195,7 @@ def pairs_on(image: Image, rois: ROISet) -> ROISet:
 
 def test_init_identity_is_exactly_that(flat):
     # Without a margin any better start would be taken, were one looked for.
-    config = quick(dense={"method": "none"}, start={"margin": 0})
+    config = quick(stages=("search",), options={"search": {"least_gain": 0}})
     result = roireg.register(flat.fixed, flat.moving, config=config, init="identity")
     np.testing.assert_array_equal(result.affine.matrix, np.eye(3))
     np.testing.assert_array_equal(result.map_points(flat.fixed_points), flat.fixed_points)
@@ -204,7 +203,7 @@ def test_init_identity_is_exactly_that(flat):
 
 def test_init_centers_puts_centres_together_and_apart_images_need_it(flat):
     away = replace(flat.moving, grid=flat.moving.grid.padded((500, 0), (-500, 0)).with_shape(flat.moving.grid.shape))
-    config = quick(dense={"method": "none"})
+    config = quick(stages=("search",))
     with pytest.raises(GeometryError, match="--init centers"):
         roireg.register(flat.fixed, away, config=config)
     result = roireg.register(flat.fixed, away, config=config, init="centers")
@@ -219,7 +218,7 @@ def test_a_given_transform_is_where_the_fit_starts(flat, kind):
         start = Chain((Affine.translation((1.0, -1.0)), Affine(matrix @ Affine.translation((-1.0, 1.0)).matrix)))
     if kind == "field":
         start = DisplacementField(flat.fixed.grid, start.displacement_on(flat.fixed.grid))
-    config = quick(dense={"method": "none"}, start={"margin": 0})
+    config = quick(stages=("search",), options={"search": {"least_gain": 0}})
     result = roireg.register(flat.fixed, flat.moving, config=config, init=start)
     np.testing.assert_allclose(result.affine.matrix, matrix, atol=1e-3)
 
@@ -239,7 +238,7 @@ def test_a_rotation_that_a_deformation_alone_could_not_follow_is_undone(flat):
     matrix[:2, 2] = c - matrix[:2, :2] @ c
     truth = Affine(matrix)
     moving = warp(flat.fixed, truth.inverse(), flat.fixed.grid, fill=0)
-    config = quick(start={"affine": {"iterations": 40}, "probe_voxels": 4800})
+    config = quick(options={"search": {"affine": {"iterations": 40}, "trial": {"max_voxels": 4800}}})
     result = roireg.register(flat.fixed, moving, config=config)
     body = flat.fixed_labels.data[0] > 0
     points = flat.fixed.grid.world_from_index(torch.nonzero(body).numpy())
@@ -277,7 +276,7 @@ def test_what_the_mask_hides_is_not_compared(flat):
     mask = flat.fixed_labels.with_data(keep)
     slipped = (flat.fixed_labels.data[0] > 0).clone()
     slipped[:, :56] = False
-    config = quick(start={"search": False})
+    config = quick(stages=("velocity",))
 
     def missed(**masks) -> float:
         found = roireg.register(flat.fixed, spoilt, config=config, init="identity", **masks).transform
@@ -287,17 +286,27 @@ def test_what_the_mask_hides_is_not_compared(flat):
     assert missed(fixed_mask=mask, moving_mask=mask) < 0.6 * missed()
 
 
-@pytest.mark.parametrize("method", ["paper", "none"])
-def test_other_methods_run(flat, method):
-    result = roireg.register(flat.fixed, flat.moving, config=quick(dense={"method": method}))
+def test_the_published_objective_runs_after_any_start(flat):
+    result = roireg.register(flat.fixed, flat.moving, config=quick(stages=("affine", "published")))
     assert np.isfinite(result.map_points(flat.fixed_points)).all()
-    if method == "none":
-        assert len(result.transform.transforms) == 1
-        np.testing.assert_array_equal(
-            result.map_points(flat.fixed_points), result.affine.map_points(flat.fixed_points)
-        )
-    else:
-        assert isinstance(result.transform.transforms[0], DisplacementField)
+    assert isinstance(result.transform.transforms[0], DisplacementField)
+
+
+def test_without_a_deformation_the_result_is_the_affine_map(flat):
+    result = roireg.register(flat.fixed, flat.moving, config=quick(stages=("search",)))
+    assert len(result.transform.transforms) == 1
+    np.testing.assert_array_equal(result.map_points(flat.fixed_points), result.affine.map_points(flat.fixed_points))
+    assert len(result.pairs)  # regions are paired although no stage needs them
+
+
+def test_stages_go_on_from_each_other_whatever_they_return(flat):
+    """Two deformations, one after the other: the second keeps the first and is smaller."""
+    result = roireg.register(flat.fixed, flat.moving, config=quick(stages=("affine", "published", "velocity")))
+    field, first, affine = result.transform.transforms
+    assert isinstance(first, DisplacementField) and isinstance(affine, Affine)
+    assert error(result.transform, flat) < error(Chain((first, affine)), flat)
+    grid = flat.fixed.grid
+    assert field.displacement_on(grid).norm(dim=0).mean() > 0
 
 
 def test_the_published_preset_runs_in_2d(flat):
@@ -311,7 +320,7 @@ def test_the_published_preset_runs_in_2d(flat):
 
 def test_the_published_preset_matches_volumes_slice_by_slice():
     case = make_pair(3, seed=2, shape=(4, 32, 40))
-    config = quick(preset("samreg"), match={"reach": 1})
+    config = quick(preset("samreg"), match={"slice_range": 1})
     result = roireg.register(case.fixed, case.moving, config=config)
     assert "matching slices" in result.timings
     assert len(result.pairs) > 0

@@ -15,8 +15,8 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPairs, ROISet
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform
+from roireg.fit import Trace
 from roireg.fit.perspective import perspective_flow
-from roireg.fit.start import Start
 from roireg.pipeline import Config, Registration
 from roireg.pipeline.verdict import judge
 
@@ -28,7 +28,6 @@ def finished(fixed: Image, moving: Image, transform: Transform, *, pairs: ROIPai
         fixed=fixed,
         moving=moving,
         transform=Chain((transform,)),
-        affine=Affine.identity(fixed.ndim),
         pairs=pairs or ROIPairs(ROISet.empty(moving.grid), ROISet.empty(fixed.grid)),
         config=Config(),
         timings={},
@@ -36,8 +35,8 @@ def finished(fixed: Image, moving: Image, transform: Transform, *, pairs: ROIPai
     )
 
 
-def start(*rivals: float, loss: float = 0.2) -> Start:
-    return Start(Affine.identity(2), "test", loss, tuple((Affine.translation((30.0, 0.0)), r) for r in rivals))
+def start(*rivals: float, loss: float = 0.2) -> Trace:
+    return Trace("test", loss, tuple((Affine.translation((30.0, 0.0)), r) for r in rivals))
 
 
 def wave(grid: Grid, size: float) -> DisplacementField:
@@ -96,7 +95,7 @@ def test_what_a_perspective_stretches_is_no_doubt():
     found = judge(result, start())
     assert found.metrics["sdlogj"].value > found.config.verdict.stretch_uncertain
     assert any("stretches" in r for r in found.reasons)
-    assert not any("stretches" in r for r in judge(result, replace(start(), flow=flow)).reasons)
+    assert not any("stretches" in r for r in judge(result, replace(start(), perspective=flow)).reasons)
 
 
 def test_images_that_agree_less_than_before_fail():

@@ -20,7 +20,6 @@ __all__ = [
     "Method",
     "Modality",
     "Output",
-    "PaperMethod",
     "PresetMethod",
     "Stopwatch",
     "Unavailable",
@@ -55,18 +54,6 @@ class PresetMethod:
         return Output((file,), watch.seconds, watch.cpu_seconds, result.verdict)
 
 
-@dataclass(frozen=True)
-class PaperMethod(PresetMethod):
-    """The regions of the preset `samreg`, and the published region-to-displacement objective fitted to them."""
-
-    name: str = "paper"
-
-    @property
-    def config(self) -> Config:
-        found = preset("samreg")
-        return found.model_copy(update={"dense": found.dense.model_copy(update={"method": "paper"})})
-
-
 def _presets() -> dict[str, Callable[[], Method]]:
     def maker(name: str) -> Callable[[], Method]:
         return lambda: PresetMethod(name)
@@ -74,7 +61,7 @@ def _presets() -> dict[str, Callable[[], Method]]:
     return {name: maker(name) for name in PRESETS}
 
 
-METHODS: dict[str, Callable[[], Method]] = {**_presets(), **PEERS, "paper": PaperMethod}
+METHODS: dict[str, Callable[[], Method]] = {**_presets(), **PEERS}
 """Name -> how to make the method."""
 
 

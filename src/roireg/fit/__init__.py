@@ -1,1 +1,21 @@
-"""Region pairs (and images) to transforms."""
+"""Region pairs and images to transforms: the stages that a preset is made of."""
+
+from roireg.fit.published import Published
+from roireg.fit.region_affine import RegionAffine
+from roireg.fit.stage import Candidate, Problem, Stage, StageField, Trace, stage_named
+from roireg.fit.start import Search
+from roireg.fit.velocity import Velocity, fit_velocity
+
+__all__ = [
+    "Candidate",
+    "Problem",
+    "Published",
+    "RegionAffine",
+    "Search",
+    "Stage",
+    "StageField",
+    "Trace",
+    "Velocity",
+    "fit_velocity",
+    "stage_named",
+]

@@ -7,7 +7,8 @@ local correlation on a coarse lattice costs milliseconds and tells.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,17 +18,23 @@ from torch import Tensor
 from roireg.core.filters import box_mean
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.pair import Pair
 from roireg.core.transforms import Affine
 from roireg.core.warp import resample, sample
 from roireg.fit.adam import Adam
 from roireg.fit.level import level_spacings, normalise
 from roireg.fit.objectives import FLOOR
 from roireg.fit.region_affine import plausible
+from roireg.fit.stage import Candidate
 
-__all__ = ["AffineOptions", "Candidate", "choose_affine", "refine_affine"]
+__all__ = ["AffineOptions", "choose_affine", "refine_affine"]
 
 AT_ONCE = 16
 """How many candidates are judged in one go; on a coarse lattice the calls cost more than the voxels."""
+
+
+CHANCE = 0.15
+"""Squared local correlation that windows without a common structure reach by chance."""
 
 
 class AffineOptions(BaseModel):
@@ -35,49 +42,33 @@ class AffineOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("affine", pattern="^(translation|rigid|similarity|affine)$", description="freedom of the map")
+    model: Literal["translation", "rigid", "similarity", "affine"] = Field("affine", description="freedom of the map")
     screen_voxels: int = Field(12_000, ge=100, description="voxels of the lattice on which candidates are judged")
     refine_voxels: int = Field(40_000, ge=100, description="voxels of the finest lattice of the refinement")
     keep: int = Field(4, ge=1, description="candidates that are refined before the best is chosen")
     iterations: int = Field(50, ge=0, description="steps per level of the refinement")
     window: int = Field(2, ge=1, description="radius of the correlation window in voxels of the lattice")
-    chance: float = Field(0.15, ge=0, le=1, description="what a place without a counterpart counts for")
     max_scale: float = Field(2.0, gt=1, description="largest plausible stretch along any direction (and its inverse)")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An affine with the reason it is considered and how well the images agree under it (0..1)."""
-
-    affine: Affine
-    source: str
-    score: float = float("nan")
 
 
 class _Judge:
     """Texture-weighted local correlation of two images under an affine, on one lattice; differentiable."""
 
-    def __init__(
-        self,
-        fixed: Image,
-        moving: Image,
-        voxels: int,
-        options: AffineOptions,
-        fixed_mask: Image | None,
-        moving_mask: Image | None,
-    ) -> None:
+    def __init__(self, pair: Pair, voxels: int, options: AffineOptions) -> None:
         def lattice(image: Image) -> Grid:
             return image.grid.with_spacing(level_spacings(image.grid, levels=1, max_voxels=voxels, min_length=1)[0])
 
+        fixed, moving = pair.fixed, pair.moving
         self.options = options
         self.grid = lattice(fixed)
         moving_grid = lattice(moving)
         self.fixed = normalise(resample(fixed, self.grid).data)
         self.moving = normalise(resample(moving, moving_grid).data)
         device = fixed.data.device
-        if moving_mask is not None:
-            self.moving = torch.cat([self.moving, resample(moving_mask, moving_grid).data])
-        self.weight = torch.ones_like(self.fixed) if fixed_mask is None else resample(fixed_mask, self.grid).data
+        if pair.moving_mask is not None:
+            self.moving = torch.cat([self.moving, resample(pair.moving_mask, moving_grid).data])
+        mask = pair.fixed_mask
+        self.weight = torch.ones_like(self.fixed) if mask is None else resample(mask, self.grid).data
         self.radius = [options.window if n > 1 else 0 for n in self.grid.shape]
         self.mean = box_mean(self.fixed, self.radius)
         self.variance = (box_mean(self.fixed**2, self.radius) - self.mean**2).clamp(min=0)
@@ -114,7 +105,7 @@ class _Judge:
         weight = texture * self.weight
         total = weight.flatten(1).sum(1).clamp(min=1e-6)
         signed = (weight * seen * cc * covariance.sign()).flatten(1).sum(1) / total
-        unsigned = (weight * seen * (cc - self.options.chance)).flatten(1).sum(1) / total
+        unsigned = (weight * seen * (cc - CHANCE)).flatten(1).sum(1) / total
         return torch.maximum(signed, unsigned)
 
     def scores(self, affines: Sequence[Affine]) -> list[float]:
@@ -132,19 +123,13 @@ class _Judge:
 
 
 def choose_affine(
-    fixed: Image,
-    moving: Image,
-    candidates: Sequence[Candidate],
-    *,
-    options: AffineOptions | None = None,
-    fixed_mask: Image | None = None,
-    moving_mask: Image | None = None,
+    pair: Pair, candidates: Sequence[Candidate], *, options: AffineOptions | None = None
 ) -> list[Candidate]:
     """Judge candidates on the images, refine the best few, and return those best first.
 
     Parameters
     ----------
-    fixed, moving : one-channel images.
+    pair : one-channel images, masks.
     candidates : what to consider; implausible ones are left out.
 
     Returns
@@ -152,7 +137,7 @@ def choose_affine(
     At most `options.keep` refined candidates with their scores, best first. An earlier candidate wins a tie.
     """
     options = options or AffineOptions()
-    judge = _Judge(fixed, moving, options.screen_voxels, options, fixed_mask, moving_mask)
+    judge = _Judge(pair, options.screen_voxels, options)
     possible = [c for c in candidates if plausible(c.affine, max_scale=options.max_scale)]
     scores = judge.scores([c.affine for c in possible])
     scored = [replace(c, score=s) for c, s in zip(possible, scores, strict=True)]
@@ -175,18 +160,10 @@ def choose_affine(
     return sorted(refined, key=lambda c: -c.score)
 
 
-def refine_affine(
-    fixed: Image,
-    moving: Image,
-    start: Affine,
-    *,
-    options: AffineOptions | None = None,
-    fixed_mask: Image | None = None,
-    moving_mask: Image | None = None,
-) -> Candidate:
+def refine_affine(pair: Pair, start: Affine, *, options: AffineOptions | None = None) -> Candidate:
     """Climb from `start` to the best agreement on a finer lattice; returns `start` where that is already best."""
     options = options or AffineOptions()
-    judge = _Judge(fixed, moving, options.refine_voxels, options, fixed_mask, moving_mask)
+    judge = _Judge(pair, options.refine_voxels, options)
     (affine,) = _ascend(judge, [start], options.iterations)
     before, after = judge.scores([start, affine])
     return Candidate(affine, "refined", after) if after > before else Candidate(start, "start", before)

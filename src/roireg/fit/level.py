@@ -8,8 +8,9 @@ is linear and cheap on the coarse lattice; only the moving image is sampled at f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from torch import Tensor
 from roireg.core.filters import gaussian_smooth, resize
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from roireg.core.rois import ROIPairs
+from roireg.core.pair import Pair
 from roireg.core.transforms import Affine, VelocityField, exponential
 from roireg.core.warp import resample, sample, slab_points, voxel_coords, warp
+from roireg.features import FeatureExtractor
 from roireg.fit.objectives import (
     FeatureDistance,
     LocalCorrelation,
@@ -30,10 +32,24 @@ from roireg.fit.objectives import (
     diffusion,
     noise_level,
 )
+from roireg.fit.region_pairs import RegionPairs
 
-__all__ = ["FeatureFunction", "Level", "VelocityOptions", "build_levels", "level_spacings", "normalise"]
+__all__ = ["Level", "VelocityOptions", "build_levels", "level_spacings", "normalise"]
 
-FeatureFunction = Callable[[Image], Image]
+NATIVE_VOXELS = 200_000
+"""Images of at most so many voxels are fitted at their own resolution."""
+
+COARSER = 1.25
+"""Voxel size of the finest level of larger images, in voxels of their finest axis: nothing is lost and half saved."""
+
+FEATURE_VOXELS = 150_000
+"""Levels with more voxels leave dense features out: intensities alone know where a border is."""
+
+REGION_SAMPLES = 50_000
+"""Most pairs times control points in the region term of a level where the images have a say, too."""
+
+BLIND_SAMPLES = 3_000_000
+"""The same where regions are all there is."""
 
 
 class VelocityOptions(BaseModel):
@@ -41,37 +57,60 @@ class VelocityOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("svf", pattern="^(svf|displacement)$", description="diffeomorphic flow, or plain displacement")
+    model: Literal["svf", "displacement"] = Field(
+        "svf", description="diffeomorphic flow of a stationary velocity field, or plain displacement"
+    )
     levels: int = Field(4, ge=1, description="most resolution levels, each twice as fine as the one before")
-    iterations: tuple[int, ...] = Field(
-        (40, 30, 25, 15), description="steps per level, coarse to fine; the last ones count for fewer levels"
+    iterations: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (40, 30, 25, 15),
+        min_length=1,
+        description="steps per level, coarse to fine; the last ones count for fewer levels",
     )
     max_voxels: int = Field(1_500_000, ge=1000, description="most voxels of the finest level")
-    finest: float = Field(
-        1.25, ge=1, description="voxel size of the finest level relative to the image's finest axis"
-    )
-    native_voxels: int = Field(
-        200_000, ge=0, description="images of at most so many voxels are fitted at their own resolution instead"
-    )
     min_length: int = Field(12, ge=2, description="voxels along the longest axis that the coarsest level keeps")
-    correlation_weight: float = Field(1.0, ge=0, description="weight of the local correlation of intensities")
-    feature_weight: float = Field(0.25, ge=0, description="weight of the distance of dense features")
-    feature_voxels: int = Field(150_000, ge=0, description="levels with more voxels than this leave features out")
+    correlation_weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="weight of the local correlation of intensities"
+    )
     window: int | None = Field(
         None, ge=1, description="radius of the correlation window in control steps; None: 1 in 3D, 2 in 2D"
     )
-    region_weight: float = Field(0.05, ge=0, description="weight of the region term (0 turns it off)")
-    region_count: int = Field(24, ge=1, description="most pairs in the region term, the most confident first")
-    region_samples: int = Field(
-        50_000, ge=0, description="most pairs times control points in the region term of a level, at least 4 pairs"
+    features: str | None = Field(
+        "mind", description="dense features compared beside the intensities; model: those of the network"
     )
-    region_truncation: float = Field(0.06, gt=0, description="reach of the region term, fraction of the longest side")
-    smoothness: float = Field(0.1, ge=0, description="weight of the squared gradient of the velocity (mm per mm)")
+    feature_weight: float = Field(
+        0.25, ge=0, allow_inf_nan=False, description="weight of the distance of dense features"
+    )
+    region_weight: float = Field(
+        0.05,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of all proposed region pairs together (0 leaves them out)",
+    )
+    accepted_weight: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of all accepted pairs and prompts together; None: twice region_weight",
+    )
+    max_regions: int = Field(24, ge=1, description="proposed pairs that take part at most, the most confident first")
+    region_truncation: float = Field(
+        0.06, gt=0, description="distance from a border up to which a region pulls, fraction of the longest side"
+    )
+    smoothness: float = Field(
+        0.1, ge=0, allow_inf_nan=False, description="weight of the squared gradient of the velocity (mm per mm)"
+    )
     noise: float = Field(
-        0.025, gt=0, description="noise, as a fraction of the range of intensities, at which the smoothness doubles"
+        0.025,
+        gt=0,
+        description="noise, as a fraction of the range of intensities, at which the smoothness doubles",
     )
     low_pass: float = Field(1.0, ge=0, description="Gaussian low-pass of the velocity in control steps")
-    step: float = Field(0.5, gt=0, description="step of the optimiser in voxels of the level")
+    step: float = Field(0.5, gt=0, allow_inf_nan=False, description="step of the optimiser in voxels of the level")
+
+    @property
+    def blind(self) -> bool:
+        """Whether no term looks at the images."""
+        return self.correlation_weight == 0 and (self.features is None or self.feature_weight == 0)
 
 
 def level_spacings(
@@ -128,23 +167,31 @@ class _Pull:
 class Level:
     """One resolution of a fit: lattices, images and terms, made once for every fit of the same two images.
 
-    :meth:`place` says where a fit begins and :meth:`add_regions` what else it knows; then :meth:`loss` can be asked.
+    :meth:`place` says where a fit begins and :meth:`add_regions` what else is known; then :meth:`loss` can be asked.
     The fit takes `steps` steps here, and is then done from `part[0]` to `part[1]`.
+
+    Parameters
+    ----------
+    pair : one-channel images scaled to about 0..1, masks.
+    spacing : (d,) voxel size of the level in mm, storage order.
+    features : computed from the images at the voxels of the level; None leaves them out, as `encodings` does where it
+        is given.
+    encodings : feature maps (fixed, moving), each on a grid of its own.
     """
 
     def __init__(
         self,
-        fixed: Image,
-        moving: Image,
+        pair: Pair,
         spacing: NDArray[np.float64],
         steps: int,
         part: tuple[float, float],
         options: VelocityOptions,
-        features: FeatureFunction | None,
-        fixed_mask: Image | None,
-        moving_mask: Image | None,
+        *,
+        features: FeatureExtractor | None = None,
+        encodings: tuple[Image, Image] | None = None,
     ) -> None:
         self.options, self.steps, self.part = options, steps, part
+        fixed, moving = pair.fixed, pair.moving
         self.grid = fixed.grid.with_spacing(spacing)
         finest = float(self.grid.spacing.min())
         step = np.clip(np.round(2 * finest / self.grid.spacing).astype(int), 1, self.grid.shape)
@@ -163,20 +210,32 @@ class Level:
         self.regions: RegionAgreement | None = None
         self.moving_grid = moving.grid.with_spacing(np.maximum(moving.grid.spacing, spacing.min()))
         f, m = resample(fixed, self.grid), resample(moving, self.moving_grid)
-        weight = None if fixed_mask is None else resample(fixed_mask, self.grid).data
-        self.moving_weight = None if moving_mask is None else resample(moving_mask, self.moving_grid).data
+        weight = None if pair.fixed_mask is None else resample(pair.fixed_mask, self.grid).data
+        mask = pair.moving_mask
+        self.moving_weight = None if mask is None else resample(mask, self.moving_grid).data
         if options.correlation_weight > 0:
             # At least a hundred voxels either way: fewer correlate by chance.
             window = options.window or (1 if self.grid.ndim == 3 else 2)
             radius = [window if n > 1 else 0 for n in self.control.shape]
             self.correlation = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight)
             self.moving = m.data
-        if features is not None and options.feature_weight > 0 and self.grid.size <= options.feature_voxels:
-            # In 3D, where sampling many channels costs most, one voxel in eight tells nearly as much as all.
-            self.compared = self.control if self.grid.ndim == 3 else self.grid
-            importance = None if weight is None else warp(f.with_data(weight), None, self.compared).data
-            self.distance = FeatureDistance(warp(features(f), None, self.compared).data, weight=importance)
-            self.moving_features = features(m).data
+        if options.feature_weight == 0 or self.grid.size > FEATURE_VOXELS:
+            return
+        if encodings is not None:
+            # No finer than the level, whose voxels are what is compared.
+            coarser = [
+                e.grid.with_spacing(np.maximum(e.grid.spacing, float(self.grid.spacing.min()))) for e in encodings
+            ]
+            maps = [resample(e, grid) for e, grid in zip(encodings, coarser, strict=True)]
+        elif features is not None:
+            maps = [features(f, self.grid), features(m, self.moving_grid)]
+        else:
+            return
+        # In 3D, where sampling many channels costs most, one voxel in eight tells nearly as much as all.
+        self.compared = self.control if self.grid.ndim == 3 else self.grid
+        importance = None if weight is None else warp(f.with_data(weight), None, self.compared).data
+        self.distance = FeatureDistance(warp(maps[0], None, self.compared).data, weight=importance)
+        self.moving_features = maps[1]
 
     def place(self, initial: Affine, rest: VelocityField | None = None) -> None:
         """Begin a fit without regions, `initial` (fixed world -> moving world) to follow the flow.
@@ -184,30 +243,32 @@ class Level:
         `rest` is the flow that costs nothing; None is no motion.
         """
         self.initial, self.regions = initial, None
-        self.rest = torch.zeros(self.grid.ndim, *self.control.shape, device=self.world_from_voxel.device)
+        device = self.world_from_voxel.device
+        self.rest = torch.zeros(self.grid.ndim, *self.control.shape, device=device)
         if rest is not None:
             parameters = rest.field.displacement if self.options.model == "displacement" else rest.velocity
-            self.rest = warp(Image(parameters.to(self.rest.device), rest.grid), None, self.control).data
+            self.rest = warp(Image(parameters.to(device), rest.grid), None, self.control).data
         if self.correlation is not None:
-            self.pull = _Pull.of(self.grid, self.moving_grid, initial, self.moving.device)
+            self.pull = _Pull.of(self.grid, self.moving_grid, initial, device)
         if self.distance is not None:
-            self.feature_pull = _Pull.of(self.compared, self.moving_grid, initial, self.moving_features.device)
+            self.feature_pull = _Pull.of(self.compared, self.moving_features.grid, initial, device)
+            self.feature_mask_pull = _Pull.of(self.compared, self.moving_grid, initial, device)
 
-    def add_regions(self, pairs: ROIPairs, fixed: Tensor, moving: Tensor, weight: Tensor) -> None:
-        """Add the region term; (K, *roi grid) signed distances of either side, (K,) weights, first pairs first.
+    def add_regions(self, regions: RegionPairs) -> None:
+        """Add the region term.
 
-        Its cost grows with pairs times control points: fine levels, where the images themselves say where borders
-        are, keep the first few pairs only (and always those the user accepted).
+        Its cost grows with pairs times control points: fine levels of a fit that sees the images, which say
+        themselves where borders are, keep the first few pairs only (and always those that a person accepted).
         """
-        accepted = sum(p.status == "accepted" for p in pairs.active.pairs)
-        count = max(4, accepted, self.options.region_samples // self.control.size)
-        fixed, moving, weight = fixed[:count], moving[:count], weight[:count]
-        on_control = warp(Image(fixed, pairs.fixed.grid), None, self.control).data
-        self.regions = RegionAgreement(on_control, weight)
+        samples = BLIND_SAMPLES if self.options.blind else REGION_SAMPLES
+        part = regions.first(max(4, samples // self.control.size))
+        on_control = warp(Image(part.fixed, part.fixed_grid), None, self.control).data
+        self.regions = RegionAgreement(on_control, part.weights(self.options))
         # Distances are smooth: at the voxels of the level they are as good, and a small array is faster to sample.
-        coarse = pairs.moving.grid.with_spacing(np.maximum(pairs.moving.grid.spacing, self.grid.spacing.min()))
-        self.moving_regions = warp(Image(moving, pairs.moving.grid), None, coarse).data
-        self.region_pull = _Pull.of(self.control, coarse, self.initial, fixed.device)
+        grid = part.moving_grid
+        coarse = grid.with_spacing(np.maximum(grid.spacing, self.grid.spacing.min()))
+        self.moving_regions = warp(Image(part.moving, grid), None, coarse).data
+        self.region_pull = _Pull.of(self.control, coarse, self.initial, part.fixed.device)
 
     def smooth(self, parameters: Tensor) -> Tensor:
         """Return the velocity whose deviation from the flow at rest is low-passed."""
@@ -234,37 +295,46 @@ class Level:
             weight = self._moving_weight(self.pull, displacement, self.grid)
             total = total + o.correlation_weight * self.correlation(warped, weight)
         if self.distance is not None:
-            warped = self.feature_pull(self.moving_features, displacement, self.compared.shape)
-            weight = self._moving_weight(self.feature_pull, displacement, self.compared)
+            warped = self.feature_pull(self.moving_features.data, displacement, self.compared.shape)
+            weight = self._moving_weight(self.feature_mask_pull, displacement, self.compared)
             total = total + o.feature_weight * self.distance(warped, weight)
         if self.regions is not None:
             warped = self.region_pull(self.moving_regions, displacement, self.control.shape)
-            total = total + o.region_weight * self.regions(warped)
+            total = total + self.regions(warped)
         return total
 
 
 def build_levels(
-    fixed: Image,
-    moving: Image,
+    pair: Pair,
     *,
     options: VelocityOptions,
-    features: FeatureFunction | None = None,
-    fixed_mask: Image | None = None,
-    moving_mask: Image | None = None,
+    features: FeatureExtractor | None = None,
+    encodings: tuple[Image, Image] | None = None,
     reach: float | None = None,
 ) -> Iterator[Level]:
-    """Yield the levels of a fit, coarse to fine, for :func:`fit_levels`; arguments as for :func:`fit_velocity`."""
-    fixed = fixed.with_data(normalise(fixed.data, None if fixed_mask is None else fixed_mask.data > 0))
-    moving = moving.with_data(normalise(moving.data, None if moving_mask is None else moving_mask.data > 0))
-    # The noisier the images, the less their agreement says against the prior.
-    noise = max(noise_level(fixed.data), noise_level(moving.data))
-    options = options.model_copy(update={"smoothness": options.smoothness * (1 + noise / options.noise)})
+    """Yield the levels of a fit, coarse to fine, for :func:`fit_levels`.
+
+    Parameters
+    ----------
+    pair : one-channel images of any intensities, masks > 0 where they are to be compared.
+    features, encodings : see `Level`.
+    reach : levels with larger voxels (mm) are left out; None keeps all.
+    """
+    pair = replace(
+        pair,
+        fixed=pair.fixed.with_data(normalise(pair.fixed.data, _inside(pair.fixed, pair.fixed_mask))),
+        moving=pair.moving.with_data(normalise(pair.moving.data, _inside(pair.moving, pair.moving_mask))),
+    )
+    if not options.blind:
+        # The noisier the images, the less their agreement says against the prior.
+        noise = max(noise_level(pair.fixed.data), noise_level(pair.moving.data))
+        options = options.model_copy(update={"smoothness": options.smoothness * (1 + noise / options.noise)})
     spacings = level_spacings(
-        fixed.grid,
+        pair.fixed.grid,
         levels=options.levels,
         max_voxels=options.max_voxels,
         min_length=options.min_length,
-        finest=options.finest if fixed.grid.size > options.native_voxels else 1.0,
+        finest=COARSER if pair.fixed.grid.size > NATIVE_VOXELS else 1.0,
     )
     if reach is not None:
         spacings = [s for s in spacings if s.min() <= reach] or spacings[-1:]
@@ -272,4 +342,11 @@ def build_levels(
     iterations = (iterations[0],) * (len(spacings) - len(iterations)) + iterations
     for number, (spacing, steps) in enumerate(zip(spacings, iterations, strict=True)):
         part = (number / len(spacings), (number + 1) / len(spacings))
-        yield Level(fixed, moving, spacing, steps, part, options, features, fixed_mask, moving_mask)
+        yield Level(pair, spacing, steps, part, options, features=features, encodings=encodings)
+
+
+def _inside(image: Image, mask: Image | None) -> Tensor | None:
+    """(1, *spatial) bool: where a mask on any grid counts, on the grid of the image."""
+    if mask is None:
+        return None
+    return warp(mask, None, image.grid, mode="nearest").data > 0

@@ -202,13 +202,12 @@ class RegionAgreement:
     ----------
     fixed : (K, *spatial) signed distances of the fixed regions divided by the truncation distance,
         clamped to -1..1, negative inside.
-    weight : (K,) importance of every pair.
+    weight : (K,) weight of every pair in the loss.
     softness : half-width of the soft boundary, as a fraction of the truncation distance.
     """
 
     def __init__(self, fixed: Tensor, weight: Tensor, *, softness: float = 0.1) -> None:
-        self.fixed, self.softness = fixed, softness
-        self.weight = weight / weight.sum().clamp(min=1e-6)
+        self.fixed, self.softness, self.weight = fixed, softness, weight
         self.mask = torch.sigmoid(-fixed / softness)
         self.axes = tuple(range(1, fixed.ndim))
         # Each region is judged over its own truncation band, so that small ones count as much as large ones.

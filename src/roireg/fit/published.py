@@ -6,8 +6,11 @@ displacement, Adam 1e-3. Kept for comparison: high region overlap with folding a
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from roireg.core.errors import InputError
@@ -15,11 +18,43 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import ROIPairs
-from roireg.core.transforms import Affine, DisplacementField
+from roireg.core.transforms import Chain, DisplacementField, Transform
 from roireg.core.warp import identity_coords, resample, sample, warp
 from roireg.fit.adam import Adam
+from roireg.fit.stage import Problem, Stage
 
-__all__ = ["bending_energy", "fit_published"]
+__all__ = ["Published", "bending_energy", "fit_published"]
+
+TITLE = "fitting the deformation"
+
+
+class Published(Stage):
+    """Deformation from the region pairs alone, by the objective that SAMReg was released with."""
+
+    title: ClassVar[str] = TITLE
+    uses_pairs: ClassVar[bool] = True
+
+    stage: Literal["published"] = "published"
+    iterations: int = Field(1000, ge=1, description="steps of the optimiser; released with 10⁴ to 10⁵")
+    smoothness: float = Field(1.0, ge=0, allow_inf_nan=False, description="weight of the bending energy")
+    rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="step of the optimiser in half image lengths")
+    max_voxels: int = Field(100_000, ge=1, description="voxels of the field at most")
+
+    def __call__(self, problem: Problem, start: Transform) -> Transform:
+        pairs = problem.active_pairs
+        if pairs is None:
+            return start
+        field = fit_published(
+            pairs,
+            problem.pair.fixed.grid,
+            initial=start,
+            iterations=self.iterations,
+            smoothness=self.smoothness,
+            rate=self.rate,
+            max_voxels=self.max_voxels,
+            progress=problem.progress,
+        )
+        return Chain((field, start))
 
 
 def bending_energy(field: Tensor) -> Tensor:
@@ -40,7 +75,7 @@ def fit_published(
     pairs: ROIPairs,
     grid: Grid,
     *,
-    initial: Affine,
+    initial: Transform,
     iterations: int = 1000,
     smoothness: float = 1.0,
     rate: float = 1e-3,
@@ -53,7 +88,7 @@ def fit_published(
     ----------
     pairs : corresponding regions; at least one active.
     grid : the fixed image's grid; the field lives on a grid over the same box with at most `max_voxels`.
-    initial : affine applied after the field.
+    initial : fixed world -> moving world, applied after the field.
 
     Raises
     ------
@@ -63,8 +98,7 @@ def fit_published(
     active = pairs.active
     if not len(active):
         raise InputError("there is no region pair to fit a deformation to")
-    factor = max(1.0, (grid.size / max_voxels) ** (1 / grid.ndim))
-    lattice = grid.with_shape([max(1, round(n / factor)) for n in grid.shape])
+    lattice = grid.coarsened(max_voxels)
     fixed = resample(Image(active.fixed_masks().masks.float(), active.fixed.grid), lattice).data
     source = Image(active.moving_masks().masks.float(), active.moving.grid)
     moving = warp(source, initial, lattice)
@@ -80,9 +114,7 @@ def fit_published(
         loss = dice + 0.1 * entropy + smoothness * bending_energy(field)
         optimiser.step(loss)
         if i % 20 == 0:
-            progress(
-                ProgressEvent("fitting the deformation", (i + 1) / iterations, f"loss {float(loss.detach()):.4f}")
-            )
+            progress(ProgressEvent(TITLE, (i + 1) / iterations, f"loss {float(loss.detach()):.4f}"))
     voxels = field.detach() * half.reshape(-1, *[1] * grid.ndim)
     linear = torch.as_tensor(np.array(lattice.affine[:-1, :-1][:, ::-1]), dtype=torch.float32, device=fixed.device)
     return DisplacementField(lattice, torch.einsum("ij,j...->i...", linear, voxels))

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from roireg.core.errors import InputError
+from roireg.core.grid import Grid
 from roireg.core.rois import ROIPairs, ROISet
-from roireg.core.transforms import Affine
+from roireg.core.transforms import Affine, Chain, Transform
+from roireg.fit.stage import Problem, Stage
 
-__all__ = ["MODELS", "affine_from_points", "affine_from_regions", "plausible"]
+__all__ = ["MODELS", "RegionAffine", "affine_from_points", "affine_from_regions", "affine_part", "plausible"]
 
 Array = NDArray[np.float64]
 MODELS = ("translation", "rigid", "similarity", "affine")
+
+
+class RegionAffine(Stage):
+    """Global map of the region pairs: robust, from centroids and second moments (METHODS section 3a).
+
+    A start that was asked for stays, and so does any start where there is no pair.
+    """
+
+    title: ClassVar[str] = "fitting the affine map"
+    uses_pairs: ClassVar[bool] = True
+
+    stage: Literal["affine"] = "affine"
+    model: Literal["translation", "rigid", "similarity", "affine"] = Field("affine", description="freedom of the map")
+    moments: float = Field(
+        0.5, ge=0, allow_inf_nan=False, description="weight of size and shape of a region beside its centroid"
+    )
+    max_scale: float = Field(
+        2.0,
+        gt=1,
+        description="largest stretch along any direction (and its inverse); beyond it a stiffer map is taken",
+    )
+
+    def __call__(self, problem: Problem, start: Transform) -> Transform:
+        pairs = problem.active_pairs
+        if pairs is None or not problem.searchable:
+            return start
+        problem.trace.source = "region pairs"
+        return affine_from_regions(pairs, model=self.model, moments=self.moments, max_scale=self.max_scale)
 
 
 def affine_from_points(fixed: Array, moving: Array, *, weights: Array | None = None, model: str = "affine") -> Affine:
@@ -114,6 +147,22 @@ def plausible(affine: Affine, *, max_scale: float) -> bool:
     linear = affine.matrix[:-1, :-1]
     stretch = np.linalg.svd(linear, compute_uv=False)
     return bool(np.linalg.det(linear) > 0 and stretch[0] <= max_scale and stretch[-1] >= 1 / max_scale)
+
+
+def affine_part(transform: Transform, grid: Grid) -> Affine:
+    """Return the affine map that a transform ends with, after any deformation; else the nearest one over a grid."""
+    parts = transform.transforms if isinstance(transform, Chain) else (transform,)
+    affine = [t for t in parts if isinstance(t, Affine)]
+    if affine and all(a is b for a, b in zip(affine, parts[-len(affine) :], strict=True)):
+        whole = affine[0]
+        for t in affine[1:]:
+            whole = Affine(t.matrix @ whole.matrix)
+        return whole
+    points = grid.with_shape([min(n, 12) for n in grid.shape]).points()
+    homogeneous = np.c_[points, np.ones(len(points))]
+    matrix = np.eye(transform.ndim + 1)
+    matrix[:-1] = np.linalg.lstsq(homogeneous, transform.map_points(points), rcond=None)[0].T
+    return Affine(matrix)
 
 
 def _reweighted(

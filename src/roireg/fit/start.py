@@ -7,43 +7,100 @@ A deformation of a few hundred control points takes a second and does: from the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from roireg.core.image import Image
-from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.core.progress import ProgressEvent
 from roireg.core.rois import ROISet
-from roireg.core.transforms import Affine, VelocityField
-from roireg.fit.dense_affine import AffineOptions, Candidate, choose_affine, refine_affine
-from roireg.fit.level import FeatureFunction, Level, VelocityOptions, build_levels
+from roireg.core.seeds import generator
+from roireg.core.transforms import Affine, Chain, Transform
+from roireg.features import make_extractor
+from roireg.fit.dense_affine import AffineOptions, choose_affine, refine_affine
+from roireg.fit.level import Level, VelocityOptions, build_levels
+from roireg.fit.perspective import perspective_flow
+from roireg.fit.region_affine import RegionAffine, affine_from_regions
+from roireg.fit.stage import Candidate, Problem, Stage
 from roireg.fit.velocity import fit_levels
+from roireg.match import KeypointMap, keypoint_maps
 
-__all__ = ["Start", "find_start", "single_pair_maps"]
+__all__ = ["Search", "find_start", "single_pair_maps"]
+
+TITLE = "finding the start"
 
 
-@dataclass(frozen=True)
-class Start:
-    """The chosen global map.
+class Search(Stage):
+    """Global map: proposals of regions and key points, judged by the images (see the module's text).
 
-    Attributes
-    ----------
-    affine : fixed world -> moving world.
-    source : where it came from.
-    loss : what the trial deformation from it reached.
-    rivals : other starts, somewhere at least an eighth of the diagonal away, with their losses, best first.
-    flow : what the deformation begins with, before the affine; None is no motion.
-    reach : how far off this start is at most, in mm; None: anything.
+    Where region pairs are given, their affine map is the start.
     """
 
-    affine: Affine
-    source: str
-    loss: float
-    rivals: tuple[tuple[Affine, float], ...]
-    flow: VelocityField | None = None
-    reach: float | None = None
+    title: ClassVar[str] = TITLE
+
+    stage: Literal["search"] = "search"
+    single_pairs: int = Field(200, ge=0, description="most similar region pairs that each propose a map")
+    key_points: bool = Field(True, description="2D: matched key points propose maps too")
+    affine: AffineOptions = AffineOptions()
+    trials: int = Field(4, ge=1, description="proposals from which a coarse deformation is tried")
+    trial: VelocityOptions = Field(
+        VelocityOptions(levels=2, iterations=(30, 20), max_voxels=16_000, window=2, feature_weight=0.5),
+        description="that coarse deformation; which start is right shows in features and on wide windows, since "
+        "narrow ones find a match anywhere",
+    )
+    least_gain: float = Field(
+        0.045,
+        ge=0,
+        description="share by which the trial of a proposal must end lower than that of the given position to "
+        "replace it",
+    )
+
+    def __call__(self, problem: Problem, start: Transform) -> Transform:
+        if not problem.searchable:
+            return start
+        if problem.pairs is not None and problem.trusted is None:
+            return RegionAffine(model=self.affine.model)(problem, start)
+        given, proposals = list(problem.starts), self._of_regions(problem)
+        landmarks = self._key_points(problem)
+        from_landmarks = [Candidate(k.affine, "key points") for k in landmarks]
+        if any(k.decisive for k in landmarks):
+            given, proposals = from_landmarks, []
+        else:
+            proposals += from_landmarks
+        if problem.trusted is not None:
+            source = "label centroids" if problem.candidates is None else "accepted pairs"
+            proposals.append(Candidate(affine_from_regions(problem.trusted, model=self.affine.model), source))
+        affine = find_start(problem, given, proposals, options=self)
+        for k in landmarks:
+            if k.perspective is not None and k.decisive and problem.trace.source == "key points":
+                flow = perspective_flow(k.perspective, affine, problem.pair.fixed.grid)
+                problem.trace.perspective, problem.trace.uncertainty = flow, 2 * k.spread
+                return Chain((flow, affine))
+        return affine
+
+    def _of_regions(self, problem: Problem) -> list[Candidate]:
+        candidates = problem.candidates
+        if candidates is None:
+            return []
+        rng = generator(problem.seed, stream="match")
+        maps = [Candidate(h.affine, "regions") for h in candidates.hypotheses(rng)]
+        return maps + single_pair_maps(
+            candidates.moving, candidates.fixed, candidates.similarity, count=self.single_pairs
+        )
+
+    def _key_points(self, problem: Problem) -> list[KeypointMap]:
+        if not self.key_points or problem.candidates is None:
+            return []
+        pair = problem.pair
+        return keypoint_maps(
+            pair.moving,
+            pair.fixed,
+            rng=generator(problem.seed, stream="key points"),
+            moving_mask=pair.moving_mask,
+            fixed_mask=pair.fixed_mask,
+        )
 
 
 def single_pair_maps(
@@ -88,65 +145,50 @@ def _turned(
 
 
 def find_start(
-    fixed: Image,
-    moving: Image,
-    given: Sequence[Candidate],
-    proposals: Sequence[Candidate],
-    *,
-    options: AffineOptions,
-    velocity: VelocityOptions,
-    probes: int,
-    probe_voxels: int,
-    margin: float,
-    features: FeatureFunction | None = None,
-    fixed_mask: Image | None = None,
-    moving_mask: Image | None = None,
-    progress: Progress = silent,
-) -> Start:
-    """Choose the global map.
+    problem: Problem, given: Sequence[Candidate], proposals: Sequence[Candidate], *, options: Search
+) -> Affine:
+    """Choose the global map; the trace learns its source, the loss of its trial, and rivals.
+
+    Rivals are other starts somewhere at least an eighth of the diagonal of the fixed image away.
 
     Parameters
     ----------
-    fixed, moving : one-channel images.
+    problem : images and masks.
     given : starts that are tried as they are, the preferred first; at least one.
-    proposals : maps from regions; judged, the best refined, the best of those tried.
-    velocity : settings of the fit that the trials follow.
-    probes : how many refined proposals are tried on one coarse level; the better half of those and every given
-        start then go on to a second level.
-    probe_voxels : voxels of that second level.
-    margin : how much lower (relative) the loss of a trial must be for a proposal to win over the best given start.
+    proposals : maps from regions; judged, the best refined, the best of those tried: `options.trials` on one coarse
+        level, the better half of them and every given start on a second one.
     """
-    masks: dict[str, Any] = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
-    refined = choose_affine(fixed, moving, [*given, *proposals], options=options, **masks)[:probes]
-    # Which start is right shows in features and, in 3D, on wide windows: narrow ones find a match anywhere.
-    trial = velocity.model_copy(update={"window": 2, "feature_weight": 2 * velocity.feature_weight})
-    few = max(1000, probe_voxels // 2**fixed.ndim)
+    pair, trial, progress = problem.pair, options.trial, problem.progress
+    refined = choose_affine(pair, [*given, *proposals], options=options.affine)[: options.trials]
+    few = max(1000, trial.max_voxels // 2**pair.ndim)
     rough = trial.model_copy(update={"levels": 1, "iterations": (20,), "max_voxels": few})
-    fine = trial.model_copy(update={"levels": 2, "iterations": (30, 20), "max_voxels": probe_voxels})
-    once = list(build_levels(fixed, moving, options=rough, features=features, **masks))
-    twice = list(build_levels(fixed, moving, options=fine, features=features, **masks))
-    radius = float(np.linalg.norm(fixed.grid.extent)) / 2
+    features = None if trial.features is None else make_extractor(trial.features)
+    once = list(build_levels(pair, options=rough, features=features))
+    twice = list(build_levels(pair, options=trial, features=features))
+    radius = float(np.linalg.norm(pair.fixed.grid.extent)) / 2
 
     def try_from(c: Candidate, levels: Sequence[Level]) -> Candidate:
         return replace(c, score=fit_levels(levels, initial=c.affine).loss)
 
-    moved = sorted((try_from(c, once) for c in refined), key=lambda c: c.score)[: max(1, probes // 2)]
-    progress(ProgressEvent("finding the start", 0.5))
-    kept = [try_from(c, twice) for c in given]
+    moved = sorted((try_from(c, once) for c in refined), key=lambda c: c.score)[: max(1, options.trials // 2)]
+    progress(ProgressEvent(TITLE, 0.5))
+    unmoved = [try_from(c, twice) for c in given]
     moved = [try_from(c, twice) for c in moved]
-    tried = [*kept, *moved]
-    best = min(kept, key=lambda c: c.score)
+    tried = [*unmoved, *moved]
+    best = min(unmoved, key=lambda c: c.score)
     if moved:
         proposal = min(moved, key=lambda c: c.score)
-        if proposal.score < (1 - margin) * best.score:
-            finer = refine_affine(fixed, moving, proposal.affine, options=options, **masks)
+        if proposal.score < (1 - options.least_gain) * best.score:
+            finer = refine_affine(pair, proposal.affine, options=options.affine)
             finer = try_from(replace(finer, source=proposal.source), twice)
             best = finer if finer.score <= proposal.score else proposal
-    progress(ProgressEvent("finding the start", 1.0, best.source))
-    corners = fixed.grid.corners()
-    away = [
+    progress(ProgressEvent(TITLE, 1.0, best.source))
+    corners = pair.fixed.grid.corners()
+    trace = problem.trace
+    trace.source, trace.loss = best.source, best.score
+    trace.rivals = tuple(
         (c.affine, c.score)
         for c in sorted(tried, key=lambda c: c.score)
         if np.abs(c.affine.map_points(corners) - best.affine.map_points(corners)).max() > radius / 4
-    ]
-    return Start(best.affine, best.source, best.score, tuple(away))
+    )
+    return best.affine

@@ -5,81 +5,123 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from roireg.core.errors import InputError
 from roireg.core.filters import resize
-from roireg.core.grid import Grid
-from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
-from roireg.core.rois import ROIPairs
-from roireg.core.transforms import Affine, VelocityField
+from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
+from roireg.features import make_extractor
 from roireg.fit.adam import Adam
-from roireg.fit.level import FeatureFunction, Level, VelocityOptions, build_levels
-from roireg.fit.signed_distance import signed_distances
+from roireg.fit.level import Level, VelocityOptions, build_levels
+from roireg.fit.region_pairs import RegionPairs
+from roireg.fit.stage import Problem, Stage
 
-__all__ = ["VelocityFit", "fit_levels", "fit_velocity"]
+__all__ = ["Velocity", "VelocityFit", "fit_levels", "fit_velocity"]
+
+TITLE = "fitting the deformation"
+
+
+class Velocity(VelocityOptions, Stage):
+    """Dense deformation: a smooth field that makes images, features and paired regions agree (METHODS section 3)."""
+
+    title: ClassVar[str] = TITLE
+    uses_pairs: ClassVar[bool] = True
+
+    stage: Literal["velocity"] = "velocity"
+
+    def __call__(self, problem: Problem, start: Transform) -> Transform:
+        return fit_velocity(problem, start, options=self).transform
 
 
 @dataclass(frozen=True, eq=False)
 class VelocityFit:
-    """Result of :func:`fit_velocity`.
+    """Result of a dense fit.
 
     Attributes
     ----------
-    transform : the fitted field; apply it before the initial affine.
+    transform : fixed world -> moving world; the fitted field first, then the start.
+    field : the fitted field alone, None where there is nothing to fit to.
     losses : objective at the start and after every level, (initial, final) per level.
-    loss : objective of `transform` at the finest level.
+    loss : objective of `field` at the finest level.
     """
 
-    transform: VelocityField
+    transform: Transform
+    field: VelocityField | DisplacementField | None
     losses: tuple[tuple[float, float], ...]
     loss: float
 
 
-def fit_velocity(
-    fixed: Image,
-    moving: Image,
-    *,
-    initial: Affine,
-    rest: VelocityField | None = None,
-    reach: float | None = None,
-    options: VelocityOptions | None = None,
-    pairs: ROIPairs | None = None,
-    features: FeatureFunction | None = None,
-    fixed_mask: Image | None = None,
-    moving_mask: Image | None = None,
-    progress: Progress = silent,
-) -> VelocityFit:
-    """Fit a velocity field v so that moving(initial(exp(v)(x))) agrees with fixed(x) (METHODS section 3).
+def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions | None = None) -> VelocityFit:
+    """Fit a velocity field v so that moving(start(exp(v)(x))) agrees with fixed(x) (METHODS section 3).
+
+    A start that is an affine map, or a flow and then an affine map, is looked through: the images are sampled once,
+    and the field takes the place of that flow, from which its deviation is smooth. Any other start is kept as it is;
+    the moving image is brought through it first, and the field comes before it.
 
     Parameters
     ----------
-    fixed, moving : one-channel images, any grids in the same world.
-    initial : affine from fixed to moving world, applied after the flow.
-    rest : flow to begin with, from which deviations are smooth; None is no motion.
-    reach : how far off that is at most, in mm: levels with larger voxels are left out. None: anything.
-    pairs : corresponding regions for the region term, weighted by confidence.
-    features : image -> dense features on the same grid, compared beside the intensities; None leaves them out.
-    fixed_mask, moving_mask : one-channel images, > 0 where the images are to be compared.
+    problem : images, masks, region pairs and encodings; levels with voxels larger than `problem.trace.uncertainty`
+        are left out.
+    start : fixed world -> moving world.
 
     Returns
     -------
-    The field, on the control lattice of the finest level. Where the optimum is no better than `rest` at the finest
-    level, the field is that.
+    The field lives on the control lattice of the finest level. Where the optimum is no better than the start at the
+    finest level, it is the start.
+
+    Raises
+    ------
+    InputError
+        When the features of a network are asked for and there is none, or a feature map does not exist.
     """
+    options = options or VelocityOptions()
+    flow, affine = split(start)
+    rest: tuple[Transform, ...] = (start,) if affine is None else (affine,)
+    if affine is None:
+        problem, affine = problem.moved(start), Affine.identity(start.ndim)
+    regions = RegionPairs.of(problem.active_pairs, options)
+    if options.blind and regions is None:
+        return VelocityFit(start, None, (), float("nan"))
     levels = build_levels(
-        fixed,
-        moving,
-        options=options or VelocityOptions(),
-        reach=reach,
-        features=features,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
+        problem.pair,
+        options=options,
+        reach=problem.trace.uncertainty,
+        **_features(problem, options),
     )
-    return fit_levels(levels, initial=initial, rest=rest, pairs=pairs, progress=progress)
+    fit = fit_levels(levels, initial=affine, rest=flow, regions=regions, progress=problem.progress)
+    assert fit.field is not None
+    return replace(fit, transform=Chain((fit.field, *rest)))
+
+
+def split(start: Transform) -> tuple[VelocityField | None, Affine | None]:
+    """Return the flow and the affine map that a start is made of; the map is None where it is anything else."""
+    parts = start.transforms if isinstance(start, Chain) else (start,)
+    flow = parts[0] if isinstance(parts[0], VelocityField) else None
+    rest = parts if flow is None else parts[1:]
+    matrix = np.eye(start.ndim + 1)
+    for part in rest:
+        if not isinstance(part, Affine):
+            return None, None
+        matrix = part.matrix @ matrix
+    return flow, rest[0] if len(rest) == 1 and isinstance(rest[0], Affine) else Affine(matrix)
+
+
+def _features(problem: Problem, options: VelocityOptions) -> dict[str, Any]:
+    """What `build_levels` is to compare beside the intensities."""
+    if options.features is None or options.feature_weight == 0:
+        return {}
+    if options.features != "model":
+        return {"features": make_extractor(options.features)}
+    if problem.encodings is None:
+        raise InputError(
+            "the dense fit asks for the features of a network, but no network is named; set network.model"
+        )
+    return {"encodings": problem.encodings}
 
 
 def fit_levels(
@@ -87,29 +129,33 @@ def fit_levels(
     *,
     initial: Affine,
     rest: VelocityField | None = None,
-    pairs: ROIPairs | None = None,
+    regions: RegionPairs | None = None,
     progress: Progress = silent,
 ) -> VelocityFit:
-    """Fit a velocity field from level to level; a list of levels serves many fits, one after the other."""
+    """Fit a field from level to level; a list of levels serves many fits, one after the other.
+
+    Parameters
+    ----------
+    levels : coarse to fine.
+    initial : affine from fixed to moving world, applied after the field.
+    rest : flow to begin with, from which deviations are smooth; None is no motion.
+    regions : corresponding regions.
+
+    Returns
+    -------
+    A fit whose transform is the field, then `initial`.
+    """
     velocity: Tensor | None = None
     deviation = torch.zeros(0)
-    regions: tuple[Tensor, Tensor, Tensor] | None = None
     losses = []
     for level in levels:
-        if velocity is None:
-            regions = _region_inputs(pairs, level.options)
         level.place(initial, rest)
-        if regions is not None and pairs is not None:
-            level.add_regions(pairs, *regions)
+        if regions is not None:
+            level.add_regions(regions)
 
         def report(done: float, loss: float, level: Level = level) -> None:
-            progress(
-                ProgressEvent(
-                    "fitting the deformation",
-                    level.part[0] + done * (level.part[1] - level.part[0]),
-                    f"loss {loss:.4f}",
-                )
-            )
+            fraction = level.part[0] + done * (level.part[1] - level.part[0])
+            progress(ProgressEvent(TITLE, fraction, f"loss {loss:.4f}"))
 
         begin = level.rest if velocity is None else level.rest + resize(deviation, level.control.shape)
         velocity, first, last = _descend(level, begin, report)
@@ -121,15 +167,17 @@ def fit_levels(
     loss = losses[-1][1]
     if not loss < unmoved:
         velocity, loss = level.rest, unmoved
-    return VelocityFit(_extended(level.control, velocity), tuple(losses), loss)
+    field = _extended(level, velocity)
+    return VelocityFit(Chain((field, initial)), field, tuple(losses), loss)
 
 
-def _extended(grid: Grid, velocity: Tensor) -> VelocityField:
-    """Let the velocity fade to 0 outside the fixed image instead of stopping at its border.
+def _extended(level: Level, velocity: Tensor) -> VelocityField | DisplacementField:
+    """Return the transform of what was fitted, faded to 0 outside the fixed image instead of cut at its border.
 
     Points that flow out of the image would otherwise meet a jump, and the inverse would not bring them back. The
     margin is twice the largest displacement along each axis.
     """
+    grid = level.control
     linear = torch.as_tensor(np.linalg.inv(grid.affine[:-1, :-1]), dtype=torch.float32, device=velocity.device)
     reach = torch.einsum("ij,j...->i...", linear, velocity).abs().flatten(1).amax(1)
     margin = [math.ceil(2 * float(r)) if float(r) > 0 else 0 for r in reach]
@@ -142,7 +190,8 @@ def _extended(grid: Grid, velocity: Tensor) -> VelocityField:
         shape = [1] * velocity.ndim
         shape[axis + 1] = -1
         velocity = velocity.index_select(axis + 1, index) * fade.reshape(shape)
-    return VelocityField(grid.padded(margin, margin), velocity)
+    kind = DisplacementField if level.options.model == "displacement" else VelocityField
+    return kind(grid.padded(margin, margin), velocity)
 
 
 def _descend(level: Level, start: Tensor, report: Callable[[float, float], None]) -> tuple[Tensor, float, float]:
@@ -160,21 +209,3 @@ def _descend(level: Level, start: Tensor, report: Callable[[float, float], None]
         optimiser.step(loss * scale)
         report((i + 1) / steps, last)
     return level.smooth(parameters.detach()), first, last
-
-
-def _region_inputs(pairs: ROIPairs | None, options: VelocityOptions) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Signed distances of both sides and the weights of the active pairs, or None without a region term."""
-    if pairs is None or options.region_weight == 0 or len(pairs.active) == 0:
-        return None
-    active = pairs.active
-    # A user's own pairs always count, whatever their number.
-    rank = sorted(active.pairs, key=lambda p: (p.status != "accepted", -p.confidence))
-    kept = max(options.region_count, sum(p.status == "accepted" for p in rank))
-    active = replace(active, pairs=tuple(rank[:kept]))
-    reach = options.region_truncation * float(active.fixed.grid.extent.max())
-    weight = torch.as_tensor(active.confidence, dtype=torch.float32, device=active.fixed.masks.device)
-    return (
-        signed_distances(active.fixed_masks(), truncation=reach),
-        signed_distances(active.moving_masks(), truncation=reach),
-        weight,
-    )

@@ -26,8 +26,8 @@ from roireg.jobs.reading import load_transform, with_network, world_points
 from roireg.pipeline import Config, prompt_session, register
 from roireg.pipeline.checks import labels_on
 from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompt
-from roireg.pipeline.stages import Network
 from roireg.pipeline.steering import accepted
+from roireg.pipeline.tools import Network
 from roireg.segment import RegionFilter, Segmenter
 
 __all__ = ["compute"]

@@ -24,7 +24,7 @@ from roireg.jobs.reading import with_network
 from roireg.jobs.segment import LABEL_MAPS, SegmentJob
 from roireg.pipeline import Config
 from roireg.pipeline.prompts import check_prompt
-from roireg.pipeline.stages import Network, tell_time
+from roireg.pipeline.tools import Network, tell_time
 from roireg.segment import HierarchySegmenter, RegionFilter, Segmenter, as_promptable
 from roireg.segment.promptable import NetworkAnswers
 

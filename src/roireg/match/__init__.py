@@ -1,6 +1,7 @@
 """Regions and features of two images in, region pairs and the geometry they agree on out."""
 
 from roireg.match.assign import assign_greedy, assign_many, assign_mutual, assign_optimal, confidences
+from roireg.match.candidates import RegionCandidates
 from roireg.match.carry import Guide, Side
 from roireg.match.evidence import Evidence
 from roireg.match.geometry import GeometryOptions, Hypothesis, affine_hypotheses, pair_agreement
@@ -29,6 +30,7 @@ __all__ = [
     "Hypothesis",
     "KeypointMap",
     "MatchOptions",
+    "RegionCandidates",
     "RegionDescriptors",
     "Side",
     "Transfer",

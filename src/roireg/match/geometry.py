@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from roireg.core.errors import GeometryError
 from roireg.core.grid import Grid
@@ -35,41 +36,36 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class GeometryOptions:
-    """Limits and effort of the search.
+class GeometryOptions(BaseModel):
+    """Limits and effort of the search for an affine map on which regions agree."""
 
-    Attributes
-    ----------
-    tolerance : how far a mapped centroid may lie from its partner, as a fraction of the region's radius.
-    floor : smallest tolerance, as a fraction of the radius of the fixed image.
-    max_scale : singular values of the linear part lie in [1 / max_scale, max_scale].
-    max_shear : largest ratio of two singular values.
-    max_rotation : largest rotation in degrees; None allows any in 2D and 45 in 3D, where images of bodies
-        come with an orientation.
-    min_visible : smallest share of the fixed regions (by weight) whose centroids land in the moving image.
-    prior : how much a rotation of 90 degrees, a scale of `max_scale` or a shear of `max_shear` each lower the
-        score: by the factor exp(-prior / 2).
-    samples : how many random samples of pairs are drawn.
-    candidates : how many partners per region are considered.
-    refined : how many of the best hypotheses are refined.
-    separation : hypotheses whose mean displacements over the fixed image differ by less than this fraction of
-        its radius count as one.
-    max_regions : only so many regions per image take part, the largest first.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tolerance: float = 0.7
-    floor: float = 0.03
-    max_scale: float = 2.0
-    max_shear: float = 1.6
-    max_rotation: float | None = None
-    min_visible: float = 0.3
-    prior: float = 0.3
-    samples: int = 3000
-    candidates: int = 8
-    refined: int = 40
-    separation: float = 0.06
-    max_regions: int = 100
+    tolerance: float = Field(
+        0.7, gt=0, description="how far a mapped centroid may lie from its partner, in radii of the region"
+    )
+    floor: float = Field(0.03, gt=0, description="the same for small regions, in radii of the fixed image")
+    max_scale: float = Field(2.0, gt=1, description="largest stretch along any direction (and its inverse)")
+    max_shear: float = Field(1.6, gt=1, description="largest ratio of two stretches")
+    max_rotation: float | None = Field(
+        None, gt=0, le=180, description="largest rotation in degrees; None: any in 2D, 45 in 3D"
+    )
+    min_visible: float = Field(
+        0.3, ge=0, le=1, description="least share of the fixed regions that land in the moving image"
+    )
+    prior: float = Field(
+        0.3,
+        ge=0,
+        description="how unlikely a large motion is: a rotation by 90 degrees, the largest scale and the largest "
+        "shear each lower the score by the factor exp(-prior / 2)",
+    )
+    samples: int = Field(1500, ge=0, description="random samples of two to four pairs")
+    partners: int = Field(8, ge=1, description="most similar partners per region that are considered")
+    refined: int = Field(16, ge=1, description="hypotheses that are refined")
+    separation: float = Field(
+        0.06, gt=0, description="hypotheses whose maps differ by less than this many image radii are one"
+    )
+    max_regions: int = Field(100, ge=1, description="regions per image that take part, the largest first")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +94,7 @@ class Hypothesis:
 def pair_agreement(moving: ROISet, fixed: ROISet, affine: Affine, *, options: GeometryOptions | None = None) -> Array:
     """(M, F) Bhattacharyya coefficient of the regions' Gaussians under an affine; 1 when they coincide."""
     # Every region counts here, also those too small to take part in the search.
-    options = replace(options or GeometryOptions(), max_regions=max(len(moving), len(fixed)))
+    options = (options or GeometryOptions()).model_copy(update={"max_regions": max(len(moving), len(fixed))})
     problem = _Problem.build(moving, fixed, np.ones((len(moving), len(fixed))), options)
     return problem.agreement(affine.matrix)
 
@@ -221,7 +217,7 @@ class _Problem:
 
     def candidates(self) -> NDArray[np.int64]:
         """(P, 2) (moving, fixed) pairs worth trying: the best partners of every region, best first."""
-        k = self.options.candidates
+        k = self.options.partners
         s = self.similarity
         mask = np.zeros(s.shape, dtype=bool)
         rows = np.argsort(-s, axis=1, kind="stable")[:, :k]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
@@ -39,50 +41,31 @@ Matrix = NDArray[np.float64]
 _ASSIGNMENTS = {"greedy": assign_greedy, "many": assign_many, "optimal": assign_optimal, "mutual": assign_mutual}
 
 
-@dataclass(frozen=True)
-class MatchOptions:
-    """How regions are compared and paired.
+class MatchOptions(BaseModel):
+    """How regions are compared and paired."""
 
-    Attributes
-    ----------
-    similarity : "descriptor" (features, context, shape and position; for features without training) or
-        "cosine" (prototypes of an encoder, as published).
-    prototype : "soft" or "nearest" mask resizing of the cosine.
-    assignment : "greedy" or "optimal" (one-to-one), "mutual" (each other's best) or "many" (one-to-many;
-        masks that share a target are merged and compared again).
-    threshold : least similarity of a pair.
-    top : keep only the first so many proposed pairs; None keeps all.
-    geometric : find the affine that most regions agree on and pair by similarity times agreement.
-    least_agreement : with `geometric`, pairs whose regions agree less under the affine are dropped.
-    weights : parts of the descriptor.
-    geometry : limits and effort of the search for the affine.
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    Raises
-    ------
-    InputError
-        When a name is unknown or `top` is below 1.
-    """
-
-    similarity: str = "descriptor"
-    prototype: str = "soft"
-    assignment: str = "greedy"
-    threshold: float = 0.1
-    top: int | None = None
-    geometric: bool = True
-    least_agreement: float = 0.5
-    weights: DescriptorWeights = field(default_factory=DescriptorWeights)
-    geometry: GeometryOptions = field(default_factory=GeometryOptions)
-
-    def __post_init__(self) -> None:
-        for value, known, what in (
-            (self.similarity, ("descriptor", "cosine"), "similarity"),
-            (self.prototype, ("soft", "nearest"), "prototype"),
-            (self.assignment, tuple(_ASSIGNMENTS), "assignment"),
-        ):
-            if value not in known:
-                raise InputError(f"{what} {value!r} is unknown; use one of {', '.join(known)}")
-        if self.top is not None and self.top < 1:
-            raise InputError(f"top is the number of pairs to keep, at least 1, found {self.top}")
+    similarity: Literal["descriptor", "cosine"] = Field(
+        "descriptor",
+        description="descriptor: features, context, shape and position, for features without training; cosine: "
+        "prototypes of an encoder, as published",
+    )
+    prototype: Literal["soft", "nearest"] = Field(
+        "soft", description="how masks are resized to the features; nearest, as released, loses small ones"
+    )
+    assignment: Literal["greedy", "optimal", "mutual", "many"] = Field(
+        "mutual",
+        description="greedy and optimal are one-to-one, mutual keeps each other's best, many is one-to-many",
+    )
+    threshold: float = Field(0.1, ge=-1, le=1, description="least similarity of a pair")
+    top: int | None = Field(None, ge=1, description="keep only so many pairs, the best first")
+    geometric: bool = Field(True, description="pairs must agree with one affine map")
+    least_agreement: float = Field(
+        0.5, ge=0, le=1, description="least overlap of the regions of a pair under that map, as Gaussians"
+    )
+    weights: DescriptorWeights = DescriptorWeights()
+    geometry: GeometryOptions = GeometryOptions()
 
 
 PUBLISHED = MatchOptions(similarity="cosine", prototype="soft", assignment="greedy", threshold=0.8, geometric=False)
@@ -127,7 +110,7 @@ def match(
     fixed_features: Image,
     *,
     options: MatchOptions | None = None,
-    known: Sequence[ROIPair] = (),
+    excluded: Sequence[tuple[int, int]] = (),
     guide: Affine | None = None,
     similarity: Matrix | None = None,
     rng: np.random.Generator | None = None,
@@ -140,8 +123,7 @@ def match(
     moving_features, fixed_features : feature maps with the same channels, each on any grid over the world of
         its regions.
     options : see `MatchOptions`; `PUBLISHED` for the published settings.
-    known : earlier pairs; accepted ones are kept as they are and take their regions, rejected ones are kept
-        and never proposed again, proposed ones are forgotten.
+    excluded : (moving, fixed) indices of pairs that are never proposed.
     guide : affine (fixed world -> moving world) to check pairs against, for instance a verified hypothesis;
         None searches one where `options.geometric` asks for it.
     similarity : (M, F) from :func:`region_similarity` with the same options, where it is at hand already.
@@ -149,76 +131,46 @@ def match(
 
     Returns
     -------
-    Accepted pairs, then proposals, best first, then rejected pairs. Regions without a partner stay in the sets.
-    With "many", merged masks are added behind the regions of either side.
+    Proposed pairs, best first. Regions without a partner stay in the sets. With "many", merged masks are added behind
+    the regions of either side.
 
     Raises
     ------
     GeometryError
         When regions and features differ in dimension.
     InputError
-        When the features differ in channels or a known pair points to a region that is not there.
+        When the features differ in channels or an excluded pair points to a region that is not there.
     """
     options = options or MatchOptions()
     if moving.grid.ndim != fixed.grid.ndim:
         raise GeometryError(f"cannot match {moving.grid.ndim}D moving regions with {fixed.grid.ndim}D fixed regions")
-    accepted = [p for p in known if p.status == "accepted"]
-    rejected = [p for p in known if p.status == "rejected"]
-    ROIPairs(moving, fixed, (*accepted, *rejected))
+    ROIPairs(moving, fixed, tuple(ROIPair(m, f, 0.0, 0.0) for m, f in excluded))
     if len(moving) == 0 or len(fixed) == 0:
         return ROIPairs(moving, fixed, ())
     if similarity is None:
         similarity = region_similarity(moving, fixed, moving_features, fixed_features, options=options)
     allowed = similarity.copy()
-    for p in rejected:
-        allowed[p.moving, p.fixed] = -np.inf
-    if options.assignment != "many":
-        for p in accepted:
-            allowed[p.moving] = -np.inf
-            allowed[:, p.fixed] = -np.inf
-    else:
-        for p in accepted:
-            allowed[p.moving, p.fixed] = -np.inf
-
-    agreement = _agreement(moving, fixed, allowed, accepted, options, guide, rng)
-    ranked = allowed
-    if agreement is not None:
-        inside = (agreement >= options.least_agreement) & (allowed > options.threshold)
-        ranked = np.where(inside, allowed * agreement, -np.inf)
-    threshold = options.threshold if agreement is None else -1.0
+    for m, f in excluded:
+        allowed[m, f] = -np.inf
+    if guide is None and options.geometric:
+        rng = generator(0, stream="match") if rng is None else rng
+        best = affine_hypotheses(moving, fixed, allowed, rng=rng, count=1, options=options.geometry)
+        guide = best[0].affine if best else None
+    ranked, agreement = allowed, None
+    threshold = options.threshold
+    if guide is not None:
+        agreement = pair_agreement(moving, fixed, guide, options=options.geometry)
+        together = (agreement >= options.least_agreement) & (allowed > options.threshold)
+        ranked, threshold = np.where(together, allowed * agreement, -np.inf), -1.0
     chosen = _ASSIGNMENTS[options.assignment](ranked, threshold=threshold, top=options.top)
     trust = confidences(similarity, chosen, agreement=agreement)
-    proposed = [
+    pairs = [
         ROIPair(m, f, float(similarity[m, f]), float(c), name=_common_name(moving, fixed, m, f))
         for (m, f), c in zip(chosen, trust, strict=True)
     ]
     if options.assignment == "many":
-        moving, fixed, proposed = _merge(moving, fixed, proposed, moving_features, fixed_features, options)
-    return ROIPairs(moving, fixed, (*accepted, *proposed, *rejected))
-
-
-def _agreement(
-    moving: ROISet,
-    fixed: ROISet,
-    similarity: Matrix,
-    accepted: Sequence[ROIPair],
-    options: MatchOptions,
-    guide: Affine | None,
-    rng: np.random.Generator | None,
-) -> Matrix | None:
-    """(M, F) geometric agreement under the guide or the best hypothesis; None where not asked for or not found."""
-    if guide is None:
-        if not options.geometric:
-            return None
-        votes = similarity.copy()
-        for p in accepted:
-            votes[p.moving, p.fixed] = 1.0
-        rng = generator(0, stream="match") if rng is None else rng
-        found = affine_hypotheses(moving, fixed, votes, rng=rng, count=1, options=options.geometry)
-        if not found:
-            return None
-        guide = found[0].affine
-    return pair_agreement(moving, fixed, guide, options=options.geometry)
+        moving, fixed, pairs = _merge(moving, fixed, pairs, moving_features, fixed_features, options)
+    return ROIPairs(moving, fixed, tuple(pairs))
 
 
 def _common_name(moving: ROISet, fixed: ROISet, m: int, f: int) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from roireg.core.errors import InputError
@@ -57,20 +58,20 @@ class RegionDescriptors:
     position: Tensor
 
 
-@dataclass(frozen=True)
-class DescriptorWeights:
-    """How many standard deviations a difference counts, per part; 0 leaves a part out.
+class DescriptorWeights(BaseModel):
+    """How many standard deviations a difference of regions counts, per part; 0 leaves a part out.
 
-    `inside`, `spread` and `context` are in units of the spread of the value over all regions of both
-    images, `size` per factor e in radius, `elongation` per factor e in an axis ratio, `position` per image radius.
+    `inside`, `spread` and `context` are in units of the spread of the value over all regions of both images.
     """
 
-    inside: float = 1.0
-    spread: float = 0.5
-    context: float = 0.7
-    size: float = 2.0
-    elongation: float = 1.0
-    position: float = 1.5
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inside: float = Field(1.0, ge=0, description="weight of the mean feature in the region")
+    spread: float = Field(0.5, ge=0, description="weight of the standard deviation of the features in the region")
+    context: float = Field(0.7, ge=0, description="weight of the mean feature in a ring around the region")
+    size: float = Field(2.0, ge=0, description="weight of a factor e in radius")
+    elongation: float = Field(1.0, ge=0, description="weight of a factor e in the ratio of two axes")
+    position: float = Field(1.5, ge=0, description="weight of one image radius between centroids")
 
 
 def describe(features: Image, rois: ROISet, *, ring: float = 0.03) -> RegionDescriptors:

@@ -20,8 +20,10 @@ from roireg.core.transforms import Affine, Transform
 from roireg.io import check_image
 
 __all__ = [
+    "GUIDE_WORDS",
     "INIT_WORDS",
     "LabelMaps",
+    "check_guide",
     "check_init",
     "check_inputs",
     "check_pairs",
@@ -32,6 +34,9 @@ __all__ = [
 
 INIT_WORDS = ("auto", "identity", "centers")
 """Words that name a start; anything else is a transform."""
+
+GUIDE_WORDS = ("auto", "identity", "centers", "none")
+"""Words that name a guide; anything else is a transform."""
 
 Array = NDArray[np.float64]
 
@@ -135,6 +140,12 @@ def check_init(init: str | Transform, fixed: Image) -> None:
         raise GeometryError(
             f"the initial transform is {init.ndim}D but {fixed.name} is {fixed.ndim}D; give a {fixed.ndim}D transform"
         )
+
+
+def check_guide(guide: str | Transform) -> None:
+    """Refuse a word that names no guide."""
+    if isinstance(guide, str) and guide not in GUIDE_WORDS:
+        raise InputError(f"the guide is {', '.join(GUIDE_WORDS)} or a transform, found {guide!r}")
 
 
 def starting_map(init: str | Transform, fixed: Grid, moving: Grid) -> Transform:

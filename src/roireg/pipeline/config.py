@@ -5,16 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from roireg.core.errors import InputError
-from roireg.fit.dense_affine import AffineOptions
-from roireg.fit.level import VelocityOptions
+from roireg.fit import Published, RegionAffine, Search, Stage, StageField, Velocity
 from roireg.io import atomic_path
 from roireg.io.documents import read_yaml
+from roireg.match import MatchOptions
 from roireg.models.preprocess import CT_WINDOWS
 from roireg.models.profiles import PROFILES
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings
@@ -22,12 +22,12 @@ from roireg.segment import EverythingOptions, RegionFilter
 
 __all__ = [
     "PRESETS",
+    "QUICK",
+    "QUICK_FIT",
     "Config",
-    "DenseConfig",
     "MatchConfig",
     "NetworkConfig",
     "PromptConfig",
-    "StartConfig",
     "VerdictConfig",
     "known_or_near",
     "preset",
@@ -71,48 +71,21 @@ class PromptConfig(_Section):
     settings: Annotated[PromptSettings, BeforeValidator(_by_name)] = PromptSettings()
 
 
-class MatchConfig(_Section):
+class MatchConfig(MatchOptions):
     """Pairs of regions."""
 
-    features: str = Field("intensity", description="feature map that regions are compared by")
+    features: str = Field(
+        "intensity", description="feature map that regions are compared by; model: that of the network"
+    )
     position: float = Field(0.0, ge=0, description="weight of the position among the channels of intensity features")
-    similarity: Literal["descriptor", "cosine"] = "descriptor"
-    assignment: Literal["greedy", "optimal", "mutual", "many"] = "mutual"
-    threshold: float = Field(0.1, ge=-1, le=1, description="least similarity of a pair")
-    top: int | None = Field(None, ge=1, description="keep only so many pairs")
-    geometric: bool = Field(True, description="pairs must agree with one affine map")
     slices: bool = Field(False, description="match volumes slice by slice (SAMReg, Algorithm 1)")
     slice_axis: Literal[0, 1, 2] | None = Field(
         None, description="with slices: storage axis of the fixed volume to cut along; None: the coarsest"
     )
-    reach: int = Field(11, ge=0, description="with slices: partners lie within so many slices")
-    reach_mm: float | None = Field(None, gt=0, description="with slices: partners lie within so many mm instead")
-
-
-class StartConfig(_Section):
-    """The global map."""
-
-    search: bool = Field(True, description="judge hypotheses from regions; False starts where the images lie")
-    single_pairs: int = Field(200, ge=0, description="most similar region pairs that each propose a map")
-    key_points: bool = Field(True, description="2D: matched key points propose maps too")
-    affine: AffineOptions = AffineOptions()
-    probes: int = Field(4, ge=1, description="starts from which a coarse deformation is tried")
-    probe_voxels: int = Field(16_000, ge=1000, description="voxels of the finest level of that trial")
-    margin: float = Field(0.045, ge=0, description="how much lower the trial's loss must be to leave the given start")
-
-
-class DenseConfig(_Section):
-    """The deformation."""
-
-    method: Literal["velocity", "paper", "none"] = Field("velocity", description="none leaves the affine alone")
-    features: str | None = Field("mind", description="dense features beside the intensities")
-    velocity: VelocityOptions = VelocityOptions()
-    accepted_weight: float | None = Field(
-        None,
-        ge=0,
-        description="weight of the region term that accepted pairs and prompts have; None: twice region_weight",
+    slice_range: int = Field(11, ge=0, description="with slices: partners lie within so many slices")
+    slice_range_mm: float | None = Field(
+        None, gt=0, description="with slices: partners lie within so many mm instead"
     )
-    paper_iterations: int = Field(1000, ge=1, description="steps of the published objective (method paper)")
 
 
 class VerdictConfig(_Section):
@@ -126,7 +99,11 @@ class VerdictConfig(_Section):
     )
     least_similarity: float = Field(0.4, description="local correlation below which nothing was really found")
     least_agreement: float = Field(0.3, ge=0, le=1, description="share of region pairs that must end up together")
-    rival: float = Field(0.02, ge=0, description="relative loss margin under which another start is a rival")
+    rival_margin: float = Field(
+        0.02,
+        ge=0,
+        description="another start explains the images as well if its trial ends higher by at most this share",
+    )
 
 
 class Config(_Section):
@@ -136,9 +113,29 @@ class Config(_Section):
     network: NetworkConfig = NetworkConfig()
     match: MatchConfig = MatchConfig()
     prompt: PromptConfig = PromptConfig()
-    start: StartConfig = StartConfig()
-    dense: DenseConfig = DenseConfig()
+    stages: tuple[StageField, ...] = Field(
+        (Search(), Velocity()), description="steps to the transform, one after the other"
+    )
     verdict: VerdictConfig = VerdictConfig()
+
+    def with_options(self, stage: str, **changes: object) -> Config:
+        """Return the same settings with other options for every stage of a name.
+
+        Raises
+        ------
+        InputError
+            When no stage of these settings has that name, or an option does not exist or has an impossible value.
+        """
+        if all(s.stage != stage for s in self.stages):
+            raise InputError(
+                f"no stage of these settings is called {stage!r}; theirs are "
+                f"{', '.join(s.stage for s in self.stages) or 'none'}"
+            )
+        stages = [s.model_dump() | changes if s.stage == stage else s for s in self.stages]
+        try:
+            return self.model_validate(dict(self) | {"stages": stages})
+        except ValidationError as error:
+            raise InputError(_first_mistake(error)) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
@@ -157,17 +154,15 @@ class Config(_Section):
             content = {}
         if not isinstance(content, dict):
             raise InputError(
-                f"{path}: expected sections such as `dense:` with settings, found {type(content).__name__}"
+                f"{path}: expected sections such as `match:` with settings, found {type(content).__name__}"
             )
         base = preset(str(content.pop("preset", "default")))
         try:
             return cls.model_validate(_merge(base.model_dump(), content))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "extra_forbidden":
-                raise InputError(f"{path}: unknown setting {where!r}; `roireg info --presets` lists all") from None
-            raise InputError(f"{path}: setting {where!r}: {first['msg']}, found {first['input']!r}") from None
+            raise InputError(f"{path}: {_first_mistake(error)}") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
     def with_network(
         self,
@@ -207,13 +202,43 @@ class Config(_Section):
             temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
-def _merge(base: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
-    """Replace leaf by leaf, so that a file may set one value of a section."""
+def _merge(base: dict[str, Any], changes: dict[Any, Any]) -> dict[str, Any]:
+    """Replace leaf by leaf, so that a file may set one value of a section.
+
+    A list of stages replaces that of the preset; a mapping changes options of its stages, by their names.
+    """
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if key == "stages" and isinstance(old, list | tuple) and isinstance(value, dict):
+            names = [stage["stage"] for stage in old]
+            unknown = [name for name in value if name not in names]
+            if unknown:
+                raise InputError(
+                    f"the preset has no stage {unknown[0]!r}, only {', '.join(names)}; to have others, write "
+                    "`stages:` as a list, each with its name as `- stage: NAME`"
+                )
+            merged[key] = [_merge(stage, value.get(stage["stage"]) or {}) for stage in old]
+        elif isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _first_mistake(error: ValidationError) -> str:
+    """Return the first thing that is wrong with settings, in one sentence."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    kind, message, value = first["type"], first["msg"], first["input"]
+    if kind == "stage_option":
+        # The place in the list, then the place in the stage.
+        context = first["ctx"]
+        where, kind = [where[0], *context["where"].split(".")], context["kind"]
+        message, value = context["message"], context["input"]
+    if kind == "extra_forbidden":
+        return f"unknown setting {'.'.join(where)!r}; `roireg info --presets` lists all"
+    return f"setting {'.'.join(where)!r}: {message}, found {value!r}"
 
 
 def known_or_near(name: str, known: Sequence[str], *, what: str) -> None:
@@ -231,15 +256,15 @@ def known_or_near(name: str, known: Sequence[str], *, what: str) -> None:
     raise InputError(f"{what} {name!r} is unknown; {hint}")
 
 
-def _regions_alone() -> DenseConfig:
-    return DenseConfig(
-        features=None,
-        velocity=VelocityOptions(
+def _regions_alone() -> tuple[Stage, ...]:
+    return (
+        RegionAffine(),
+        Velocity(
+            features=None,
             correlation_weight=0,
             feature_weight=0,
             region_weight=1,
-            region_count=256,
-            region_samples=3_000_000,
+            max_regions=256,
             max_voxels=150_000,
         ),
     )
@@ -262,10 +287,9 @@ def _samreg() -> Config:
             threshold=0.8,
             geometric=False,
             slices=True,
-            reach=11,
+            slice_range=11,
         ),
-        start=StartConfig(search=False),
-        dense=_regions_alone(),
+        stages=_regions_alone(),
     )
 
 
@@ -274,14 +298,27 @@ def _promptreg() -> Config:
 
     First answers, linearised inverse, six views; see `roireg.pipeline.prompt_settings.PROMPT_PRESETS`.
     """
-    return Config(
-        prompt=PromptConfig(count=4, settings=PROMPT_PRESETS["promptreg"]),
-        start=StartConfig(search=False),
-        dense=_regions_alone(),
-    )
+    return Config(prompt=PromptConfig(count=4, settings=PROMPT_PRESETS["promptreg"]), stages=_regions_alone())
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"default": Config, "samreg": _samreg, "promptreg": _promptreg}
+QUICK_FIT = Velocity(levels=2, max_voxels=20_000, iterations=(40, 30))
+"""A coarse deformation, enough to say where things are to be expected."""
+
+QUICK = Config(stages=(Search(), QUICK_FIT))
+"""The registration that guides prompts: the global start of the default preset and a coarse deformation."""
+
+
+def _paper() -> Config:
+    """Return the regions of `samreg` and the objective that it was released with, to compare with."""
+    return _samreg().model_copy(update={"stages": (RegionAffine(), Published())})
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "default": Config,
+    "samreg": _samreg,
+    "promptreg": _promptreg,
+    "paper": _paper,
+}
 """Named settings: `default` (regions for the large motion, dense features for the rest), `samreg`, `promptreg`."""
 
 

@@ -7,24 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from roireg.core.ambient import ordinary, own_settings
-from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import Prompt
-from roireg.core.seeds import resolve_device
 from roireg.core.transforms import Transform
 from roireg.features import FeatureExtractor
-from roireg.match.carry import Guide
-from roireg.pipeline.checks import check_inputs, starting_map
-from roireg.pipeline.config import Config
+from roireg.pipeline.checks import check_guide, check_inputs
+from roireg.pipeline.config import QUICK
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings, prompt_settings
 from roireg.pipeline.prompts import PromptResult
+from roireg.pipeline.recipe import find_guide
 from roireg.pipeline.session import SIDES, PromptSession, prompt_pairs
-from roireg.pipeline.steps import solve
 from roireg.segment import Segmenter
 
 __all__ = [
-    "GUIDE_WORDS",
     "PROMPT_PRESETS",
     "QUICK",
     "SIDES",
@@ -35,55 +31,6 @@ __all__ = [
     "prompt_pairs",
     "prompt_session",
 ]
-
-GUIDE_WORDS = ("auto", "identity", "centers", "none")
-"""Words that name a guide; anything else is a transform."""
-
-QUICK = Config.model_validate({"dense": {"velocity": {"levels": 2, "max_voxels": 20_000, "iterations": (40, 30)}}})
-"""The registration that guides: the global start of the default preset and a coarse deformation."""
-
-
-def check_guide(guide: str | Transform) -> None:
-    """Refuse a word that names no guide."""
-    if isinstance(guide, str) and guide not in GUIDE_WORDS:
-        raise InputError(f"the guide is {', '.join(GUIDE_WORDS)} or a transform, found {guide!r}")
-
-
-def find_guide(
-    fixed: Image,
-    moving: Image,
-    guide: str | Transform | None = None,
-    *,
-    settings: str | PromptSettings = "default",
-    device: str = "auto",
-    seed: int = 0,
-) -> Guide | None:
-    """Return where things of the fixed image are to be expected in the moving one.
-
-    Parameters
-    ----------
-    guide : "auto" (a quick registration, seconds), "identity" (where the images lie), "centers" (grid centres
-        together), "none" (anywhere), or a transform from fixed to moving points, for instance of a finished
-        registration; None takes what the settings say.
-    settings : a name of `PROMPT_PRESETS` or settings; they say how wide the guide is.
-    device, seed : of the registration.
-
-    Raises
-    ------
-    InputError
-        When the guide is none of these.
-    """
-    settings = prompt_settings(settings)
-    guide = settings.guide if guide is None else guide
-    if guide == "none":
-        return None
-    if guide == "auto":
-        result = solve(fixed, moving, settings=QUICK, device=resolve_device(device), seed=seed)
-        return settings.guide_along(result.transform, fixed.grid, loose=result.verdict == "failed")
-    if isinstance(guide, Transform):
-        return settings.guide_along(guide, fixed.grid)
-    check_guide(guide)
-    return settings.guide_along(starting_map(guide, fixed.grid, moving.grid), fixed.grid, loose=True)
 
 
 @own_settings()

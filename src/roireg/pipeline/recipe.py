@@ -1,30 +1,49 @@
-"""The recipe: which regions, pairs and prompts a registration starts from; `steps` does the rest."""
+"""The recipe: check, regions, pairs, prompts, stages, verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import scipy
+import torch
 
+from roireg import __version__
 from roireg.core.ambient import ordinary, own_settings
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.core.progress import Progress, silent
+from roireg.core.pair import Pair
+from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import Prompt, ROIPairs, ROISet
-from roireg.core.seeds import resolve_device
-from roireg.core.transforms import Affine, Transform
-from roireg.pipeline.checks import check_inputs
-from roireg.pipeline.config import Config
+from roireg.core.seeds import generator, resolve_device
+from roireg.core.transforms import Chain, Transform
+from roireg.core.warp import halved
+from roireg.fit import Candidate, Problem, Search, Trace
+from roireg.fit.region_affine import affine_part
+from roireg.match import SLICES, RegionCandidates, match_labels, match_slices
+from roireg.match.carry import Guide
+from roireg.pipeline.checks import check_guide, check_inputs, starting_map
+from roireg.pipeline.config import QUICK, QUICK_FIT, Config
 from roireg.pipeline.config import preset as preset_named
-from roireg.pipeline.prompting import PROMPT_PRESETS, QUICK, SIDES, PromptSession, prompt_pairs, prompt_session
+from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings, prompt_settings
 from roireg.pipeline.prompts import check_prompts
 from roireg.pipeline.registration import Registration
-from roireg.pipeline.stages import Stages
-from roireg.pipeline.steering import accepted, combined
-from roireg.pipeline.steps import deform, doubted, solve
-from roireg.segment import Prepared
+from roireg.pipeline.session import SIDES, PromptSession, prompt_pairs
+from roireg.pipeline.steering import accepted, blocked, combined
+from roireg.pipeline.tools import REGIONS, Tools, tell_time
+from roireg.pipeline.verdict import judge
+from roireg.segment import LabelSegmenter, Prepared
 
-__all__ = ["register"]
+__all__ = ["find_guide", "register"]
+
+POSITIONS = {"identity": "where the images lie", "centers": "centres together"}
+"""What a start that is given by a word is called."""
 
 
 @own_settings()
@@ -54,18 +73,19 @@ def register(
     ----------
     fixed, moving : images of the same dimension, any grids in one world (LPS mm; raster images: pixels).
     preset, config : settings; `config` wins over the name.
-    pairs : known region pairs: accepted ones are kept, rejected ones never used. Where one is proposed they are all
-        the pairs there are, and so with `pairs_only`; otherwise a person has decided on each, and others are found.
+    pairs : known region pairs. Accepted ones are kept and rejected ones never used; if every pair is one or the
+        other, more pairs are looked for, unless `pairs_only`. If any is merely proposed, no others are looked for.
     fixed_rois, moving_rois : label maps used as regions (METHODS Case 1), equal ids correspond.
     fixed_mask, moving_mask : label maps, > 0 where the images are to be compared.
     prompts : points and boxes, or masks (not 0 inside) on the grid of their image, each for one region that matters.
-        Their counterparts are found, and the pairs are as good as accepted. A prompt without one is named in the
-        reasons.
+        Their counterparts are found, and the pairs are as good as accepted. A prompt without a counterpart is named
+        in the reasons.
     prompt_side : "fixed" or "moving": the image the prompts are given in.
-    roi_weight : weight of the region term of accepted pairs and prompts, instead of `dense.accepted_weight`; where
-        there are none, of all region pairs, instead of `dense.velocity.region_weight`.
-    init : "auto" (where the images lie, unless regions say otherwise), "identity" (exactly that), "centers"
-        (grid centres together), or a transform whose best affine is used.
+    roi_weight : weight of accepted pairs and prompts in the dense fit, its option `accepted_weight`; where there are
+        none, of all region pairs, its option `region_weight`.
+    pairs_only : look for no pairs beside `pairs`.
+    init : "auto" (where the images lie, unless a stage finds something better), "identity" (exactly that), "centers"
+        (grid centres together), or any transform: the stages go on from it, and it stays a part of the result.
     device : "auto", "cpu", "cuda", "cuda:N" or "mps".
     seed : of every random choice.
     progress : is told what is being done.
@@ -89,117 +109,347 @@ def register(
     )
     if prompt_side not in SIDES:
         raise InputError(f"prompts are given in the fixed or in the moving image, found {prompt_side!r}")
-    asked = check_prompts(prompts, fixed if prompt_side == "fixed" else moving)
+    checked = check_prompts(prompts, fixed if prompt_side == "fixed" else moving)
     if pairs is not None and fixed_rois is not None:
         raise InputError("region label maps and ROI pairs both say what corresponds; give one of them")
-    known = None
+    decisions = None
     if pairs is not None and not pairs_only and all(p.status != "proposed" for p in pairs.pairs):
-        pairs, known = None, pairs
+        pairs, decisions = None, pairs
     if pairs is not None and not len(pairs.active):
         raise InputError(
             "every ROI pair is rejected and no others are looked for; accept at least one, or leave --pairs-only out"
         )
     if roi_weight is not None:
-        sure = bool(asked) or any(p.status == "accepted" for given in (pairs, known) if given for p in given.pairs)
-        settings = _with_weight(settings, roi_weight, sure)
+        if not (np.isfinite(roi_weight) and roi_weight >= 0):
+            raise InputError(f"the weight of regions is a number of at least 0, found {roi_weight}")
+        sure = bool(checked) or any(
+            p.status == "accepted" for p in (pairs or decisions or _none(Pair(fixed, moving))).pairs
+        )
+        settings = settings.with_options("velocity", **{"accepted_weight" if sure else "region_weight": roi_weight})
 
     where = resolve_device(device)
-    stages = Stages.of(settings, where, progress)
-    labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
-    doubts: tuple[str, ...] = ()
-    if settings.prompt.count and pairs is None and known is None and labels is None:
-        pairs, doubts = _drawn(fixed, moving, settings, stages, maps.moving_mask, init, device, seed, progress)
-
-    def steer(
-        start: Affine, found: ROIPairs, prepared: tuple[Prepared, Prepared] | None
-    ) -> tuple[ROIPairs, tuple[str, ...]]:
-        # A coarse deformation first: prompts are looked for where it says.
-        guide = deform(fixed.gray().to(where), moving.gray().to(where), found, start, QUICK)
-        session = PromptSession.of(
-            fixed,
-            moving,
-            segmenter=stages.segmenter,
-            prepared=prepared,
-            features=stages.extractor,
-            guide=PROMPT_PRESETS["default"].guide_along(guide, fixed.grid),
-            device=device,
-            seed=seed,
-            progress=progress,
-        )
-        return _steered(session, found, asked, prompt_side)
-
-    result = solve(
-        fixed,
-        moving,
+    masks = (maps.fixed_mask, maps.moving_mask)
+    small = Pair(halved(fixed), halved(moving), *(m and m.with_data((m.data != 0).float()) for m in masks))
+    run = _Run(
+        given=Pair(fixed, moving, *masks),
+        small=small,
+        pair=small.gray().to(where),
         settings=settings,
+        tools=Tools.of(settings, where, progress),
+        init=init,
         device=where,
-        stages=stages,
+        seed=seed,
+        clock=_Stopwatch(progress),
+    )
+    labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
+    if settings.prompt.count and pairs is None and decisions is None and labels is None:
+        pairs = run.drawn_pairs()
+    return run.registration(
         labels=labels,
         pairs=pairs,
-        known=known,
-        steer=steer if asked else None,
-        fixed_mask=maps.fixed_mask,
-        moving_mask=maps.moving_mask,
-        init=init,
-        seed=seed,
+        decisions=decisions,
+        prompts=checked,
+        side=prompt_side,
         name=preset if config is None else "custom",
-        progress=progress,
     )
-    return doubted(result, doubts)
 
 
-def _with_weight(settings: Config, weight: float, sure: bool) -> Config:
-    """Return settings whose regions count for so much: those a person is sure of where there are any, else all."""
-    if not (np.isfinite(weight) and weight >= 0):
-        raise InputError(f"the weight of regions is a number of at least 0, found {weight}")
-    change: dict[str, object] = {"accepted_weight": weight}
-    if not sure:
-        change = {"velocity": settings.dense.velocity.model_copy(update={"region_weight": weight})}
-    dense = settings.dense.model_copy(update=change)
-    return settings.model_copy(update={"dense": dense})
-
-
-def _drawn(
+def find_guide(
     fixed: Image,
     moving: Image,
-    settings: Config,
-    stages: Stages,
-    moving_mask: Image | None,
-    init: str | Transform,
-    device: str,
-    seed: int,
-    progress: Progress,
-) -> tuple[ROIPairs, tuple[str, ...]]:
-    """Region pairs of random prompts in the moving image, and what to say where there are none."""
-    chosen = settings.prompt.settings
-    session = prompt_session(
-        fixed,
-        moving,
-        segmenter=stages.segmenter,
-        features=stages.extractor,
-        guide=None if init == "auto" or chosen.guide == "none" else init,
-        settings=chosen,
-        device=device,
-        seed=seed,
-        progress=progress,
-    )
-    count = settings.prompt.count
-    found = prompt_pairs(session, count, mask=moving_mask, seed=seed)
-    if len(found):
-        return found, ()
-    empty = ROIPairs(ROISet.empty(moving.grid), ROISet.empty(fixed.grid), ())
-    return empty, (f"none of {count} random prompts has a counterpart; no region has a part in the result",)
+    guide: str | Transform | None = None,
+    *,
+    settings: str | PromptSettings = "default",
+    device: str = "auto",
+    seed: int = 0,
+) -> Guide | None:
+    """Return where things of the fixed image are to be expected in the moving one.
+
+    Parameters
+    ----------
+    guide : "auto" (a quick registration, seconds), "identity" (where the images lie), "centers" (grid centres
+        together), "none" (anywhere), or a transform from fixed to moving points, for instance of a finished
+        registration; None takes what the settings say.
+    settings : a name of `PROMPT_PRESETS` or settings; they say how wide the guide is.
+    device, seed : of the registration.
+
+    Raises
+    ------
+    InputError
+        When the guide is none of these.
+    """
+    settings = prompt_settings(settings)
+    guide = settings.guide if guide is None else guide
+    if guide == "none":
+        return None
+    if guide == "auto":
+        result = register(fixed, moving, config=QUICK, device=device, seed=seed)
+        return settings.guide_along(result.transform, fixed.grid, loose=result.verdict == "failed")
+    if isinstance(guide, Transform):
+        return settings.guide_along(guide, fixed.grid)
+    check_guide(guide)
+    return settings.guide_along(starting_map(guide, fixed.grid, moving.grid), fixed.grid, loose=True)
 
 
-def _steered(
-    session: PromptSession, found: ROIPairs, prompts: Sequence[Prompt | Image], side: str
-) -> tuple[ROIPairs, tuple[str, ...]]:
-    """Add the pairs of prompts, as certain as a person is, and name the prompts that have none."""
-    result = session.answer(prompts, side=side)
-    other = "moving" if side == "fixed" else "fixed"
-    doubts = tuple(
-        f"prompt {number} has no counterpart in the {other} image and does not steer: {answer.reason}"
-        for number, answer in enumerate(result.answers, start=1)
-        if answer.pair is None
-    )
-    return (combined(accepted(result.pairs), found) if len(result.pairs) else found), doubts
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One registration: what it works on and the steps of the recipe.
+
+    Attributes
+    ----------
+    given : the images as given, with masks. small : the same, large images halved, masks 0 or 1. pair : that with one
+        channel each, on the device.
+    doubts : what a reader of the verdict must know besides.
+    """
+
+    given: Pair
+    small: Pair
+    pair: Pair
+    settings: Config
+    tools: Tools
+    init: str | Transform
+    device: torch.device
+    seed: int
+    clock: _Stopwatch
+    doubts: list[str] = field(default_factory=list)
+
+    def registration(
+        self,
+        *,
+        labels: tuple[Image, Image] | None,
+        pairs: ROIPairs | None,
+        decisions: ROIPairs | None,
+        prompts: Sequence[Prompt | Image],
+        side: str,
+        name: str,
+    ) -> Registration:
+        """Take the steps, see `register`; `labels` are (fixed, moving) and `decisions` pairs beside those to find."""
+        with self.clock(REGIONS):
+            problem = self.problem(labels, pairs, decisions)
+        transform: Transform = problem.starts[0].affine if isinstance(self.init, str) else self.init
+        settled = False
+        for stage in self.settings.stages:
+            if stage.uses_pairs and not settled:
+                problem, settled = self.paired(problem, transform, decisions, prompts, side), True
+            with self.clock(stage.title):
+                transform = stage(problem, transform)
+        if not settled:
+            problem = self.paired(problem, transform, decisions, prompts, side)
+        with self.clock("judging the result"):
+            result = Registration(
+                fixed=self.given.fixed,
+                moving=self.given.moving,
+                transform=Chain((transform,)),
+                pairs=problem.pairs or _none(self.given),
+                config=self.settings,
+                timings=self.clock.seconds,
+                provenance=self.provenance(name, problem.trace),
+            )
+            result = judge(result, problem.trace, fixed_mask=self.given.fixed_mask).doubted(self.doubts)
+        self.clock.seconds["total"] = sum(self.clock.seconds.values())
+        return result
+
+    # -- regions ------------------------------------------------------------------------------------
+
+    def problem(
+        self, labels: tuple[Image, Image] | None, pairs: ROIPairs | None, decisions: ROIPairs | None
+    ) -> Problem:
+        """Return what the stages are to solve: with pairs, or with the regions that they are made of."""
+        starts = self.starts()
+        problem = Problem(
+            self.pair,
+            pairs=pairs,
+            starts=starts,
+            searchable=self.init == "auto",
+            encodings=self.tools.encodings(self.small.fixed, self.small.moving, self.settings),
+            seed=self.seed,
+            trace=Trace(source=starts[0].source),
+            progress=self.clock.progress,
+        )
+        if labels is not None:
+            regions = [
+                LabelSegmenter(m.data[0], m.grid)(image)
+                for m, image in zip(labels, (self.given.fixed, self.given.moving), strict=True)
+            ]
+            pairs = match_labels(regions[1], regions[0])
+            return replace(problem, pairs=pairs, trusted=pairs)
+        if pairs is not None:
+            return problem
+        m, (fixed, moving) = self.settings.match, (self.small.fixed, self.small.moving)
+        tell_time(self.clock.progress, self.tools.segmenter, moving, fixed, slices=m.slices, axis=m.slice_axis)
+        if m.slices and fixed.ndim == 3:
+            pairs = self.slice_pairs()
+            return replace(problem, pairs=pairs if decisions is None else combined(decisions, pairs))
+        candidates = RegionCandidates(
+            fixed=self.prepared[0].regions(),
+            moving=self.prepared[1].regions(),
+            fixed_features=self.tools.encode(fixed),
+            moving_features=self.tools.encode(moving),
+            options=m,
+        )
+        sure = tuple(p for p in decisions.pairs if p.status == "accepted") if decisions is not None else ()
+        trusted = replace(decisions, pairs=sure) if decisions is not None and sure else None
+        return replace(problem, candidates=candidates, trusted=trusted)
+
+    @cached_property
+    def prepared(self) -> tuple[Prepared, Prepared]:
+        """What the segmenter makes of the fixed and the moving image."""
+        segmenter = self.tools.segmenter
+        return segmenter.prepare(self.small.fixed), segmenter.prepare(self.small.moving)
+
+    def slice_pairs(self) -> ROIPairs:
+        """Region pairs of SAMReg's Algorithm 1."""
+        m = self.settings.match
+        with self.clock(SLICES):
+            return match_slices(
+                self.given.moving,
+                self.given.fixed,
+                self.tools.segmenter,
+                self.tools.encode,
+                axis=m.slice_axis,
+                reach=m.slice_range,
+                reach_mm=m.slice_range_mm,
+                options=m,
+                keep_unmatched=False,
+                rng=generator(self.seed, stream="match"),
+                progress=self.clock.progress,
+            )
+
+    def drawn_pairs(self) -> ROIPairs:
+        """Region pairs of random prompts in the moving image (PromptReg)."""
+        count, settings = self.settings.prompt.count, self.settings.prompt.settings
+        init = "none" if settings.guide == "none" else self.init
+        guide = find_guide(
+            self.given.fixed, self.given.moving, init, settings=settings, device=str(self.device), seed=self.seed
+        )
+        session = self.session(guide=guide, settings=settings)
+        pairs = prompt_pairs(session, count, mask=self.given.moving_mask, seed=self.seed)
+        if not len(pairs):
+            self.doubts.append(
+                f"none of {count} random prompts has a counterpart; no region has a part in the result"
+            )
+        return pairs if len(pairs) else _none(self.given)
+
+    def starts(self) -> tuple[Candidate, ...]:
+        """Positions that need no search: what the user says, else where the images lie, else centres together."""
+        f, m = self.given.fixed.grid, self.given.moving.grid
+        if isinstance(self.init, Transform):
+            return (Candidate(affine_part(self.init, f), "given transform"),)
+        words = [self.init]
+        if self.init == "auto":
+            apart = np.abs(m.center - f.center).max() >= float(f.spacing.min())
+            words = ["identity", "centers"] if apart else ["identity"]
+        return tuple(Candidate(affine_part(starting_map(w, f, m), f), POSITIONS[w]) for w in words)
+
+    # -- pairs --------------------------------------------------------------------------------------
+
+    def paired(
+        self,
+        problem: Problem,
+        start: Transform,
+        decisions: ROIPairs | None,
+        prompts: Sequence[Prompt | Image],
+        side: str,
+    ) -> Problem:
+        """Return the problem with region pairs: found under a start, joined with those of people and prompts."""
+        if problem.candidates is not None:
+            with self.clock("pairing regions"):
+                problem = replace(problem, pairs=self.found_pairs(problem, start, decisions))
+        if prompts:
+            with self.clock("carrying prompts"):
+                problem = replace(problem, pairs=self.steered_pairs(problem, start, prompts, side))
+        network = self.tools.network
+        if network is not None and not (problem.pairs and len(problem.pairs.active)):
+            name = network.model.card.name
+            self.doubts.append(f"{name} led to no region pair; the result rests on the images alone")
+        return problem
+
+    def found_pairs(self, problem: Problem, start: Transform, decisions: ROIPairs | None) -> ROIPairs:
+        """Pairs of the candidates; what a person has said rules some of them out."""
+        candidates = problem.candidates
+        assert candidates is not None
+        # A start that nobody looked for or asked for says nothing about where partners lie.
+        certain = not problem.searchable or any(isinstance(s, Search) for s in self.settings.stages)
+        guide = affine_part(start, self.given.fixed.grid) if certain and self.settings.match.geometric else None
+        excluded: tuple[tuple[int, int], ...] = ()
+        if decisions is not None:
+            places = np.argwhere(blocked(candidates.moving, candidates.fixed, decisions))
+            excluded = tuple((int(m), int(f)) for m, f in places)
+        pairs = candidates.paired(guide=guide, excluded=excluded, rng=generator(self.seed, stream="match"))
+        return pairs if decisions is None else combined(decisions, pairs)
+
+    def steered_pairs(
+        self, problem: Problem, start: Transform, prompts: Sequence[Prompt | Image], side: str
+    ) -> ROIPairs:
+        """Add the pairs of prompts, as certain as a person is, and name the prompts that have none."""
+        # A coarse deformation first: counterparts are looked for where it says.
+        grid = self.given.fixed.grid
+        guide = PROMPT_PRESETS["default"].guide_along(QUICK_FIT(problem, start), grid)
+        # Prompts are given in the images as they are, not in those that were halved.
+        whole = self.small.fixed is self.given.fixed and self.small.moving is self.given.moving
+        session = self.session(guide=guide, prepared=self.prepared if whole else None)
+        answers = session.answer(prompts, side=side)
+        other = "moving" if side == "fixed" else "fixed"
+        for number, answer in enumerate(answers.answers, start=1):
+            if answer.pair is None:
+                self.doubts.append(
+                    f"prompt {number} has no counterpart in the {other} image and does not steer: {answer.reason}"
+                )
+        pairs = problem.pairs or _none(self.given)
+        return combined(accepted(answers.pairs), pairs) if len(answers.pairs) else pairs
+
+    def session(self, **options: Any) -> PromptSession:
+        """Return a session that shares the tools of the run."""
+        return PromptSession.of(
+            self.given.fixed,
+            self.given.moving,
+            segmenter=self.tools.segmenter,
+            features=self.tools.extractor,
+            device=str(self.device),
+            seed=self.seed,
+            progress=self.clock.progress,
+            **options,
+        )
+
+    # -- the record ---------------------------------------------------------------------------------
+
+    def provenance(self, name: str, trace: Trace) -> dict[str, object]:
+        """Return versions, device, seed, settings and inputs."""
+        fixed, moving = self.given.fixed, self.given.moving
+        origin = {} if self.tools.network is None else {"model": self.tools.network.origin}
+        return {
+            "roireg": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "seed": self.seed,
+            "preset": name,
+            "start": trace.source,
+            **origin,
+            "fixed": {"name": fixed.name, "grid": repr(fixed.grid), **fixed.metadata},
+            "moving": {"name": moving.name, "grid": repr(moving.grid), **moving.metadata},
+            "settings": self.settings.model_dump(mode="json"),
+        }
+
+
+class _Stopwatch:
+    """Seconds per step, told to a listener as they begin and end."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self.progress = progress
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        self.progress(ProgressEvent(step, 0.0))
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+        self.progress(ProgressEvent(step, 1.0))
+
+
+def _none(pair: Pair) -> ROIPairs:
+    return ROIPairs(ROISet.empty(pair.moving.grid), ROISet.empty(pair.fixed.grid), ())

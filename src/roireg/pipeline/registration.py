@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Chain, Transform
 from roireg.core.warp import halved, warp
 from roireg.evaluate import MetricValue, ReportInput, Truth, render_report, score
+from roireg.fit.region_affine import affine_part
 from roireg.io import atomic_path, new_folder, write_image, write_pairs, write_transform
 from roireg.pipeline.config import Config
 
@@ -37,7 +38,6 @@ class Registration:
     ----------
     fixed, moving : the images as given.
     transform : fixed world -> moving world, the deformation first, then the affine.
-    affine : the global part alone.
     pairs : corresponding regions, unmatched ones included.
     verdict : "ok", "uncertain" or "failed", with `reasons` in words.
     metrics : what was measured, by name; `before` is the state without registration.
@@ -48,7 +48,6 @@ class Registration:
     fixed: Image
     moving: Image
     transform: Chain
-    affine: Affine
     pairs: ROIPairs
     config: Config
     timings: dict[str, float]
@@ -56,6 +55,11 @@ class Registration:
     verdict: str = "ok"
     reasons: tuple[str, ...] = ()
     metrics: dict[str, MetricValue] = field(default_factory=dict)
+
+    @cached_property
+    def affine(self) -> Affine:
+        """The global part alone, see `affine_part`."""
+        return affine_part(self.transform, self.fixed.grid)
 
     @cached_property
     @own_settings()
@@ -90,6 +94,13 @@ class Registration:
             When the truth has another dimension than the images.
         """
         return replace(self, metrics={**self.metrics, **score(self.transform, truth).metrics})
+
+    def doubted(self, doubts: Sequence[str]) -> Registration:
+        """Return the result with further reasons; one that was ok is uncertain with any."""
+        if not doubts:
+            return self
+        verdict = "uncertain" if self.verdict == "ok" else self.verdict
+        return replace(self, verdict=verdict, reasons=(*self.reasons, *doubts))
 
     def result_json(self) -> dict[str, Any]:
         """Return verdict, metrics, timings and provenance as plain JSON values."""

@@ -25,8 +25,8 @@ from roireg.match.variants import draw_views, view_of
 from roireg.pipeline.checks import check_inputs
 from roireg.pipeline.prompt_settings import PromptSettings, prompt_settings
 from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompts, random_prompts
-from roireg.pipeline.stages import feature_map
 from roireg.pipeline.steering import overlaps, stacked
+from roireg.pipeline.tools import feature_map
 from roireg.segment import (
     Prepared,
     Segmenter,

@@ -15,7 +15,7 @@ from roireg.core.masks import iou
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.warp import warp
 
-__all__ = ["accepted", "blocked", "combined", "onto", "overlaps", "stacked", "weighted"]
+__all__ = ["accepted", "blocked", "combined", "onto", "overlaps", "stacked"]
 
 ALIKE = 0.5
 """Regions with an intersection over union above this are the same thing, to a person."""
@@ -94,30 +94,3 @@ def combined(known: ROIPairs, found: ROIPairs) -> ROIPairs:
         for theirs, ours in ((found.moving, known.moving), (found.fixed, known.fixed))
     ]
     return ROIPairs(sides[0], sides[1], tuple(ordered))
-
-
-def weighted(pairs: ROIPairs, *, proposed: float, own: float, count: int) -> tuple[ROIPairs, float]:
-    """Give accepted pairs a region term of their own beside that of the proposals.
-
-    The fit normalises the confidences of its pairs and has one weight for all of them. So both terms are written as
-    one: confidences that are shares, and their sum.
-
-    Parameters
-    ----------
-    proposed, own : weight of the term of the proposals (shared by confidence) and of the accepted pairs (shared
-        equally: a person is sure of each).
-    count : how many pairs the fit takes at most.
-
-    Returns
-    -------
-    The pairs with such confidences, and the weight of the region term.
-    """
-    sure = np.array([p.status == "accepted" for p in pairs.pairs], dtype=bool)
-    trust = np.array([0.0 if p.status == "rejected" else p.confidence for p in pairs.pairs])
-    rest = np.sort(trust[~sure])[::-1][: max(0, count - int(sure.sum()))].sum()
-    total = own + (proposed if rest > 0 else 0.0)
-    if total == 0:
-        return pairs, 0.0
-    shares = np.where(sure, own / (total * sure.sum()), trust * (proposed / (total * rest)) if rest > 0 else 0.0)
-    scaled = tuple(replace(p, confidence=float(c)) for p, c in zip(pairs.pairs, shares, strict=True))
-    return replace(pairs, pairs=scaled), total

@@ -17,8 +17,8 @@ from roireg.evaluate import (
     overlap_mask,
     similarity,
 )
+from roireg.fit import Trace
 from roireg.fit.level import level_spacings
-from roireg.fit.start import Start
 from roireg.pipeline.registration import Registration
 
 __all__ = ["judge"]
@@ -27,7 +27,7 @@ JUDGED_VOXELS = 1_000_000
 """Folding and similarity are measured on at most so many voxels over the fixed image."""
 
 
-def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None) -> Registration:
+def judge(result: Registration, trace: Trace, *, fixed_mask: Image | None = None) -> Registration:
     """Return the result with metrics, verdict and reasons.
 
     failed: heavy folding; or the images agree less than before. uncertain: some folding, a deformation stronger than
@@ -57,7 +57,7 @@ def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None
     elif fold > rules.folding_uncertain:
         doubts.append(f"the deformation folds at {fold:.2g} % of the voxels")
     # The perspective of a photograph stretches by itself.
-    tilted = 0.0 if start.flow is None else deformation_summary(start.flow, grid)["sdlogj"]
+    tilted = 0.0 if trace.perspective is None else deformation_summary(trace.perspective, grid)["sdlogj"]
     if folding["sdlogj"] > rules.stretch_uncertain + tilted:
         doubts.append(f"the deformation stretches and squeezes much (SDlogJ {folding['sdlogj']:.2f})")
     if after is None:
@@ -75,7 +75,7 @@ def judge(result: Registration, start: Start, *, fixed_mask: Image | None = None
         doubts.append(f"the images agree little after registration (local correlation {after['lncc2']:.2f})")
     if agreement is not None and agreement < rules.least_agreement:
         doubts.append(f"only {agreement:.0%} of the region pairs end up together")
-    rivals = [loss for _, loss in start.rivals if loss <= (1 + rules.rival) * start.loss]
+    rivals = [loss for _, loss in trace.rivals if loss <= (1 + rules.rival_margin) * trace.loss]
     if rivals:
         doubts.append("a start elsewhere explains the images about as well; check the global position")
     verdict = "failed" if failed else "uncertain" if doubts else "ok"

@@ -25,7 +25,7 @@ from roireg.segment import (
     model_segmenter,
 )
 
-__all__ = ["FEATURE_VOXELS", "REGIONS", "Network", "Stages", "expected_time", "feature_map", "tell_time"]
+__all__ = ["FEATURE_VOXELS", "REGIONS", "Network", "Tools", "expected_time", "feature_map", "tell_time"]
 
 REGIONS = "finding regions"
 """The stage that regions are found in."""
@@ -99,7 +99,7 @@ class Network:
 
 
 @dataclass(frozen=True, eq=False)
-class Stages:
+class Tools:
     """What turns images into regions and into the features that regions are compared by.
 
     With a network, segmenter and features share its embeddings, so every image or slice is encoded once.
@@ -114,7 +114,7 @@ class Stages:
     network: Network | None = None
 
     @classmethod
-    def of(cls, settings: Config, device: torch.device, progress: Progress) -> Stages:
+    def of(cls, settings: Config, device: torch.device, progress: Progress) -> Tools:
         """Build them; loads the weights of a network.
 
         Raises
@@ -141,6 +141,20 @@ class Stages:
     def encode(self, image: Image) -> Image:
         """Return the feature map of a whole image at the resolution that regions are compared on."""
         return feature_map(image, self.extractor)
+
+    def encodings(self, fixed: Image, moving: Image, settings: Config) -> tuple[Image, Image] | None:
+        """Return feature maps of the network, where a stage compares images by them; None where none does.
+
+        Raises
+        ------
+        InputError
+            When the network gives none.
+        """
+        wanted = any(getattr(stage, "features", None) == "model" for stage in settings.stages)
+        if not wanted or self.network is None:
+            return None
+        extractor = self.network.extractor()
+        return extractor(fixed, fixed.grid), extractor(moving, moving.grid)
 
 
 def feature_map(image: Image, extractor: FeatureExtractor) -> Image:
