@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from roireg.evaluate import CATALOGUE
+from roireg.fit import Stage
 from roireg.pipeline import PRESETS
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -34,9 +35,10 @@ def settings_table() -> str:
     """Return every setting with its meaning and its value in every preset."""
     presets = {name: make() for name, make in PRESETS.items()}
     columns = [dict(_settings(config)) for config in presets.values()]
+    rows = {key: meaning for column in columns for key, (_, meaning) in column.items()}
     lines = [f"| setting | {' | '.join(presets)} | meaning |", f"|---|{'---|' * len(presets)}---|"]
-    for key, (_, meaning) in columns[0].items():
-        values = " | ".join(f"`{json.dumps(column[key][0])}`" for column in columns)
+    for key, meaning in rows.items():
+        values = " | ".join(f"`{json.dumps(column[key][0])}`" if key in column else "" for column in columns)
         lines.append(f"| `{key}` | {values} | {meaning} |")
     return "\n".join(lines) + "\n"
 
@@ -54,6 +56,13 @@ def _settings(section: BaseModel, path: str = "") -> Iterator[tuple[str, tuple[o
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             yield from _settings(value, f"{path}{name}.")
+            continue
+        if name == "stages":
+            yield name, ([stage.stage for stage in value], field.description)
+            for stage in value:
+                yield from _settings(stage, f"{path}{name}.{stage.stage}.")
+            continue
+        if isinstance(section, Stage) and name == "stage":
             continue
         choices = getattr(field.annotation, "__args__", ())
         # The choices of a Literal say what is possible; other settings have a description.

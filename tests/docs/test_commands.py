@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from roireg.app.cli import app
 from roireg.core.image import Image
 from roireg.evaluate import ReportInput, render_report
+from roireg.fit import RegionAffine, Search, Stage, Velocity
 from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.models import registry
 from roireg.pipeline import PRESETS, Config, registration
@@ -106,13 +107,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _quickened(make: Callable[[], Config]) -> Config:
     config = make()
-    velocity = config.dense.velocity.model_copy(update={"levels": 1, "iterations": (10,), "max_voxels": 6000})
+    stages: list[Stage] = []
+    for stage in config.stages:
+        if isinstance(stage, Search):
+            stage = RegionAffine()
+        elif isinstance(stage, Velocity):
+            stage = stage.model_copy(update={"levels": 1, "iterations": (10,), "max_voxels": 6000})
+        stages.append(stage)
     return config.model_copy(
         update={
             "segment": config.segment.model_copy(update={"max_count": 12}),
             "match": config.match.model_copy(update={"slices": False}),
-            "start": config.start.model_copy(update={"search": False}),
-            "dense": config.dense.model_copy(update={"velocity": velocity}),
+            "stages": tuple(stages),
         }
     )
 
@@ -208,7 +214,8 @@ def test_every_block_of_a_page_runs(page: Path, inputs: Path, monkeypatch: pytes
         elif language == "yaml":
             write_settings(block)
         elif language == "python":
-            exec(compile(block, f"{page.name}: {block.splitlines()[0]}", "exec"), names)
+            title = f"{page.name}: {block.splitlines()[0]}"
+            exec(compile(block, title, "exec", dont_inherit=True), names)
         else:
             assert language == "text", f"{page.name}: a block is one of {LANGUAGES}, found {language!r}"
     assert all(np.isfinite(v) for v in names.values() if isinstance(v, float))

@@ -211,14 +211,14 @@ def _merge(base: dict[str, Any], changes: dict[Any, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         old = merged.get(key)
         if key == "stages" and isinstance(old, list | tuple) and isinstance(value, dict):
-            names = [stage["stage"] for stage in old]
+            names: list[str] = [stage["stage"] for stage in old]
             unknown = [name for name in value if name not in names]
             if unknown:
                 raise InputError(
                     f"the preset has no stage {unknown[0]!r}, only {', '.join(names)}; to have others, write "
                     "`stages:` as a list, each with its name as `- stage: NAME`"
                 )
-            merged[key] = [_merge(stage, value.get(stage["stage"]) or {}) for stage in old]
+            merged[key] = [_merge(stage, value.get(name) or {}) for name, stage in zip(names, old, strict=True)]
         elif isinstance(old, dict) and isinstance(value, dict):
             merged[key] = _merge(old, value)
         else:
