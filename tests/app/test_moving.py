@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK as sitk
 import torch
@@ -270,3 +271,28 @@ def test_convert_deletes_nothing_of_others(flat, tmp_path):
     before = flat.truth.read_bytes()
     fails("convert", flat.truth, flat.truth, words=("truth.h5",))
     assert flat.truth.read_bytes() == before
+
+
+def test_transform_of_thumbnails_on_full_images(tmp_path):
+    """A shift of 3 thumbnail pixels is one of 15 pixels of images five times as large."""
+    rng = np.random.default_rng(0)
+    full = rng.integers(0, 255, (100, 150)).astype(np.uint8)
+    PIL.Image.fromarray(full).save(tmp_path / "moving.png")
+    PIL.Image.fromarray(full[:, :100]).save(tmp_path / "fixed.png")
+    field = DisplacementField(Grid.pixels((20, 20)), torch.stack([torch.full((20, 20), 3.0), torch.zeros(20, 20)]))
+    write_transform(tmp_path / "thumb.h5", field)
+    base = ["apply", tmp_path / "thumb.h5", tmp_path / "moving.png", "--reference", tmp_path / "fixed.png", "-o"]
+    done = run(*base, tmp_path / "x.png", "--fixed-scale", "5", "--moving-scale", "5")
+    assert done.exit_code == 0, done.output
+    assert np.array_equal(read_image(tmp_path / "x.png").data[0].numpy(), full[:, 15:115])
+    assert "fixed-scale" not in done.output
+    unscaled = run(*base, tmp_path / "y.png")
+    assert "about 5 times as large" in " ".join(unscaled.output.split())
+    (tmp_path / "p.csv").write_text("x,y\n30,40\n")
+    run("apply", tmp_path / "thumb.h5", tmp_path / "p.csv", "-o", tmp_path / "q.csv", *["--fixed-scale", "5"])
+    assert read_points(tmp_path / "q.csv").points[0] == pytest.approx(
+        ((30 + 0.5) / 5 - 0.5 + 3, (40 + 0.5) / 5 - 0.5)
+    )
+    wrong = run(*base, tmp_path / "z.png", "--moving-scale", "0")
+    assert wrong.exit_code == 2
+    assert "moving scale is a positive number" in wrong.output

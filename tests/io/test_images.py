@@ -127,22 +127,6 @@ def test_integers_are_rounded_and_clipped(tmp_path: Path) -> None:
     assert stored.max() > 2**62
 
 
-def test_resolution_tags_and_rotation_are_ignored(tmp_path: Path) -> None:
-    picture = PIL.Image.fromarray(np.arange(30, dtype=np.uint8).reshape(5, 6))
-    exif = picture.getexif()
-    exif[274] = 6
-    picture.save(tmp_path / "i.tif", dpi=(300, 300))
-    picture.save(tmp_path / "j.png", dpi=(72, 72), exif=exif)
-    for name in ("i.tif", "j.png"):
-        assert read_image(tmp_path / name).grid == Grid.pixels((5, 6))
-
-
-def test_gray_with_alpha_loses_its_alpha(tmp_path: Path) -> None:
-    gray = np.arange(30, dtype=np.uint8).reshape(5, 6)
-    PIL.Image.fromarray(np.stack([gray, gray * 0 + 9], -1), "LA").save(tmp_path / "i.png")
-    assert np.array_equal(read_image(tmp_path / "i.png").data[0], gray)
-
-
 # -- 4D ---------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from roireg.app.report import ReportOptions
 from roireg.app.report import report as write_report
 from roireg.core.errors import InputError
 from roireg.jobs import EvaluateJob, PromptJob, RegisterJob, SegmentJob
-from roireg.jobs.options import Frame
+from roireg.jobs.options import Channel, Frame, Level, Page, parse_picture
 
 __all__ = ["app", "main"]
 
@@ -139,6 +139,13 @@ def apply(
     points: Annotated[bool, typer.Option("--points", help="A file of points (known from .csv, .mrk.json).")] = False,
     inverse: Annotated[bool, typer.Option("--inverse", help="Go the other way, moving to fixed points.")] = False,
     frame: Frame = None,
+    level: Level = None,
+    page: Page = None,
+    channel: Channel = None,
+    fixed_scale: Annotated[
+        float, typer.Option(metavar="S", help="The fixed image is S times the thumbnail that was registered.")
+    ] = 1.0,
+    moving_scale: Annotated[float, typer.Option(metavar="S", help="The same for the moving image.")] = 1.0,
     interpolation: Annotated[
         Literal["nearest", "linear", "bspline", "lanczos"] | None,
         typer.Option(help="How values between voxels are found.", show_default="linear"),
@@ -154,6 +161,8 @@ def apply(
     A transform maps fixed points to moving points. So it brings a moving image onto the fixed grid and fixed points
     into the moving image; --inverse does the opposite of both. Of a 4D file every volume is carried, or the one that
     --frame names; NaN stays NaN. Writes OUT, in the pixel type of IMAGE.
+
+    What was registered on thumbnails in pixels is applied to the full images with --fixed-scale and --moving-scale.
     """
     if len(files) != (1 if transform else 2):
         expected = "IMAGE beside -t" if transform else "TRANSFORM and IMAGE, or IMAGE with -t TRANSFORM"
@@ -169,7 +178,8 @@ def apply(
         labels=labels,
         points=points,
         inverse=inverse,
-        frame=frame,
+        picture=parse_picture(frame, level, page, channel),
+        scales=(fixed_scale, moving_scale),
         fill=fill,
         interpolation=interpolation,
         spacing=spacing,
@@ -204,6 +214,9 @@ def convert(
     ] = None,
     inverse: Annotated[bool, typer.Option("--inverse", help="Write the inverse of the transform.")] = False,
     frame: Frame = None,
+    level: Level = None,
+    page: Page = None,
+    channel: Channel = None,
     cut: Annotated[
         str | None, typer.Option("--slice", metavar="AXIS=N", help="Take one slice of a volume as a 2D image.")
     ] = None,
@@ -226,7 +239,7 @@ def convert(
         ants=ants,
         reference=reference,
         inverse=inverse,
-        frame=frame,
+        picture=parse_picture(frame, level, page, channel),
         cut=cut,
         fixed=fixed,
         moving=moving,
@@ -333,6 +346,9 @@ def info(
     ] = None,
     *,
     frame: Frame = None,
+    level: Level = None,
+    page: Page = None,
+    channel: Channel = None,
     presets: Annotated[
         bool, typer.Option("--presets", help="Print every setting of every preset as YAML instead.")
     ] = False,
@@ -344,7 +360,7 @@ def info(
     """
     from roireg.app.info import info as run
 
-    return run(session, files or [], frame=frame, presets=presets)
+    return run(session, files or [], picture=parse_picture(frame, level, page, channel), presets=presets)
 
 
 @command(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """Body direction at the negative and at the positive end of every LPS world axis."""
 
 
-def info(session: Session, paths: Sequence[Path], *, frame: int | None, presets: bool) -> Outcome:
+def info(session: Session, paths: Sequence[Path], *, picture: Mapping[str, Any], presets: bool) -> Outcome:
     """Describe every file, or print the presets; see the command's help."""
     if presets:
         if paths:
@@ -42,14 +42,14 @@ def info(session: Session, paths: Sequence[Path], *, frame: int | None, presets:
         return Outcome({"presets": settings})
     if not paths:
         raise InputError("info needs at least one file, or --presets")
-    found = [describe(path, frame=frame) for path in paths]
+    found = [describe(path, **picture) for path in paths]
     for document in found:
         _say(session, document)
     return Outcome({"files": found})
 
 
-def describe(path: Path, *, frame: int | None = None) -> dict[str, Any]:
-    """Return what is in a file as plain values, ``kind`` telling what it is."""
+def describe(path: Path, **picture: Any) -> dict[str, Any]:
+    """Return what is in a file as plain values, ``kind`` telling what it is; `picture` as for `read_image`."""
     kind = kind_of(path)
     document: dict[str, Any] = {"file": str(path), "kind": kind}
     if kind == "points":
@@ -66,7 +66,7 @@ def describe(path: Path, *, frame: int | None = None) -> dict[str, Any]:
         ]
         if len(series) > 1:
             return document | {"kind": "several DICOM series"}
-    image = read_image(path, frame=frame)
+    image = read_image(path, **picture)
     if image.channels == image.ndim and image.dtype.startswith("float"):
         field = DisplacementField(image.grid, image.data)
         return document | {"kind": "transform"} | _transform(field)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from roireg.core.errors import GeometryError, InputError
 from roireg.core.files import check_file, check_folder, extension_of
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.scales import between_full_images, field_grid
 from roireg.core.transforms import Transform
 from roireg.io import (
     PointSet,
@@ -31,6 +33,7 @@ from roireg.io import (
     write_points,
     write_transform,
 )
+from roireg.io.images import TIFF
 from roireg.io.timeseries import frame_count, read_series, write_series
 from roireg.jobs.files import POINTS, kind_of, parse_transform
 from roireg.jobs.options import parse_numbers
@@ -50,8 +53,9 @@ def apply(
     labels: bool,
     points: bool,
     inverse: bool,
-    frame: int | None,
+    picture: Mapping[str, Any],
     fill: str,
+    scales: tuple[float, float] = (1.0, 1.0),
     interpolation: Interpolation | None = None,
     spacing: str | None = None,
     fixed: Path | None = None,
@@ -68,6 +72,8 @@ def apply(
         ends = (subject, reference) if inverse else (reference, subject)
         fixed, moving = fixed or ends[0], moving or ends[1]
     mapping = load_chain(transforms, inverse=inverse, fixed=fixed, moving=moving)
+    first, second = scales[::-1] if inverse else scales
+    mapping = between_full_images(mapping, fixed_scale=first, moving_scale=second)
     if points or extension_of(subject) in POINTS:
         return _apply_to_points(session, mapping, transforms, subject, out, inverse=inverse)
     if reference is None:
@@ -75,17 +81,16 @@ def apply(
             f"{subject}: an image is resampled onto a grid; name an image that has it with --reference (the fixed "
             "image, or the moving one with --inverse)"
         )
-    series = frame is None and not labels and frame_count(subject) > 1
-    if series:
-        image = read_series(subject)
-    else:
-        image = read_labels(subject, frame=frame) if labels else read_image(subject, frame=frame, finite=False)
-    target = _reference(reference)
+    series = picture["frame"] is None and not labels and frame_count(subject) > 1
+    image = read_series(subject) if series else _read(subject, picture, labels=labels, finite=False)
+    target = _reference(reference, picture)
     for name, ndim in ((str(subject), image.ndim), (str(reference), target.ndim)):
         if ndim != mapping.ndim:
             raise GeometryError(
                 f"{name}: the image is {ndim}D but {', '.join(transforms)} is {mapping.ndim}D; expected equal"
             )
+    if scales == (1.0, 1.0):
+        _tell_scale(session, mapping, target)
     grid = target.grid
     if spacing is not None:
         sizes = parse_numbers("--spacing", spacing, (1, grid.ndim))
@@ -147,9 +152,33 @@ def _apply_to_points(
     return Outcome(document | ({"beyond_field": beyond.tolist()} if len(beyond) else {}))
 
 
-def _reference(path: Path) -> Image:
-    """Read a reference image for its grid; the frames of a 4D one share it."""
-    return read_image(path, frame=0)
+def _tell_scale(session: Session, mapping: Transform, target: Image) -> None:
+    """Tell that a reference in pixels is several times as large as what was registered."""
+    made = field_grid(mapping)
+    if target.unit != "px" or made is None or made.ndim != target.ndim:
+        return
+    times = target.grid.extent / made.extent
+    if times.min() > 1.5:
+        session.note(
+            "warning",
+            f"{target.name} is about {times.min():.2g} times as large as what the transform was made for; if a "
+            "thumbnail of it was registered, give --fixed-scale and --moving-scale",
+            "yellow",
+        )
+
+
+def _read(path: Path, picture: Mapping[str, Any], *, labels: bool, finite: bool = True) -> Image:
+    if not labels:
+        return read_image(path, **picture, finite=finite)
+    if picture["channel"] is not None:
+        raise InputError(f"{path}: a label map has one channel; leave out --channel")
+    return read_labels(path, **{name: value for name, value in picture.items() if name != "channel"})
+
+
+def _reference(path: Path, picture: Mapping[str, Any] | None = None) -> Image:
+    """Read a reference image for its grid; the frames of a 4D one share it, level and page are those of the image."""
+    same = picture if picture is not None and extension_of(path) in TIFF else {}
+    return read_image(path, **{**same, "frame": 0, "channel": None})
 
 
 # -- convert --------------------------------------------------------------------------------------
@@ -164,7 +193,7 @@ def convert(
     ants: Path | None,
     reference: Path | None,
     inverse: bool,
-    frame: int | None,
+    picture: Mapping[str, Any],
     cut: str | None,
     fixed: Path | None = None,
     moving: Path | None = None,
@@ -175,8 +204,8 @@ def convert(
     if kind is not None and kind not in ("transform", *_CONVERTERS):
         raise InputError(f"--kind is transform, {', '.join(_CONVERTERS)}, found {kind!r}")
     what = kind or _kind_of_job(source, out, as_transform=bool(ants or reference or inverse))
-    for option, given, needs in (("--slice", cut, "image"), ("--frame", frame, "image")):
-        if given is not None and what not in (needs, "labels"):
+    for option, given in (("--slice", cut), *((f"--{name}", value) for name, value in picture.items())):
+        if given is not None and what not in ("image", "labels"):
             raise InputError(f"{option} is for images, but {source} is taken as {what}; leave it out")
     if what == "transform":
         mapping = load_chain([str(source)], inverse=inverse, fixed=fixed, moving=moving)
@@ -186,7 +215,7 @@ def convert(
             raise InputError(f"--ants, --reference and --inverse are for transforms, but {source} is taken as {what}")
         assert out is not None
         written = [out]
-        _CONVERTERS[what](source, out, frame=frame, cut=cut)
+        _CONVERTERS[what](source, out, picture=picture, cut=cut)
     for file in written:
         session.say(escape(str(file)))
     return Outcome({"kind": what, "written": written})
@@ -213,20 +242,20 @@ def _convert_transform(
     return [out]
 
 
-def _convert_image(source: Path, out: Path, *, frame: int | None, cut: str | None, labels: bool) -> None:
+def _convert_image(source: Path, out: Path, *, picture: Mapping[str, Any], cut: str | None, labels: bool) -> None:
     check_file(out)
-    image = read_labels(source, frame=frame) if labels else read_image(source, frame=frame)
+    image = _read(source, picture, labels=labels)
     if cut is not None:
         image = extract_slice(image, cut)
     (write_labels if labels else write_image)(out, image)
 
 
-def _convert_points(source: Path, out: Path, *, frame: int | None, cut: str | None) -> None:
+def _convert_points(source: Path, out: Path, *, picture: Mapping[str, Any], cut: str | None) -> None:
     check_file(out)
     write_points(out, read_points(source))
 
 
-def _convert_pairs(source: Path, out: Path, *, frame: int | None, cut: str | None) -> None:
+def _convert_pairs(source: Path, out: Path, *, picture: Mapping[str, Any], cut: str | None) -> None:
     (check_file if out.suffix.lower() == ".zip" else check_folder)(out)
     write_pairs(out, read_pairs(source))
 

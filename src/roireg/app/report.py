@@ -14,7 +14,7 @@ from roireg.app.console import Outcome, Session
 from roireg.core.errors import InputError
 from roireg.core.files import atomic_path, check_file, check_folder, new_folder
 from roireg.jobs.files import check_input
-from roireg.jobs.options import Frames, parse_frames
+from roireg.jobs.options import PicturesOptions
 
 __all__ = ["ReportOptions", "report"]
 
@@ -23,7 +23,7 @@ RECORD = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions:
+class ReportOptions(PicturesOptions):
     """A result folder, and where its images are now."""
 
     folder: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Result folder of `roireg register`.")]
@@ -33,7 +33,6 @@ class ReportOptions:
     moving: Annotated[
         Path | None, typer.Option("--moving", "-m", help="The moving image, if it is elsewhere now.")
     ] = None
-    frame: Frames = None
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; default OUT_DIR/report.html.")] = None
 
     def check(self) -> None:
@@ -41,7 +40,7 @@ class ReportOptions:
         images = [path for path in (self.fixed, self.moving) if path is not None]
         for path in (self.folder, *images):
             check_input(path)
-        _ = parse_frames(self.frame)
+        _ = self.pictures
         if self.out is None:
             check_folder(self.folder, names=(PAGE,), record=RECORD)
         else:
@@ -69,9 +68,11 @@ def _page(options: ReportOptions, stored: Mapping[str, Any]) -> str:
     from roireg.io import read_pairs
     from roireg.jobs.reading import load_transform
 
-    frames = parse_frames(options.frame or stored.get("provenance", {}).get("arguments", {}).get("frame"))
-    fixed = _image_of(stored, "fixed", options.fixed, frames[0])
-    moving = _image_of(stored, "moving", options.moving, frames[1])
+    arguments = stored.get("provenance", {}).get("arguments", {})
+    names = ("frame", "level", "page", "channel")
+    pictures = PicturesOptions(**{n: getattr(options, n) or arguments.get(n) for n in names}).pictures
+    fixed = _image_of(stored, "fixed", options.fixed, pictures[0])
+    moving = _image_of(stored, "moving", options.moving, pictures[1])
     pairs = options.folder / "pairs"
     return render_report(
         ReportInput(
@@ -103,7 +104,7 @@ def _stored_result(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, frame: int | None) -> Any:
+def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, picture: Mapping[str, Any]) -> Any:
     """Read the image a result was made from, and refuse another one."""
     from roireg.io import read_image, sha256_of
 
@@ -111,7 +112,7 @@ def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, frame: in
     place = path or (Path(entry["path"]) if "path" in entry else None)
     if place is None or not (place.exists() or "::" in str(place)):
         raise InputError(f"{place or side}: the {side} image of this result is not there; name it with --{side} FILE")
-    image = read_image(place, frame=frame)
+    image = read_image(place, **picture)
     known = entry.get("sha256")
     if known and sha256_of(place) != known:
         raise InputError(

@@ -47,8 +47,8 @@ def _measure(paths: EvaluateJob) -> Scores:
     transform = (
         None if paths.transform is None else load_transform(paths.transform, fixed=paths.fixed, moving=paths.moving)
     )
-    fixed = None if paths.fixed is None else read_image(paths.fixed, frame=paths.frames[0])
-    moving = None if paths.moving is None else read_image(paths.moving, frame=paths.frames[1])
+    fixed = None if paths.fixed is None else read_image(paths.fixed, **paths.pictures[0])
+    moving = None if paths.moving is None else read_image(paths.moving, **paths.pictures[1])
     fixed_labels = load_labels(paths.fixed_labels, paths.frames[0])
     moving_labels = load_labels(paths.moving_labels, paths.frames[1])
     mask = load_labels(paths.fixed_mask, paths.frames[0])

@@ -1,8 +1,9 @@
 """Images and label maps from files to `Image` and back.
 
 World is LPS mm. Raster files (PNG, JPEG, BMP) have world = pixel index: spacing 1, origin 0, unit "px"; resolution
-tags and EXIF rotation are ignored. TIFF is read by `roireg.io.tiff`, which takes a physical pixel size where the file
-means one. Supported for reading is what ITK reads (NIfTI, NRRD, MetaImage, DICOM, raster, MINC, VTK ...).
+tags are ignored, EXIF rotation is told and ignored. TIFF is read by `roireg.io.tiff`, which takes a physical pixel
+size where the file means one. Supported for reading is what ITK reads (NIfTI, NRRD, MetaImage, DICOM, raster, MINC,
+VTK ...).
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ from __future__ import annotations
 import io
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import SimpleITK as sitk
 import tifffile
 import torch
@@ -44,6 +43,7 @@ from roireg.io._itk import (
 from roireg.io.dicom import is_dicom, read_dicom
 from roireg.io.headers import check_data, companions
 from roireg.io.nifti import is_nifti, read_nifti, write_nifti
+from roireg.io.pictures import PICTURES, through_pillow
 from roireg.io.raster import Selection, Stored, refuse_selection
 from roireg.io.streams import refuse_special
 from roireg.io.tiff import read_tiff, write_tiff
@@ -54,7 +54,7 @@ __all__ = ["check_image", "read_image", "read_labels", "stored_values", "write_i
 Array = NDArray[Any]
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn", ".qptiff", ".bif", ".lsm", ".stk")
-RASTER = (".png", ".jpg", ".jpeg", ".bmp", ".jp2", *TIFF)
+RASTER = (*PICTURES, *TIFF)
 VOLUME = (".nii", ".nii.gz", ".nrrd", ".mha")
 _RASTER_TYPES = {
     ".png": ("uint8", "uint16"),
@@ -231,9 +231,9 @@ def _read(path: str | Path, selection: Selection, *, indices: bool = False) -> S
     if place.is_dir() or (kind not in (*RASTER, *VOLUME) and is_dicom(place)):
         return read_dicom(place, replace(selection, series=series), indices=indices)
     if kind in RASTER:
-        flat = _through_pillow(place, indices=indices)
-        if flat is not None:
-            return Stored(flat[None], Grid.pixels(flat.shape), "px")
+        values = through_pillow(place, frame=frame, indices=indices)
+        if values is not None:
+            return Stored(values, Grid.pixels(values.shape[1:]), "px")
     if is_nifti(place):
         stored = read_nifti(place, frame=frame)
         return replace(stored, array=_colours(stored.array, str(place), frame))
@@ -307,30 +307,6 @@ def _unreadable(path: Path) -> str:
     if extension(path) in (*RASTER, *VOLUME):
         return f"{path}: the file is not a {extension(path)} image or is damaged; expected {_READABLE}"
     return f"{path}: the file is not an image in a known format; expected {_READABLE}"
-
-
-def _through_pillow(path: Path, *, indices: bool) -> Array | None:
-    """Read what ITK cannot: palette indices (as labels) and gray with alpha (alpha dropped); else None.
-
-    JPEG and BMP files are decoded once more to notice a cut: ITK fills the missing part with gray or nothing.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Pillow's warnings are about size (whole-slide images are large) and tags, which are not used.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            picture = PIL.Image.open(path)
-        with picture:
-            if indices and picture.mode == "P":
-                return np.array(picture, dtype=np.uint8)
-            if picture.mode == "LA":
-                return np.array(picture.getchannel("L"), dtype=np.uint8)
-            if picture.format in ("JPEG", "BMP"):
-                picture.load()
-    except (PIL.UnidentifiedImageError, PIL.Image.DecompressionBombError):
-        return None  # ITK knows some that Pillow does not, and says what is wrong with the rest
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path}: the file is truncated or damaged ({error}); copy or export it again") from error
-    return None
 
 
 # -- writing --------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ import typer
 from roireg.core.errors import InputError
 from roireg.core.files import check_file
 from roireg.jobs.files import check_input
-from roireg.jobs.options import FixedLabels, FixedPoints, Frames, MovingLabels, MovingPoints, option, parse_frames
+from roireg.jobs.options import FixedLabels, FixedPoints, MovingLabels, MovingPoints, PicturesOptions, option
 
 __all__ = ["EvaluateJob"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateJob:
+class EvaluateJob(PicturesOptions):
     """Paths of everything that can be scored; None where it is not there."""
 
     transform: Annotated[
@@ -37,13 +37,7 @@ class EvaluateJob:
         option("--inverse-transform", help="The inverse to check; else inverse.h5 of the folder, or computed."),
     ] = None
     fixed_mask: Annotated[Path | None, option(help="Where folding and true error are measured.")] = None
-    frame: Frames = None
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None
-
-    @property
-    def frames(self) -> tuple[int | None, int | None]:
-        """Which volume of the fixed and of the moving files to take."""
-        return parse_frames(self.frame)
 
     def check(self) -> None:
         """Refuse what can be seen to be wrong before anything is read.
@@ -56,7 +50,7 @@ class EvaluateJob:
         inputs = [v for k, v in vars(self).items() if isinstance(v, Path) and k != "out"]
         for path in inputs:
             check_input(path)
-        _ = self.frames
+        _ = self.pictures
         for what in ("labels", "points"):
             fixed, moving = getattr(self, f"fixed_{what}"), getattr(self, f"moving_{what}")
             if (fixed is None) != (moving is None):

@@ -17,6 +17,7 @@ from roireg.core.errors import InputError
 __all__ = [
     "ASIDE",
     "CARRIED",
+    "Channel",
     "STARTED",
     "STEERED",
     "Device",
@@ -25,11 +26,14 @@ __all__ = [
     "FixedImage",
     "Frame",
     "Frames",
+    "Level",
     "MovingImage",
     "MovingLabels",
     "MovingPoints",
     "NetworkOptions",
     "OutFolder",
+    "Page",
+    "PicturesOptions",
     "Resume",
     "Seed",
     "Side",
@@ -38,6 +42,7 @@ __all__ = [
     "option",
     "parse_frames",
     "parse_numbers",
+    "parse_picture",
     "words_or_file",
 ]
 
@@ -104,6 +109,81 @@ FixedPoints = Annotated[Path | None, option(help="Points of the fixed image: .cs
 MovingPoints = Annotated[
     Path | None, option(help="Points of the moving image, by name or row as the fixed.", panel=CARRIED)
 ]
+
+
+Level = Annotated[int | None, typer.Option(min=0, help="Level of a pyramid (TIFF), 0 is full resolution.")]
+Page = Annotated[
+    str | None, typer.Option(metavar="N|all", help="Which of several pictures (TIFF), from 0; all are slices.")
+]
+Channel = Annotated[str | None, typer.Option(metavar="N|NAME", help="One channel (TIFF), from 0 or by its name.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesOptions:
+    """Which pictures of files that hold several: one value for both images, or FIXED,MOVING."""
+
+    frame: Frames = None
+    level: Annotated[str | None, option(metavar="N[,M]", help="Levels of pyramids (TIFF), 0 is full resolution.")] = (
+        None
+    )
+    page: Annotated[
+        str | None, option(metavar="N[,M]", help="Which of several pictures (TIFF), from 0; all stacks them.")
+    ] = None
+    channel: Annotated[
+        str | None, option(metavar="N[,M]", help="One channel of each (TIFF), from 0 or by its name.")
+    ] = None
+
+    @property
+    def frames(self) -> tuple[int | None, int | None]:
+        """Which volume of the fixed and of the moving files to take."""
+        return parse_frames(self.frame)
+
+    @property
+    def pictures(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What `read_image` is told of the fixed and of the moving image.
+
+        Raises
+        ------
+        InputError
+            When an option is malformed.
+        """
+        texts = {name: _both(name, getattr(self, name)) for name in ("level", "page", "channel")}
+        sides = [
+            parse_picture(frame, **{name: both[i] for name, both in texts.items()})
+            for i, frame in enumerate(self.frames)
+        ]
+        return sides[0], sides[1]
+
+
+def parse_picture(
+    frame: int | None, level: str | int | None, page: str | None, channel: str | None
+) -> dict[str, Any]:
+    """Return what `read_image` is told of which picture to take; numbers may be text.
+
+    Raises
+    ------
+    InputError
+        When a level is no number, or a page neither a number nor "all".
+    """
+    if level is not None and not str(level).isdecimal():
+        raise InputError(f"--level is a number from 0, or two as FIXED,MOVING, found {level!r}")
+    if page is not None and page != "all" and not page.isdecimal():
+        raise InputError(f"--page is a number from 0 or all, or two as FIXED,MOVING, found {page!r}")
+    return {
+        "frame": frame,
+        "level": None if level is None else int(level),
+        "page": int(page) if page is not None and page.isdecimal() else page,
+        "channel": int(channel) if channel is not None and channel.isdecimal() else channel,
+    }
+
+
+def _both(name: str, text: str | None) -> tuple[str | None, str | None]:
+    if text is None:
+        return None, None
+    parts = [p.strip() for p in text.split(",")]
+    if len(parts) > 2 or not all(parts):
+        raise InputError(f"--{name} takes one value, or two as FIXED,MOVING, found {text!r}")
+    return parts[0], parts[-1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,14 @@ from roireg.jobs.job import Job, Work
 from roireg.jobs.options import (
     Device,
     FixedImage,
-    Frames,
     MovingImage,
     NetworkOptions,
+    PicturesOptions,
     Seed,
     Side,
     Unit,
     Words,
     option,
-    parse_frames,
     parse_numbers,
     words_or_file,
 )
@@ -31,7 +30,7 @@ GUIDE_WORDS = ("auto", "identity", "centers", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptJob(NetworkOptions, Job):
+class PromptJob(NetworkOptions, PicturesOptions, Job):
     """Prompts in one image and their counterparts in the other, as region pairs.
 
     Points, labels, box and mask make one prompt each; every point of the file `prompts` is one of its own.
@@ -72,17 +71,11 @@ class PromptJob(NetworkOptions, Job):
         str | None,
         option(help="What regions are compared by; that of the network, else intensity.", panel="Network"),
     ] = None
-    frame: Frames = None
     device: Device = "auto"
     seed: Seed = 0
 
-    @property
-    def frames(self) -> tuple[int | None, int | None]:
-        """Which volume of the fixed and of the moving files to take."""
-        return parse_frames(self.frame)
-
     def check_options(self) -> None:
-        _ = self.frames
+        _ = self.pictures
         if self.model is not None and self.segmenter != "hierarchy":
             raise InputError(
                 f"--model and --segmenter both say what answers prompts ({self.model}, {self.segmenter}); give one"

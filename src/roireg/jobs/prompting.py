@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 def compute(job: PromptJob, progress: Progress) -> Work:
     """Read, check, answer and, where asked for, register; see `roireg.jobs.job.Job.run`."""
     settings = with_network(Config(), job)
-    fixed, moving = read_image(job.fixed, frame=job.frames[0]), read_image(job.moving, frame=job.frames[1])
+    fixed, moving = (read_image(p, **w) for p, w in zip((job.fixed, job.moving), job.pictures, strict=True))
     prompts, names = _prompts(job, *((fixed, job.frames[0]) if job.side == "fixed" else (moving, job.frames[1])))
     guide: str | Transform | None = job.guide
     if job.guide is not None and job.guide not in GUIDE_WORDS:

@@ -17,17 +17,16 @@ from roireg.jobs.options import (
     FixedImage,
     FixedLabels,
     FixedPoints,
-    Frames,
     MovingImage,
     MovingLabels,
     MovingPoints,
     NetworkOptions,
+    PicturesOptions,
     Seed,
     Side,
     Unit,
     Words,
     option,
-    parse_frames,
     parse_numbers,
     words_or_file,
 )
@@ -40,7 +39,7 @@ OUTPUTS = ("transform", "inverse", "warped", "pairs", "result", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisterJob(NetworkOptions, Job):
+class RegisterJob(NetworkOptions, PicturesOptions, Job):
     """Register two images and carry along what belongs to them."""
 
     names: ClassVar[tuple[str, ...]] = (
@@ -66,7 +65,6 @@ class RegisterJob(NetworkOptions, Job):
             metavar="NAMES", help="Write only some of transform, inverse, warped, pairs, report; result.json always."
         ),
     ] = None
-    frame: Frames = None
     device: Device = "auto"
     seed: Seed = 0
     init: Annotated[str, words_or_file(INIT_WORDS, help="Where to start from.", panel=STARTED), Words(INIT_WORDS)] = (
@@ -109,11 +107,6 @@ class RegisterJob(NetworkOptions, Job):
     moving_points: MovingPoints = None
 
     @property
-    def frames(self) -> tuple[int | None, int | None]:
-        """Which volume of the fixed and of the moving files to take."""
-        return parse_frames(self.frame)
-
-    @property
     def wanted(self) -> Collection[str]:
         """The outputs that were asked for.
 
@@ -131,7 +124,7 @@ class RegisterJob(NetworkOptions, Job):
         return names
 
     def check_options(self) -> None:
-        _ = self.frames, self.wanted
+        _ = self.pictures, self.wanted
         self.check_network()
         for name, value, partner, present in (
             ("--unit", self.unit, "--prompt", self.prompt),

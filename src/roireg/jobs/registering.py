@@ -48,7 +48,7 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
     init: str | Transform = (
         job.init if job.init in INIT_WORDS else load_transform(job.init, fixed=job.fixed, moving=job.moving)
     )
-    fixed, moving = read_image(job.fixed, frame=job.frames[0]), read_image(job.moving, frame=job.frames[1])
+    fixed, moving = (read_image(p, **w) for p, w in zip((job.fixed, job.moving), job.pictures, strict=True))
     carried = _read_carried(job, fixed, moving)
     result = register(
         fixed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from roireg.core.errors import InputError
 from roireg.core.files import check_file, extension_of, stem_of
 from roireg.core.progress import Progress
 from roireg.jobs.job import Job, Work
-from roireg.jobs.options import ASIDE, Device, Frame, NetworkOptions, option
+from roireg.jobs.options import ASIDE, Channel, Device, Frame, Level, NetworkOptions, Page, option, parse_picture
 from roireg.jobs.prompt import check_prompt_options
 
 __all__ = ["LABEL_MAPS", "SegmentJob"]
@@ -39,6 +39,9 @@ class SegmentJob(NetworkOptions, Job):
     min_size: Annotated[float, option(help="Smallest region, as a fraction of the image.")] = 0.0005
     max_size: Annotated[float, option(help="Largest region, as a fraction of the image.")] = 0.5
     frame: Frame = None
+    level: Level = None
+    page: Page = None
+    channel: Channel = None
     device: Device = "auto"
 
     @property
@@ -55,7 +58,13 @@ class SegmentJob(NetworkOptions, Job):
         stem, kind = stem_of(self.out), extension_of(self.out)
         return f"{stem}_[0-9]*{kind}", f"{stem}_overview.png"
 
+    @property
+    def picture(self) -> dict[str, Any]:
+        """What `read_image` is told of which picture to take."""
+        return parse_picture(self.frame, self.level, self.page, self.channel)
+
     def check_options(self) -> None:
+        _ = self.picture
         self.check_network()
         check_prompt_options(self.point, self.label, self.box)
         check_file(self.out, inputs=self.inputs().values())

@@ -37,7 +37,7 @@ DRAWN = 20
 def compute(job: SegmentJob, progress: Progress) -> Work:
     """Read, check and find regions, or answer a prompt; see `roireg.jobs.job.Job.run`."""
     settings = with_network(Config(), job)
-    image = read_image(job.image, frame=job.frame)
+    image = read_image(job.image, **job.picture)
     check_image(image)
     stem, kind = stem_of(job.out), extension_of(job.out)
     if image.ndim == 3 and kind not in LABEL_MAPS[:4]:
