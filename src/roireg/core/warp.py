@@ -21,7 +21,17 @@ from roireg.core.filters import gaussian_smooth
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 
-__all__ = ["LARGE", "PointMap", "halved", "identity_coords", "resample", "sample", "slab_points", "warp"]
+__all__ = [
+    "LARGE",
+    "PointMap",
+    "halved",
+    "halved_grid",
+    "identity_coords",
+    "resample",
+    "sample",
+    "slab_points",
+    "warp",
+]
 
 SLAB_VOXELS = 2_000_000
 """How many voxels are mapped at once; bounds the temporary memory of every full-resolution warp."""
@@ -245,11 +255,17 @@ def _pooled(data: Tensor, pool: tuple[int, ...]) -> Tensor:
 
 
 def halved(image: Image, *, most: int = 6_000_000) -> Image:
-    """Return a large picture halved until it has at most `most` pixels; registration looks at 1.5 million at most.
+    """Return an image on its `halved_grid`."""
+    grid = halved_grid(image.grid, most=most)
+    return image if grid is image.grid else resample(image, grid)
 
-    Volumes, and pictures of at most `LARGE` pixels, are returned as they are.
+
+def halved_grid(grid: Grid, *, most: int = 6_000_000) -> Grid:
+    """Return the grid of a large picture halved to at most `most` pixels; registration looks at 1.5 million at most.
+
+    Grids of volumes, and of pictures of at most `LARGE` pixels, are returned as they are.
     """
     factor = 1
-    while image.ndim == 2 and image.grid.size > LARGE and image.grid.size > most * factor**2:
+    while grid.ndim == 2 and grid.size > LARGE and grid.size > most * factor**2:
         factor *= 2
-    return image if factor == 1 else resample(image, image.grid.with_shape([n // factor for n in image.grid.shape]))
+    return grid if factor == 1 else grid.with_shape([n // factor for n in grid.shape])

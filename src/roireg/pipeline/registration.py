@@ -29,6 +29,9 @@ __all__ = ["OUTPUTS", "Registration"]
 OUTPUTS = ("transform", "inverse", "warped", "pairs", "result", "report")
 """What `save` can write."""
 
+LARGEST_PNG = 100_000_000
+"""Pixels beyond which a warped picture is TIFF: few programs open such a PNG, and it takes minutes to write."""
+
 
 @dataclass(frozen=True, eq=False)
 class Registration:
@@ -168,9 +171,10 @@ class Registration:
 
     @property
     def warped_name(self) -> str:
-        """File name of the warped image: PNG for 2D raster images, NIfTI otherwise."""
-        raster = self.moving.unit == "px" and self.moving.ndim == 2 and self.moving.dtype in ("uint8", "uint16")
-        return "warped.png" if raster else "warped.nii.gz"
+        """File name of the warped image: PNG for 2D raster images, TIFF for very large ones, NIfTI otherwise."""
+        if self.moving.unit != "px" or self.moving.ndim != 2 or self.moving.dtype not in ("uint8", "uint16"):
+            return "warped.nii.gz"
+        return "warped.png" if self.fixed.grid.size <= LARGEST_PNG else "warped.tif"
 
     def __repr__(self) -> str:
         return f"Registration({self.verdict}, {len(self.pairs.active)} pairs, {self.transform!r})"
