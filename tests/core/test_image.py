@@ -39,3 +39,12 @@ def test_with_data_keeps_what_is_not_given():
 
 def test_repr_names_the_file():
     assert repr(Image(torch.zeros(1, 2, 3), GRID, "a.png")).startswith("Image('a.png', 1 channel(s), Grid(3 x 2")
+
+
+def test_stains_are_averaged_and_colours_weighted():
+    data = torch.rand(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    stains = Image(data, Grid.pixels((5, 6)), metadata={"channels": "DAPI, FITC, Cy3, Cy5"})
+    torch.testing.assert_close(stains.gray().data, data.mean(0, keepdim=True))
+    colours = Image(data, Grid.pixels((5, 6)))
+    luma = 0.299 * data[0] + 0.587 * data[1] + 0.114 * data[2]
+    torch.testing.assert_close(colours.gray().data, luma[None])

@@ -153,6 +153,7 @@ def test_channels_by_name(tmp_path: Path) -> None:
     image = read_image(tmp_path / "i.ome.tif", channel="Cy5")
     assert _same(image, values[2:])
     assert image.metadata == {"channel": "2 of 0 to 2, Cy5"}
+    assert read_image(tmp_path / "i.ome.tif").metadata == {"channels": "DAPI, FITC, Cy5"}
     with pytest.raises(InputError, match=r"no channel 'RFP', found 'DAPI', 'FITC', 'Cy5'"):
         read_image(tmp_path / "i.ome.tif", channel="RFP")
     with pytest.raises(InputError, match=r"3 channels and no channel 3"):

@@ -24,6 +24,7 @@ class Image:
     name : how messages refer to the image, usually its path.
     unit : "mm", or "px" for raster images whose pixels have no physical size.
     dtype : numpy name of the stored pixel type ("uint8", "int16", "float32" ...), used when writing.
+    metadata : what the file says; ``channels`` names channels that are stains and the like, not colours.
     """
 
     data: Tensor
@@ -57,11 +58,11 @@ class Image:
     def gray(self) -> Image:
         """Return one channel: the image itself, or the Rec. 601 luma of an RGB(A) image.
 
-        Other channel counts are averaged.
+        Other channel counts, and channels that the file calls so (stains), are averaged.
         """
         if self.channels == 1:
             return self
-        if self.channels in (3, 4):
+        if self.channels in (3, 4) and "channels" not in self.metadata:
             weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32, device=self.data.device)
             rows = self.data.shape[1] if self.data.is_floating_point() else 256
             parts = [

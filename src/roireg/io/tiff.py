@@ -226,6 +226,11 @@ def _choose_channel(
 ) -> None:
     wish = selection.channel
     if wish is None:
+        if "C" in axes and (count := shape[axes.index("C")]) > 1:
+            names = _channel_names(file, series)
+            taken["channels"] = (
+                ", ".join(n or "unnamed" for n in names) if len(names) == count else f"{count}, unnamed"
+            )
         return
     i = axes.index("C") if "C" in axes and shape[axes.index("C")] > 1 else axes.find("S")
     count = shape[i] if i >= 0 else 1
