@@ -164,3 +164,14 @@ def test_a_failed_check_names_the_image_at_fault():
         check_inputs(good, flat)
     with pytest.raises(InputError, match="64 NaN"):
         check_inputs(broken, good)
+
+
+def test_pixels_and_millimetres_are_not_mixed_up():
+    values = torch.rand(1, 40, 50, generator=torch.Generator().manual_seed(0))
+    slide = Image(values, make_grid((40, 50), (5e-4, 5e-4)), name="a.ome.tif")
+    photo = Image(values, Grid.pixels((40, 50)), name="b.png", unit="px")
+    with pytest.raises(
+        GeometryError, match=r"a\.ome\.tif is 0\.025 mm wide and b\.png 50 px: one file has a physical"
+    ):
+        check_inputs(slide, photo)
+    check_inputs(replace(slide, grid=photo.grid), photo)

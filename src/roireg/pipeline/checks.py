@@ -93,6 +93,7 @@ def check_inputs(
             f"{flat.name} is 2D ({_size(flat.grid)}) but {deep.name} is 3D ({_size(deep.grid)}); both must have the "
             f"same dimension: take one slice with `roireg convert {deep.name} slice.nii.gz --slice z=N`"
         )
+    _check_units(fixed, moving)
     check_init(init, fixed)
     start = starting_map(init, fixed.grid, moving.grid)
     _check_overlap(fixed, moving, start, init)
@@ -266,6 +267,17 @@ def _check_axes(image: Image) -> None:
         f"{image.name}: the image ({_size(image.grid)}) is one voxel wide along {names}, expected at least two along "
         "every axis; give another image"
     )
+
+
+def _check_units(fixed: Image, moving: Image) -> None:
+    """Refuse an image in mm with one in pixels where these are no mm: their sizes differ beyond any scale."""
+    ratio = float(np.max(fixed.grid.extent) / np.max(moving.grid.extent))
+    if fixed.unit != moving.unit and not 0.1 < ratio < 10:
+        sizes = [f"{np.max(i.grid.extent):.3g} {i.unit}" for i in (fixed, moving)]
+        raise GeometryError(
+            f"{fixed.name} is {sizes[0]} wide and {moving.name} {sizes[1]}: one file has a physical pixel size and "
+            "the other none; save both with it, or both without (`roireg convert IMAGE image.png`)"
+        )
 
 
 def _check_overlap(fixed: Image, moving: Image, start: Transform, init: str | Transform) -> None:

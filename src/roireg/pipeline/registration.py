@@ -172,9 +172,11 @@ class Registration:
     @property
     def warped_name(self) -> str:
         """File name of the warped image: PNG for 2D raster images, TIFF for very large ones, NIfTI otherwise."""
-        if self.moving.unit != "px" or self.moving.ndim != 2 or self.moving.dtype not in ("uint8", "uint16"):
+        if self.moving.ndim != 2 or self.moving.dtype not in ("uint8", "uint16"):
             return "warped.nii.gz"
-        return "warped.png" if self.fixed.grid.size <= LARGEST_PNG else "warped.tif"
+        if self.fixed.grid.size > LARGEST_PNG:
+            return "warped.tif"
+        return "warped.png" if self.moving.unit == "px" else "warped.nii.gz"
 
     def __repr__(self) -> str:
         return f"Registration({self.verdict}, {len(self.pairs.active)} pairs, {self.transform!r})"
