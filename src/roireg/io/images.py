@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import SimpleITK as sitk
 import tifffile
 import torch
