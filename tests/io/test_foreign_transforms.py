@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from scipy.ndimage import gaussian_filter
 
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
-from roireg.core.transforms import Affine, Chain, VelocityField
-from roireg.io import read_transform
+from roireg.core.transforms import Affine, Chain, DisplacementField, VelocityField
+from roireg.io import HeaderWarning, read_transform, write_transform
 from support import make_grid, rotation
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -368,3 +370,24 @@ def test_a_matrix_needs_its_convention(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found 'lps'"):
         read_transform(tmp_path / "a.txt", convention="lps")
     assert isinstance(read_transform(tmp_path / "a.txt", convention="ras"), Affine)
+
+
+@pytest.mark.parametrize("extension", [".nii", ".mha", ".nrrd"])
+def test_damaged_fields_end_in_a_sentence(tmp_path: Path, extension: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The libraries end the program over some headers, and talk about others."""
+    zero = DisplacementField(make_grid((4, 5, 6)), torch.zeros(3, 4, 5, 6))
+    write_transform(tmp_path / f"f{extension}", zero)
+    content = (tmp_path / f"f{extension}").read_bytes()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        bad = bytearray(content)
+        for place in rng.integers(0, min(len(bad), 352), rng.integers(1, 8)):
+            bad[place] = rng.integers(256)
+        (tmp_path / f"bad{extension}").write_bytes(bad)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HeaderWarning)
+            try:
+                read_transform(tmp_path / f"bad{extension}")
+            except InputError as error:
+                assert "\n" not in str(error)
+    assert capfd.readouterr().err == ""

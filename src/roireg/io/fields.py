@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -13,9 +11,10 @@ from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
 from roireg.core.transforms import Transform, VelocityField
 from roireg.io._itk import extension, itk_reason, quiet
+from roireg.io.headers import check_data
 from roireg.io.itk_transforms import field_from_image, field_from_vectors
-from roireg.io.nifti import is_nifti, read_nifti
-from roireg.io.streams import MOST_DEFLATED
+from roireg.io.nifti import is_nifti, nifti_header, read_nifti
+from roireg.io.streams import MOST_DEFLATED, first_bytes
 
 __all__ = ["FIELD", "read_field"]
 
@@ -54,6 +53,7 @@ def read_field(path: Path) -> Transform:
         return _from_nifti(path)
     with quiet():
         try:
+            check_data(path)
             _check_size(path)
             image = sitk.ReadImage(name)
         except RuntimeError as error:
@@ -113,10 +113,10 @@ def _from_nifti(path: Path) -> Transform:
 
 def _intent(path: Path) -> tuple[int, bytes, float, bool]:
     """Return intent code, its name and first parameter, and whether the header is followed by extensions."""
-    image: Any = nibabel.load(path)
-    header = image.header
+    header = nifti_header(path)
     name = bytes(header["intent_name"]).rstrip(b"\0")
-    return int(header["intent_code"]), name, float(header["intent_p1"]), bool(header.extensions)
+    after = first_bytes(path, header.sizeof_hdr + 1)[header.sizeof_hdr :]
+    return int(header["intent_code"]), name, float(header["intent_p1"]), after not in (b"", b"\0")
 
 
 def _check_niftyreg(path: Path, parameter: float, extended: bool) -> None:

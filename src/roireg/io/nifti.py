@@ -41,7 +41,7 @@ from roireg.io._itk import (
 from roireg.io.raster import Stored
 from roireg.io.streams import first_bytes, read_exactly
 
-__all__ = ["is_nifti", "ras_from_voxel", "read_nifti", "write_nifti"]
+__all__ = ["is_nifti", "nifti_header", "ras_from_voxel", "read_nifti", "write_nifti"]
 
 Array = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ _LEVEL = 4
 
 def is_nifti(path: Path) -> bool:
     """Tell whether a file is NIfTI-1 or NIfTI-2 by name and first bytes; Analyze 7.5 is neither."""
-    return path.name.lower().endswith(_ENDINGS) and _parsed(path) is not None
+    return path.name.lower().endswith(_ENDINGS) and nifti_header(path) is not None
 
 
 def read_nifti(path: Path, *, frame: int | None = None, field: bool = False) -> Stored:
@@ -89,7 +89,7 @@ def read_nifti(path: Path, *, frame: int | None = None, field: bool = False) -> 
         When no orientation of the header is usable.
     """
     name = str(path)
-    header = _parsed(path)
+    header = nifti_header(path)
     if header is None:
         raise InputError(f"{path}: expected a NIfTI file, found something else; copy or export it again")
     size = _sizes(header, name)
@@ -184,7 +184,8 @@ def _is_pair(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
 
 
-def _parsed(path: Path) -> Any:
+def nifti_header(path: Path) -> Any:
+    """Return the header of a NIfTI file as nibabel holds it, unchecked; None where there is none."""
     file = _partner(path, "hdr") if _is_pair(path) else path
     if not file.is_file():
         file = path  # a lone .img may be a single file under another name

@@ -17,7 +17,7 @@ from roireg.core.files import atomic_path
 from roireg.core.image import Image
 from roireg.io._itk import extension, itk_reason, quiet, to_itk_image
 from roireg.io.images import read_image, stored_values
-from roireg.io.nifti import is_nifti, ras_from_voxel
+from roireg.io.nifti import is_nifti, nifti_header, ras_from_voxel
 
 __all__ = ["frame_count", "read_series", "write_series"]
 
@@ -29,8 +29,8 @@ def frame_count(path: Path) -> int:
     if not path.is_file() or extension(path) not in (*SERIES, ".nhdr", ".mhd"):
         return 1
     if is_nifti(path):
-        shape = _nibabel(path).shape
-        return int(shape[3]) if len(shape) == 4 else 1
+        dim = nifti_header(path)["dim"]
+        return int(dim[4]) if dim[0] == 4 else 1
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with quiet():
@@ -40,10 +40,6 @@ def frame_count(path: Path) -> int:
             return 1
     size = reader.GetSize()
     return int(size[3]) if len(size) == 4 else 1
-
-
-def _nibabel(path: Path) -> Any:
-    return nibabel.load(path)
 
 
 def read_series(path: Path) -> Image:
@@ -62,7 +58,7 @@ def read_series(path: Path) -> Image:
     """
     first = read_image(path, frame=0, finite=False)
     if is_nifti(path):
-        stored = _nibabel(path)
+        stored: Any = nibabel.load(path)
         step = float(stored.header.get_zooms()[3]) * _SECONDS.get(stored.header.get_xyzt_units()[1], 1.0)
         try:
             values = np.asarray(stored.dataobj, dtype=np.float32).transpose(3, 2, 1, 0)
