@@ -259,6 +259,7 @@ def test_linear_transforms_of_elastix(tmp_path: Path, text: str, expected: sitk.
     ("text", "message"),
     [
         (_parameters("SplineKernelTransform", "1 2 3"), "'SplineKernelTransform' are not supported"),
+        ('(Transform "AffineTransform"\n', "of type '' are not supported"),
         (_parameters("AffineTransform", "1 2 3", more=CENTER), "has 12 parameters"),
         (_parameters("AffineTransform", "1 2 3"), r"\(CenterOfRotationPoint ...\) has 3 numbers, found nothing"),
         (_parameters("TranslationTransform", "1 2"), "has 3 numbers, found 1 2"),

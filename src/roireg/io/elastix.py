@@ -98,7 +98,7 @@ def _initial_file(place: Path, initial: str) -> tuple[Path, str]:
 
 
 def _transform(entries: Entries, name: str) -> Transform:
-    kind = entries["Transform"][0]
+    kind = (entries.get("Transform") or [""])[0]
     d = int(_numbers(entries, "FixedImageDimension", name, 1)[0]) if "FixedImageDimension" in entries else 3
     if d not in (2, 3):
         raise InputError(f"{name}: expected a 2D or 3D transform, found {d}D")
