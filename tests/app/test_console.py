@@ -93,7 +93,7 @@ def test_interruption_exits_with_130():
 def test_a_program_that_is_told_to_end_cleans_up(monkeypatch):
     cleaned = []
 
-    def working():
+    def working(**options):
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:

@@ -5,7 +5,6 @@ Work is done in the modules beside this one, imported when a command runs: `roir
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from roireg.app.models import models_app
 from roireg.app.plugins import ExtensibleGroup
 from roireg.app.report import ReportOptions
 from roireg.app.report import report as write_report
+from roireg.app.streams import open_streams
 from roireg.core.errors import InputError
 from roireg.jobs import EvaluateJob, PromptJob, RegisterJob, SegmentJob
 from roireg.jobs.options import Channel, Frame, Level, Page, parse_picture
@@ -392,19 +392,28 @@ def demo(
 app.add_typer(models_app, name="models")
 
 
-def main() -> None:
-    """Run the command line; the entry point of the package."""
+def main(started: float | None = None) -> None:
+    """Run the command line.
+
+    Parameters
+    ----------
+    started : time of the clock `time.perf_counter` at which the program was started.
+    """
     # Threads that wait by spinning make a run five times slower as soon as another program wants the same cores.
     # Read when torch is loaded, which no command does before this line.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal that knows ASCII alone shows "?" for "²" instead of ending the program.
-            stream.reconfigure(errors="replace")
+    open_streams()
+    try:
+        Path.home()
+    except RuntimeError:
+        # An unknown user in a container; libraries look for settings and caches there.
+        os.environ["HOME"] = os.sep
     # A batch system that takes a job back lets it end its child processes and remove what it has half written.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        app()
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as `roireg.__main__` set it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        app(prog_name="roireg", obj=started)
     except KeyboardInterrupt:
         # Before a command has begun: the imports take a moment.
         raise SystemExit(130) from None

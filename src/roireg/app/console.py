@@ -22,11 +22,12 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 from rich.console import Console, RenderableType
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
+from roireg.app.progress import bar
+from roireg.app.streams import Terminal, silence
 from roireg.core.errors import HeaderWarning, InputError, RoiregError
-from roireg.jobs.job import Job, JobResult, plain
+from roireg.jobs.job import STAGES, Job, JobResult, plain
 
 __all__ = ["Outcome", "Session", "command", "plain"]
 
@@ -63,10 +64,12 @@ class Outcome:
     ----------
     document : the answer for ``--json``.
     exit_code : 0 for success, 3 for a result that must not be used.
+    printed : the result is what is printed; there is no file of it.
     """
 
     document: Mapping[str, Any] = field(default_factory=dict)
     exit_code: int = 0
+    printed: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Session:
     debug: bool = False
     quiet: bool = False
     started: float = field(default_factory=time.perf_counter)
+    unheard: list[OSError] = field(default_factory=list)
+    """Why stdout cannot be written, if so."""
 
     @property
     def seconds(self) -> float:
@@ -86,7 +91,7 @@ class Session:
 
     def run(self, job: Job) -> JobResult:
         """Run a job, showing how far it is and telling what did not work out beside its result."""
-        with self.progress() as progress:
+        with self.progress(STAGES) as progress:
             result = job.run(progress)
         if result.resumed:
             self.note("note", f"{job.out}: kept the result of the same inputs, options and version", "blue")
@@ -97,12 +102,29 @@ class Session:
     def say(self, what: RenderableType = "") -> None:
         """Print for people, on stdout; nothing with ``--json`` or ``-q``. Text is taken as rich markup."""
         if not self.json and not self.quiet:
-            Console(highlight=False, soft_wrap=isinstance(what, str)).print(what)
+            self._print(lambda: Terminal(highlight=False, soft_wrap=isinstance(what, str)).print(what))
+
+    def say_json(self, document: Any) -> None:
+        """Print a document for programs, on stdout."""
+        self._print(lambda: typer.echo(json.dumps(plain(document), indent=2, allow_nan=False)))
+
+    def _print(self, action: Callable[[], None]) -> None:
+        if self.unheard:
+            return
+        try:
+            action()
+        except OSError as error:
+            self.unheard.append(error)
+            silence(sys.stdout)
 
     def note(self, kind: str, text: str, colour: str) -> None:
         """Print one line ``kind: text`` on stderr."""
-        typer.secho(f"{kind}: ", fg=colour, bold=True, err=True, nl=False)
-        typer.echo(" ".join(str(text).split()), err=True)
+        try:
+            typer.secho(f"{kind}: ", fg=colour, bold=True, err=True, nl=False)
+            typer.echo(" ".join(str(text).split()), err=True)
+        except OSError:
+            # There is nobody left to tell.
+            silence(sys.stderr)
 
     def notice(self, event: Any) -> None:
         """Print what a progress event wants everybody to know."""
@@ -110,32 +132,19 @@ class Session:
             self.note("note", f"{event.stage}: {event.detail}", "blue")
 
     @contextmanager
-    def progress(self) -> Iterator[Callable[[Any], None]]:
-        """Yield a listener for progress events that draws one bar per stage on a terminal.
+    def progress(self, shares: Mapping[str, float] | None = None) -> Iterator[Callable[[Any], None]]:
+        """Yield a listener for progress events that draws one bar on a terminal.
 
         Elsewhere the stages are printed as lines with ``-v``; notices unless ``-q`` is given.
+
+        Parameters
+        ----------
+        shares : see `roireg.app.progress.Position`.
         """
         if self.quiet or not sys.stderr.isatty():
             yield _StageLines(self)
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[detail]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=not self.verbose) as bars:
-            tasks: dict[str, TaskID] = {}
-
-            def listen(event: Any) -> None:
-                if event.notice:
-                    self.notice(event)
-                    return
-                if event.stage not in tasks:
-                    tasks[event.stage] = bars.add_task(event.stage, total=1.0, detail="")
-                bars.update(tasks[event.stage], completed=event.fraction, detail=event.detail)
-
+        with bar(shares or {}, seconds=lambda: self.seconds, notice=self.notice, keep=bool(self.verbose)) as listen:
             yield listen
 
 
@@ -182,24 +191,25 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
         @wraps(function)
         def run(**values: Any) -> None:
             chosen = {key: values.pop(key) for key in common}
-            session = Session(chosen["json_output"], chosen["verbose"], chosen["debug"], chosen["quiet"])
+            started = values.pop("context").obj or time.perf_counter()
+            session = Session(chosen["json_output"], chosen["verbose"], chosen["debug"], chosen["quiet"], started)
 
             def body() -> Outcome:
+                filled: Any = None if options is None else _filled(options, values)
+                if options is not None:
+                    # Before the function imports what takes a second to load.
+                    filled.check()
                 for host in chosen.get("allow_remote") or ():
                     from roireg.models import allow_remote
 
                     allow_remote(host)
-                if options is None:
-                    return function(session, **values)
-                filled = _filled(options, values)
-                # Before the function imports what takes a second to load.
-                filled.check()
-                return function(session, filled)
+                return function(session, **values) if options is None else function(session, filled)
 
             code = _guarded(session, chosen["threads"], body)
             if code:
                 raise typer.Exit(code)
 
+        extra.append(_parameter("context", typer.Context, inspect.Parameter.empty))
         run.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined]
         paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
         text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
@@ -268,6 +278,11 @@ class Program(TyperGroup):
             code = error.exit_code
         except typer.Abort:
             code = 130
+        except OSError as error:  # of the help
+            session = Session()
+            session.note("error", f"standard output cannot be written ({error.strerror})", "red")
+            silence(sys.stdout)
+            code = 2
         if standalone_mode:
             sys.exit(code)
         return code
@@ -298,7 +313,12 @@ def _guarded(session: Session, threads: int | None, body: Callable[[], Outcome])
     except OSError as error:
         return _failed(session, f"{error.filename or 'the file system'}: {error.strerror or error}", 2)
     if session.json:
-        typer.echo(json.dumps(plain(outcome.document), indent=2, allow_nan=False))
+        session.say_json(outcome.document)
+    if session.unheard and not isinstance(session.unheard[0], BrokenPipeError):
+        reason = f"standard output cannot be written ({session.unheard[0].strerror})"
+        if outcome.printed:
+            return _failed(session, f"{reason}; direct it to another place", 2)
+        session.note("warning", f"{reason}; the result itself is complete", "yellow")
     return outcome.exit_code
 
 
@@ -313,7 +333,7 @@ def _failed(session: Session, text: str, code: int) -> int:
         typer.echo(traceback.format_exc(), err=True)
     session.note("error", text, "red")
     if session.json:
-        typer.echo(json.dumps({"error": " ".join(text.split()), "exit_code": code}))
+        session.say_json({"error": " ".join(text.split()), "exit_code": code})
     return code
 
 
@@ -347,6 +367,8 @@ def _limit_threads(threads: int) -> None:
 @contextmanager
 def _log_lines(session: Session) -> Iterator[None]:
     """Show what the package logs on stderr, as much as ``-v`` asks for."""
+    # Where there is no home folder matplotlib keeps its list of fonts elsewhere, and says so in three lines.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING if session.verbose else logging.ERROR)
     log = logging.getLogger("roireg")
     handler = RichHandler(console=Console(stderr=True), show_path=False)
     level = log.level

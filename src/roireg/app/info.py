@@ -39,13 +39,13 @@ def info(session: Session, paths: Sequence[Path], *, picture: Mapping[str, Any],
         settings = {name: make().model_dump(mode="json") for name, make in PRESETS.items()}
         documents = [f"# preset {name}\n{yaml.safe_dump(s, sort_keys=False)}" for name, s in settings.items()]
         session.say(Text("---\n".join(documents).rstrip()))
-        return Outcome({"presets": settings})
+        return Outcome({"presets": settings}, printed=True)
     if not paths:
         raise InputError("info needs at least one file, or --presets")
     found = [describe(path, **picture) for path in paths]
     for document in found:
         _say(session, document)
-    return Outcome({"files": found})
+    return Outcome({"files": found}, printed=True)
 
 
 def describe(path: Path, **picture: Any) -> dict[str, Any]:

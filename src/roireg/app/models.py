@@ -61,7 +61,7 @@ def list_models(session: Session) -> Outcome:
         )
     session.say(table)
     session.say("\n`roireg models info NAME` says more, `roireg models fetch NAME` gets the weights.")
-    return Outcome({"models": rows})
+    return Outcome({"models": rows}, printed=True)
 
 
 @command(
@@ -81,7 +81,7 @@ def info(session: Session, name: Annotated[str, typer.Argument(help="Name of a m
 
     row = _describe(find_card(name))
     _say_card(session, row)
-    return Outcome(row)
+    return Outcome(row, printed=True)
 
 
 @command(
@@ -182,7 +182,7 @@ def check(
         *(("note", remark) for remark in model.report.remarks),
     ]
     _say_rows(session, rows)
-    return Outcome(document)
+    return Outcome(document, printed=True)
 
 
 # -- text -----------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ def say_registration(session: Session, job: RegisterJob, result: JobResult) -> O
         session.note("failed", "the result must not be used as it is; the reasons are above and in the report", "red")
     what = "report.html" if "report.html" in result.files else ", ".join(result.files)
     session.say(f"written: {escape(str(job.out / what) if what == 'report.html' else f'{job.out}: {what}')}")
-    return Outcome(_answer(job, result), EXIT_FAILED if verdict == "failed" else 0)
+    bad = verdict == "failed" or (job.strict and verdict != "ok")
+    return Outcome(_answer(job, result), EXIT_FAILED if bad else 0)
 
 
 def say_prompts(session: Session, job: PromptJob, result: JobResult) -> Outcome:
@@ -54,7 +55,8 @@ def say_prompts(session: Session, job: PromptJob, result: JobResult) -> Outcome:
     if registration is not None:
         session.say(f"registration: [bold {COLOURS[registration['verdict']]}]{registration['verdict']}[/]")
     session.say(f"written: {escape(str(job.out))}: {escape(', '.join(result.files))}")
-    failed = not count or (registration is not None and registration["verdict"] == "failed")
+    bad = ("failed", "uncertain") if job.strict else ("failed",)
+    failed = not count or (registration is not None and registration["verdict"] in bad)
     return Outcome(_answer(job, result), EXIT_FAILED if failed else 0)
 
 

@@ -40,7 +40,7 @@ def evaluate(session: Session, paths: EvaluateJob) -> Outcome:
         _say_labels(session, scores.labels)
     if out is not None:
         session.say(f"written: {escape(str(out))}")
-    return Outcome(document)
+    return Outcome(document, printed=out is None)
 
 
 def _measure(paths: EvaluateJob) -> Scores:

@@ -17,7 +17,7 @@ def data_uri(picture: NDArray[np.uint8], *, quality: int = 86) -> str:
     gray = bool((picture[..., :1] == picture).all())
     image = PillowImage.fromarray(picture[..., 0] if gray else picture)
     buffer = BytesIO()
-    # Full chroma resolution: thin coloured outlines would bleed otherwise. Not optimised: Pillow gives that a buffer of
-    # fixed size, which colourful noise overflows.
+    # Full chroma resolution: thin coloured outlines would bleed otherwise. Not optimised: Pillow gives that a buffer
+    # of fixed size, which colourful noise overflows.
     image.save(buffer, "JPEG", quality=quality, **({} if gray else {"subsampling": 0}))
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -15,11 +15,28 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 import roireg
 from roireg.core.errors import InputError
 from roireg.core.files import check_folder, intact_record, new_folder, write_json
-from roireg.core.progress import Progress, silent
+from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.jobs.files import check_input, parse_transform
 from roireg.jobs.options import ASIDE, OutFolder, Resume, Words
 
 __all__ = ["Job", "JobResult", "Work", "code_version", "plain"]
+
+
+STAGES = {
+    "loading": 3.0,
+    "reading the files": 1.0,
+    "encoding the images": 4.0,
+    "finding regions": 4.0,
+    "matching regions": 5.0,
+    "finding the start": 7.0,
+    "pairing regions": 0.5,
+    "finding where things lie": 4.0,
+    "carrying prompts": 1.0,
+    "fitting the deformation": 7.0,
+    "judging the result": 1.0,
+    "writing": 3.0,
+}
+"""Stages of the jobs in their order, with the seconds they take for a small pair: how far a run is."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +174,12 @@ class Job(ABC):
         stamp = _stamp(self)
         earlier = intact_record(self.folder, record=self.record) if self.resume else None
         if earlier is not None and earlier.get("stamp") == stamp:
-            return JobResult(earlier, _listed(earlier["written"], self.record), resumed=True)
+            kept = _listed(earlier.pop("written"), self.record)
+            del earlier["complete"]
+            return JobResult(earlier, kept, resumed=True)
+        progress(ProgressEvent("loading", 0.0))
         work = self.compute(progress)
+        progress(ProgressEvent("writing", 0.0))
         document = {**work.document, "provenance": {**work.document.get("provenance", {}), **self.provenance}}
         with new_folder(self.folder, record=self.record) as folder:
             work.write(folder)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "Frame",
     "Frames",
     "Level",
+    "MaxMemory",
     "MovingImage",
     "MovingLabels",
     "MovingPoints",
@@ -37,12 +39,14 @@ __all__ = [
     "Resume",
     "Seed",
     "Side",
+    "Strict",
     "Unit",
     "Words",
     "option",
     "parse_frames",
     "parse_numbers",
     "parse_picture",
+    "parse_size",
     "words_or_file",
 ]
 
@@ -99,6 +103,14 @@ Frame = Annotated[int | None, typer.Option(min=0, help="Which volume of a 4D fil
 Frames = Annotated[
     str | None,
     typer.Option(metavar="N[,M]", help="Which volume of 4D files, from 0: N for both, or FIXED,MOVING."),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit code 3 also when the verdict is uncertain; for scripts."), ASIDE
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Most memory to use, such as 4G or 800M; a run that needs more is refused."),
+    ASIDE,
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -213,6 +225,20 @@ class NetworkOptions:
         for name, value in (("--profile", self.profile), ("--window", self.window), ("--cache", self.cache)):
             if value is not None and self.model is None:
                 raise InputError(f"{name} is for a network, found {value} without --model; name the network too")
+
+
+def parse_size(text: str) -> int:
+    """Turn ``4G``, ``800M`` or ``1.5GB`` into bytes.
+
+    Raises
+    ------
+    InputError
+        When it is neither.
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT])i?B?", text.strip(), re.ASCII | re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise InputError(f"--max-memory is a size such as 4G or 800M, found {text!r}")
+    return int(float(found[1]) * 1000 ** ("KMGT".index(found[2].upper()) + 1))
 
 
 def parse_frames(text: str | None) -> tuple[int | None, int | None]:

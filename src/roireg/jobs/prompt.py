@@ -17,6 +17,7 @@ from roireg.jobs.options import (
     PicturesOptions,
     Seed,
     Side,
+    Strict,
     Unit,
     Words,
     option,
@@ -60,6 +61,7 @@ class PromptJob(NetworkOptions, PicturesOptions, Job):
     register: Annotated[
         bool, option("--register", help="Also register from the region pairs, into OUT/registration.")
     ] = False
+    strict: Strict = False
     guide: Annotated[
         str | None,
         words_or_file(GUIDE_WORDS, help="What says where things lie: auto is a quick registration."),

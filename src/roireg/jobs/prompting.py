@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roireg import __version__
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.core.progress import Progress
+from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.rois import Prompt, ROIPairs
 from roireg.core.seeds import resolve_device
 from roireg.core.transforms import Transform
@@ -37,6 +37,7 @@ Array = NDArray[np.float64]
 
 def compute(job: PromptJob, progress: Progress) -> Work:
     """Read, check, answer and, where asked for, register; see `roireg.jobs.job.Job.run`."""
+    progress(ProgressEvent("reading the files", 0.0))
     settings = with_network(Config(), job)
     fixed, moving = (read_image(p, **w) for p, w in zip((job.fixed, job.moving), job.pictures, strict=True))
     prompts, names = _prompts(job, *((fixed, job.frames[0]) if job.side == "fixed" else (moving, job.frames[1])))

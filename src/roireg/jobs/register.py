@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from roireg.jobs.options import (
     FixedImage,
     FixedLabels,
     FixedPoints,
+    MaxMemory,
     MovingImage,
     MovingLabels,
     MovingPoints,
@@ -24,10 +26,12 @@ from roireg.jobs.options import (
     PicturesOptions,
     Seed,
     Side,
+    Strict,
     Unit,
     Words,
     option,
     parse_numbers,
+    parse_size,
     words_or_file,
 )
 
@@ -65,6 +69,11 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
             metavar="NAMES", help="Write only some of transform, inverse, warped, pairs, report; result.json always."
         ),
     ] = None
+    fill: Annotated[
+        str, option(metavar="auto|NUMBER", help="Value of the warped image where the moving one has no data.")
+    ] = "auto"
+    strict: Strict = False
+    max_memory: MaxMemory = None
     device: Device = "auto"
     seed: Seed = 0
     init: Annotated[str, words_or_file(INIT_WORDS, help="Where to start from.", panel=STARTED), Words(INIT_WORDS)] = (
@@ -123,8 +132,29 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
             raise InputError(f"--only takes names out of {', '.join(OUTPUTS)}, found {', '.join(unknown) or 'none'}")
         return names
 
+    @property
+    def fill_value(self) -> float | None:
+        """The value outside the moving image; None lets its kind decide.
+
+        Raises
+        ------
+        InputError
+            When it is neither "auto" nor a finite number.
+        """
+        if self.fill == "auto":
+            return None
+        try:
+            value = float(self.fill)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(f"--fill is auto or a number, found {self.fill!r}")
+        return value
+
     def check_options(self) -> None:
-        _ = self.pictures, self.wanted
+        _ = self.pictures, self.wanted, self.fill_value
+        if self.max_memory is not None:
+            parse_size(self.max_memory)
         self.check_network()
         for name, value, partner, present in (
             ("--unit", self.unit, "--prompt", self.prompt),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from roireg.core.files import extension_of
 from roireg.core.image import Image
-from roireg.core.progress import Progress
+from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.rois import Prompt
 from roireg.core.transforms import Transform
 from roireg.core.warp import warp
@@ -23,6 +23,7 @@ from roireg.io import (
     write_points,
 )
 from roireg.jobs.job import Work
+from roireg.jobs.needs import tell_needs
 from roireg.jobs.reading import load_labels, load_transform, with_network, world_points
 from roireg.jobs.register import INIT_WORDS, RegisterJob
 from roireg.pipeline import Config, Registration, preset, register
@@ -44,11 +45,13 @@ class _Carried:
 
 def compute(job: RegisterJob, progress: Progress) -> Work:
     """Read, check, register and score; see `roireg.jobs.job.Job.run`."""
+    progress(ProgressEvent("reading the files", 0.0))
     config = _settings(job)
     init: str | Transform = (
         job.init if job.init in INIT_WORDS else load_transform(job.init, fixed=job.fixed, moving=job.moving)
     )
     fixed, moving = (read_image(p, **w) for p, w in zip((job.fixed, job.moving), job.pictures, strict=True))
+    tell_needs((fixed, moving), job.max_memory, progress)
     carried = _read_carried(job, fixed, moving)
     result = register(
         fixed,
@@ -69,7 +72,9 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
         seed=job.seed,
         progress=progress,
     )
-    result = replace(_scored(result, carried), provenance={**result.provenance, **job.provenance})
+    result = replace(
+        _scored(result, carried), provenance={**result.provenance, **job.provenance}, fill=job.fill_value
+    )
     accepted = sum(p.status == "accepted" for p in result.pairs.pairs)
 
     def write(folder: Path) -> None:

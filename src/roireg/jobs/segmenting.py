@@ -11,7 +11,7 @@ import torch
 from roireg.core.errors import InputError
 from roireg.core.files import extension_of, stem_of
 from roireg.core.image import Image
-from roireg.core.progress import Progress
+from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.seeds import resolve_device
 from roireg.core.warp import warp
@@ -36,6 +36,7 @@ DRAWN = 20
 
 def compute(job: SegmentJob, progress: Progress) -> Work:
     """Read, check and find regions, or answer a prompt; see `roireg.jobs.job.Job.run`."""
+    progress(ProgressEvent("reading the files", 0.0))
     settings = with_network(Config(), job)
     image = read_image(job.image, **job.picture)
     check_image(image)

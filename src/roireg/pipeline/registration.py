@@ -46,6 +46,7 @@ class Registration:
     metrics : what was measured, by name; `before` is the state without registration.
     timings : seconds per stage and "total".
     provenance : versions, device, seed, settings, inputs.
+    fill : value of `warped` outside the moving image; None lets its kind decide.
     """
 
     fixed: Image
@@ -58,6 +59,7 @@ class Registration:
     verdict: str = "ok"
     reasons: tuple[str, ...] = ()
     metrics: dict[str, MetricValue] = field(default_factory=dict)
+    fill: float | None = None
 
     @cached_property
     def affine(self) -> Affine:
@@ -73,8 +75,9 @@ class Registration:
     @cached_property
     @own_settings()
     def warped(self) -> Image:
-        """The moving image on the fixed grid, filled with its `background` where it has no data."""
-        return warp(self.moving, self.transform, self.fixed.grid, fill=background(self.moving))
+        """The moving image on the fixed grid; where it has no data `fill`, or its `background`."""
+        fill = background(self.moving) if self.fill is None else self.fill
+        return warp(self.moving, self.transform, self.fixed.grid, fill=fill)
 
     @own_settings()
     def move_labels(self, labels: Image) -> Image:

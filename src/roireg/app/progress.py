@@ -1,0 +1,85 @@
+"""How far a command is: one bar with the time that is left, or lines in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+__all__ = ["Position", "bar"]
+
+
+class Position:
+    """How much of a run is done, told by its stages.
+
+    Parameters
+    ----------
+    shares : stages in the order they usually have, and how long they usually take, in any unit; empty when the
+        fraction of a stage is that of the run.
+    """
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        total = sum(shares.values())
+        starts = accumulate(shares.values(), initial=0.0)
+        self.spans = {name: (at / total, shares[name] / total) for name, at in zip(shares, starts, strict=False)}
+        self.done = 0.0
+
+    def at(self, event: Any) -> float:
+        """Return the part of the run that is done, 0..1, after an event; it never falls, a new stage leaves it."""
+        start, share = self.spans.get(event.stage, (0.0, 0.0)) if self.spans else (0.0, 1.0)
+        self.done = max(self.done, start + share * min(event.fraction, 1.0))
+        return self.done
+
+
+class _Clock(ProgressColumn):
+    """Seconds since the program was started, and how many are left once that can be told."""
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def render(self, task: Task) -> Text:
+        now, done = self.seconds(), task.completed
+        left = f", about {_time(now * (1 - done) / done)} left" if 0.1 < done < 1 else ""
+        return Text(f"{_time(now)}{left}")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 99.5 else f"{seconds / 60:.0f} min"
+
+
+@contextmanager
+def bar(
+    shares: Mapping[str, float], *, seconds: Callable[[], float], notice: Callable[[Any], None], keep: bool
+) -> Iterator[Callable[[Any], None]]:
+    """Yield a listener for progress events that draws one bar on the terminal.
+
+    Parameters
+    ----------
+    shares : see `Position`.
+    seconds : says how long the program has run.
+    notice : prints what an event wants everybody to know.
+    keep : leave the bar there at the end.
+    """
+    position = Position(shares)
+    columns = (
+        BarColumn(bar_width=28),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _Clock(seconds),
+        TextColumn("{task.description}  [dim]{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=not keep) as bars:
+        task = bars.add_task("", total=1.0, detail="")
+
+        def listen(event: Any) -> None:
+            if event.notice:
+                notice(event)
+            else:
+                bars.update(task, completed=position.at(event), description=event.stage, detail=event.detail)
+
+        yield listen

@@ -1,0 +1,3 @@
+"""The scenes of the app: jobs are what its commands run."""
+
+from app.conftest import flat, quick, settings  # noqa: F401
