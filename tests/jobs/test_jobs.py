@@ -22,9 +22,9 @@ from roireg.jobs.register import INIT_WORDS, OUTPUTS
 from roireg.models.profiles import PROFILES
 from roireg.pipeline import OUTPUTS as PIPELINE_OUTPUTS
 from roireg.pipeline import PRESETS
+from roireg.pipeline.checks import GUIDE_WORDS as PIPELINE_GUIDE_WORDS
 from roireg.pipeline.checks import INIT_WORDS as PIPELINE_INIT_WORDS
-from roireg.pipeline.prompting import GUIDE_WORDS as PIPELINE_GUIDE_WORDS
-from roireg.pipeline.prompting import PROMPT_PRESETS
+from roireg.pipeline.prompt_settings import PROMPT_PRESETS
 
 COMMANDS = {"register": RegisterJob, "prompt": PromptJob, "segment": SegmentJob, "evaluate": EvaluateJob}
 
@@ -56,8 +56,8 @@ def test_a_command_takes_every_field_of_its_job_and_nothing_else(name):
 @pytest.mark.parametrize(
     ("words", "start", "expected"),
     [
-        ("register --preset", "", {"default", "samreg", "promptreg"}),
-        ("register --preset", "p", {"promptreg"}),
+        ("register --preset", "", {"default", "samreg", "promptreg", "paper"}),
+        ("register --preset", "p", {"promptreg", "paper"}),
         ("register --init", "c", {"centers"}),
         ("prompt --in", "", {"fixed", "moving"}),
         ("segment --profile", "f", {"fast", "full"}),

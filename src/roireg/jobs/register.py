@@ -59,8 +59,10 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
     fixed: FixedImage
     moving: MovingImage
     preset: Annotated[
-        Literal["default", "samreg", "promptreg"],
-        option(help="Named settings: regions, then dense features (default), or regions only."),
+        Literal["default", "samreg", "promptreg", "paper"],
+        option(
+            help="Named settings: regions, then dense features (default), or regions only; see `roireg info --presets`."
+        ),
     ] = "default"
     config: Annotated[Path | None, option(help="YAML file of settings; replaces the preset.")] = None
     only: Annotated[
