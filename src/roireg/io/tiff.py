@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +27,16 @@ from roireg.core.warp import LARGE
 from roireg.io._itk import warn_header
 from roireg.io.raster import Selection, Stored, check_memory, choose, rgb_from_cmyk
 from roireg.io.tiff_place import ome_pixels, place_of
+from roireg.io.verified import verified_path
 
-__all__ = ["read_tiff", "write_tiff"]
+__all__ = ["BAND", "read_tiff", "write_tiff", "write_tiff_bands"]
 
 Array = NDArray[Any]
 
 _KNOWN_AXES = "TCZYXS"
 _COMPANIONS = re.compile(r"label|macro|thumb|overview|slide ?preview", re.IGNORECASE)
-_TILE = 512
-"""Side of the tiles of a large picture."""
+BAND = 512
+"""Side of the tiles of a large picture, and rows of the parts it is written in."""
 _UNSUPPORTED = {"CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV", "CFA", "LINEAR_RAW", "MASK"}
 
 
@@ -432,16 +433,60 @@ def write_tiff(path: Path, array: Array, grid: Grid, unit: str) -> None:
     if grid.ndim == 2 and (colour or len(array) == 1) and array.size > LARGE:
         # Tile by tile: a copy of a large picture is never made.
         tiles = _tiles(values)
-        tifffile.imwrite(path, tiles, shape=values.shape, dtype=values.dtype, tile=(_TILE, _TILE), **options)
+        tifffile.imwrite(path, tiles, shape=values.shape, dtype=values.dtype, tile=(BAND, BAND), **options)
     else:
         tifffile.imwrite(path, np.ascontiguousarray(values), **options)
 
 
+def write_tiff_bands(path: Path, bands: Iterable[Array], grid: Grid, unit: str, *, channels: int, dtype: str) -> None:
+    """Write a 2D picture of one to four channels that comes in (channel, `BAND`, x) parts, never held as a whole.
+
+    Parameters
+    ----------
+    bands : from the first row to the last; the last may have fewer rows.
+    grid, unit : of the whole.
+
+    Raises
+    ------
+    OutputError
+        When the place cannot be written, or what was written is not complete.
+    """
+    shape = (*grid.shape, channels) if channels > 1 else grid.shape
+    parts = (np.moveaxis(band, 0, -1) if channels > 1 else band[0] for band in bands)
+    metadata: dict[str, Any] | None = None
+    if unit == "mm":
+        metadata = {"axes": "YXS" if channels > 1 else "YX"}
+        for axis, size in zip("YX", grid.spacing, strict=True):
+            metadata |= {f"PhysicalSize{axis}": float(size), f"PhysicalSize{axis}Unit": "mm"}
+    with verified_path(path, _complete) as temporary:
+        tifffile.imwrite(
+            temporary,
+            (tile for part in parts for tile in _tiles(part)),
+            shape=shape,
+            dtype=dtype,
+            tile=(BAND, BAND),
+            photometric="rgb" if channels >= 3 else "minisblack",
+            extrasamples=["unassalpha"] if channels == 4 else None,
+            compression="zlib",
+            ome=metadata is not None,
+            metadata=metadata,
+            bigtiff=True,
+        )
+
+
+def _complete(file: Path) -> bool:
+    """Tell whether all tiles of a file that was just written lie within it."""
+    with tifffile.TiffFile(file) as written:
+        page = written.pages[0]
+        ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        return min(page.databytecounts) > 0 and max(ends) <= file.stat().st_size
+
+
 def _tiles(values: Array) -> Iterator[Array]:
     """Yield the tiles of a (y, x[, channel]) picture row by row, those at the end filled up with 0."""
-    for y in range(0, values.shape[0], _TILE):
-        for x in range(0, values.shape[1], _TILE):
-            tile = np.zeros((_TILE, _TILE, *values.shape[2:]), dtype=values.dtype)
-            part = values[y : y + _TILE, x : x + _TILE]
+    for y in range(0, values.shape[0], BAND):
+        for x in range(0, values.shape[1], BAND):
+            tile = np.zeros((BAND, BAND, *values.shape[2:]), dtype=values.dtype)
+            part = values[y : y + BAND, x : x + BAND]
             tile[: part.shape[0], : part.shape[1]] = part
             yield tile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ from roireg.core.warp import halved, warp
 from roireg.evaluate import MetricValue, ReportInput, Truth, render_report, score
 from roireg.fit.region_affine import affine_part
 from roireg.io import atomic_path, new_folder, write_image, write_pairs, write_transform
+from roireg.io.images import stored_values
+from roireg.io.tiff import BAND, write_tiff_bands
 from roireg.pipeline.config import Config
 
 __all__ = ["OUTPUTS", "Registration"]
@@ -162,7 +164,7 @@ class Registration:
             if "inverse" in wanted:
                 write_transform(out / "inverse.h5", self.inverse)
             if "warped" in wanted:
-                write_image(out / self.warped_name, self.warped)
+                self._write_warped(out / self.warped_name)
             if "pairs" in wanted:
                 write_pairs(out / "pairs", self.pairs)
             if "result" in wanted:
@@ -172,12 +174,27 @@ class Registration:
                 with atomic_path(out / "report.html") as path:
                     path.write_text(self.report_html(), encoding="utf-8")
 
+    @own_settings()
+    def _write_warped(self, path: Path) -> None:
+        if path.suffix != ".tif":
+            write_image(path, self.warped)
+            return
+        moving, grid = self.moving, self.fixed.grid
+        fill, rows = background(moving), grid.shape[0]
+
+        def bands() -> Iterator[NDArray[np.generic]]:
+            for first in range(0, rows, BAND):
+                band = grid.padded((-first, 0), (min(BAND, rows - first) - (rows - first), 0))
+                yield stored_values(warp(moving, self.transform, band, fill=fill))
+
+        write_tiff_bands(path, bands(), grid, self.fixed.unit, channels=moving.channels, dtype=moving.dtype)
+
     @property
     def warped_name(self) -> str:
         """File name of the warped image: PNG for 2D raster images, TIFF for very large ones, NIfTI otherwise."""
         if self.moving.ndim != 2 or self.moving.dtype not in ("uint8", "uint16"):
             return "warped.nii.gz"
-        if self.fixed.grid.size > LARGEST_PNG:
+        if self.fixed.grid.size > LARGEST_PNG and self.moving.channels in (1, 3, 4):
             return "warped.tif"
         return "warped.png" if self.moving.unit == "px" else "warped.nii.gz"
 
