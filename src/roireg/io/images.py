@@ -397,7 +397,7 @@ def stored_values(image: Image) -> Array:
         dtype = np.dtype(np.float32)
     values = image.data.detach().cpu().numpy()
     if dtype.kind == "f" or values.dtype == dtype:
-        return np.asarray(values.astype(dtype))
+        return np.asarray(values.astype(dtype, copy=False))
     if not np.isfinite(values).all():
         raise InputError(
             f"{image.name}: {int((~np.isfinite(values)).sum())} voxels are NaN or infinite, which {dtype} cannot hold"
