@@ -2,8 +2,10 @@
 
 from roireg.features.base import FeatureExtractor, available_extractors, make_extractor, register_extractor
 from roireg.features.encoder import EncoderFeatures, encoder_features
+from roireg.features.field_of_view import field_of_view
 from roireg.features.intensity import IntensityFeatures, foreground_mask, normalise_intensity
 from roireg.features.mind import MindFeatures, mind_ssc
+from roireg.features.orientation import orientation_channels
 
 __all__ = [
     "EncoderFeatures",
@@ -12,10 +14,12 @@ __all__ = [
     "MindFeatures",
     "available_extractors",
     "encoder_features",
+    "field_of_view",
     "foreground_mask",
     "make_extractor",
     "mind_ssc",
     "normalise_intensity",
+    "orientation_channels",
     "register_extractor",
 ]
 
