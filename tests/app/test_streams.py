@@ -99,7 +99,12 @@ def test_mistakes_are_told_before_anything_heavy_is_loaded(flat, tmp_path, argum
     assert files_in(tmp_path) == set()
 
 
-def test_the_entry_point_lets_an_interruption_end_it_while_modules_are_loaded(tmp_path):
-    code = "import signal, roireg.__main__; print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+def test_the_entry_point_lets_an_interruption_end_it_while_modules_are_loaded():
+    # A shell starts what runs in the background with the signal ignored, and that stays.
+    for usual, expected in (("default_int_handler", "SIG_DFL"), ("SIG_IGN", "SIG_IGN")):
+        code = (
+            f"import signal; signal.signal(signal.SIGINT, signal.{usual}); import roireg.__main__; "
+            f"print(signal.getsignal(signal.SIGINT) is signal.{expected})"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "True\n"

@@ -60,9 +60,7 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
     moving: MovingImage
     preset: Annotated[
         Literal["default", "samreg", "promptreg", "paper"],
-        option(
-            help="Named settings: regions, then dense features (default), or regions only; see `roireg info --presets`."
-        ),
+        option(help="Named settings: regions, then dense features, or regions alone; see `roireg info --presets`."),
     ] = "default"
     config: Annotated[Path | None, option(help="YAML file of settings; replaces the preset.")] = None
     only: Annotated[
