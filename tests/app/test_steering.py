@@ -153,7 +153,7 @@ def test_register_with_a_network_says_how_long_and_which(flat, tmp_path, setting
     assert stored["settings"]["network"]["profile"] == "fast"
     assert stored["settings"]["match"]["features"] == "model"
     assert "cache" not in stored["inputs"]
-    assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 2
+    assert len(list((tmp_path / "kept").glob("*.embedding"))) == 2
 
 
 def test_a_network_of_a_settings_file(flat, tmp_path, network):
