@@ -61,15 +61,14 @@ def test_empty_file(flat, place, tmp_path):
     refused(tmp_path, place / "empty.png", flat.moving, words=("empty.png", "the file is empty", "again"))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [-np.inf, np.inf])
 @pytest.mark.parametrize("name", ["bad.nii.gz", "bad.mha"])
 def test_values_that_are_not_finite(value, name, volume, place, tmp_path):
     image = read_image(volume.moving)
     data = image.data.clone()
     data[0, 3, 4, 5] = value
     write_image(place / name, image.with_data(data))
-    found = "1 NaN" if np.isnan(value) else "1 infinite"
-    refused(tmp_path, volume.fixed, place / name, words=(name, found, "replace them"))
+    refused(tmp_path, volume.fixed, place / name, words=(name, "1 infinite", "replace them"))
 
 
 def test_constant_image(flat, place, tmp_path):

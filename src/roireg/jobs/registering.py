@@ -50,7 +50,9 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
     init: str | Transform = (
         job.init if job.init in INIT_WORDS else load_transform(job.init, fixed=job.fixed, moving=job.moving)
     )
-    fixed, moving = (read_image(p, **w) for p, w in zip((job.fixed, job.moving), job.pictures, strict=True))
+    fixed, moving = (
+        read_image(p, finite=False, **w) for p, w in zip((job.fixed, job.moving), job.pictures, strict=True)
+    )
     tell_needs((fixed, moving), job.max_memory, progress)
     carried = _read_carried(job, fixed, moving)
     result = register(

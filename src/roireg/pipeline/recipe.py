@@ -31,6 +31,7 @@ from roireg.match.carry import Guide
 from roireg.pipeline.checks import check_guide, check_inputs, starting_map
 from roireg.pipeline.config import QUICK, QUICK_FIT, Config
 from roireg.pipeline.config import preset as preset_named
+from roireg.pipeline.missing import masked, without_missing
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings, prompt_settings
 from roireg.pipeline.prompts import check_prompts
 from roireg.pipeline.registration import Registration
@@ -71,7 +72,8 @@ def register(
 
     Parameters
     ----------
-    fixed, moving : images of the same dimension, any grids in one world (LPS mm; raster images: pixels).
+    fixed, moving : images of the same dimension, any grids in one world (LPS mm; raster images: pixels). NaN is no
+        data: such voxels are left out of the comparison, see `without_missing`.
     preset, config : settings; `config` wins over the name.
     pairs : known region pairs. Accepted ones are kept and rejected ones never used; if every pair is one or the
         other, more pairs are looked for, unless `pairs_only`. If any is merely proposed, no others are looked for.
@@ -97,6 +99,7 @@ def register(
     """
     settings = config or preset_named(preset)
     fixed, moving = fixed.with_data(ordinary(fixed.data)), moving.with_data(ordinary(moving.data))
+    (fixed, fixed_known), (moving, moving_known) = without_missing(fixed), without_missing(moving)
     maps = check_inputs(
         fixed,
         moving,
@@ -106,6 +109,11 @@ def register(
         moving_rois=moving_rois,
         pairs=pairs,
         init=init,
+    )
+    maps = replace(
+        maps,
+        fixed_mask=masked(maps.fixed_mask, fixed_known),
+        moving_mask=masked(maps.moving_mask, moving_known),
     )
     if prompt_side not in SIDES:
         raise InputError(f"prompts are given in the fixed or in the moving image, found {prompt_side!r}")
