@@ -121,8 +121,8 @@ def test_a_volume_of_no_slices(volume, place, tmp_path):
     )
     (place / "none.nrrd").write_text("NRRD0004\ntype: short\ndimension: 3\nsizes: 8 8 0\nencoding: raw\n\n")
     refused(tmp_path, volume.fixed, place / "none.nii", words=("none.nii",))
-    refused(tmp_path, volume.fixed, place / "none.mha", words=("none.mha", "whole numbers from 1"))
-    refused(tmp_path, volume.fixed, place / "none.nrrd", words=("none.nrrd", "whole numbers from 1"))
+    refused(tmp_path, volume.fixed, place / "none.mha", words=("none.mha", "at least one voxel"))
+    refused(tmp_path, volume.fixed, place / "none.nrrd", words=("none.nrrd", "at least one voxel"))
 
 
 # -- dimensions -----------------------------------------------------------------------------------

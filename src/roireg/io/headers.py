@@ -149,6 +149,7 @@ def _whole(path: Path, field: str, words: list[str], *, most: int = 1 << 40) -> 
     if not numbers or min(numbers) < 1 or max(numbers) > most:
         found = " ".join(words)[:80] or "nothing"
         raise InputError(
-            f"{path}: its header says {field} {found}, expected whole numbers from 1 to {most}; the file is damaged"
+            f"{path}: its header says {field} {found}, expected whole numbers from 1 to {most} (at least one voxel "
+            "along every axis); the file is damaged"
         )
     return numbers

@@ -232,7 +232,7 @@ def _sizes(header: Any, name: str) -> list[int]:
     size = dim[1 : dim[0] + 1]
     if min(size) < 1:
         listed = " x ".join(map(str, size))
-        raise InputError(f"{name}: the header announces an image of {listed} voxels, so there is nothing in it")
+        raise InputError(f"{name}: the header announces {listed} voxels, expected at least one voxel per axis")
     return size
 
 
