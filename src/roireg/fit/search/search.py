@@ -137,11 +137,15 @@ class GlobalSearch:
     # -- searching -------------------------------------------------------------------------------------
 
     def _peaks(self, *, between: bool = False) -> list[Peak]:
-        """The distinct peaks of the exhaustive search, best first, at the rotations or halfway between them (2D)."""
-        found = [p for scale in self.scales for p in self._peaks_at(scale, between=between)]
+        """The distinct peaks of the exhaustive search, best first.
+
+        With `between` (2D) at the rotations halfway, on a finer grid.
+        """
+        cells = 3 * self.cells // 2 if between else self.cells
+        found = [p for scale in self.scales for p in self._peaks_at(scale, cells, between=between)]
         return self._distinct(sorted(found, key=lambda p: -p.score), self.options.polish)
 
-    def _peaks_at(self, scale: float, *, between: bool = False, mirrored: bool = False) -> list[Peak]:
+    def _peaks_at(self, scale: float, cells: int, *, between: bool = False, mirrored: bool = False) -> list[Peak]:
         o, d = self.options, self.pair.ndim
         step = o.turn_step or (TURN_STEPS[d] if d == 2 or not o.full else FULL_STEP)
         turns = rotations(d, step=step, largest=o.largest_turn, full=o.full)
@@ -149,11 +153,11 @@ class GlobalSearch:
             half = np.radians(step / 2)
             turns = turns @ np.array([[np.cos(half), -np.sin(half)], [np.sin(half), np.cos(half)]])
         return strongest_peaks(
-            self._channels(0, scale, self.cells),
-            self._channels(1, scale, self.cells),
+            self._channels(0, scale, cells),
+            self._channels(1, scale, cells),
             turns,
             scale=scale,
-            reference=self._reference(self.cells),
+            reference=self._reference(cells),
             min_overlap=o.min_overlap,
             mirrored=mirrored,
         )
@@ -171,8 +175,8 @@ class GlobalSearch:
     def candidates(self) -> tuple[SearchCandidate, ...]:
         """The best maps, refined and judged at double resolution, best first; empty when nothing overlaps.
 
-        In 2D, where a fine texture can hide between two rotations, those halfway are tried, too, unless one
-        candidate is far ahead.
+        In 2D, where a fine texture can hide between two rotations or cells, rotations halfway are tried on a finer
+        grid, too, unless one candidate is far ahead.
         """
         found = self._refined(self._peaks())
         if self.pair.ndim == 2 and (not found or self._rival(found[0], found) > AHEAD):
@@ -212,8 +216,10 @@ class GlobalSearch:
         """
         if self.pair.ndim == 3:
             return 0.0
-        straight = max((p.score for p in self._peaks_at(1.0)), default=0.0)
-        return max((p.score for p in self._peaks_at(1.0, mirrored=True)), default=0.0) / max(straight, 1e-6)
+        straight = max((p.score for p in self._peaks_at(1.0, self.cells)), default=0.0)
+        return max((p.score for p in self._peaks_at(1.0, self.cells, mirrored=True)), default=0.0) / max(
+            straight, 1e-6
+        )
 
 
 def global_search(pair: Pair, options: SearchOptions | None = None) -> tuple[SearchCandidate, ...]:
