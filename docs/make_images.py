@@ -6,13 +6,13 @@ import io
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as Picture
 
 import roireg
 from roireg.core.image import Image
-from roireg.evaluate.plots import distinct_colours
+from roireg.evaluate.palette import distinct_colours
+from roireg.evaluate.plots import fusion, intensity_window, rendered, to_picture
 from roireg.synth import as_raster, make_pair
 
 FOLDER = Path(__file__).parent / "images"
@@ -37,11 +37,11 @@ def result_picture(result: roireg.Registration) -> bytes:
     figure = Figure(figsize=(10, 6.9), dpi=84, layout="constrained")
     axes = figure.subplots(2, 2)
     # The body, without the black around it.
-    rows, columns = (np.flatnonzero((np.maximum(fixed, moving) > 0.15).any(axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero((np.maximum(fixed, moving)[..., 0] > 38).any(axis)) for axis in (1, 0))
     titles = ("fixed image", "moving image, matched regions in the same colour", "overlay before", "overlay after")
-    shown = (fixed, moving, _overlay(fixed, moving), _overlay(fixed, warped))
+    shown = (fixed, moving, fusion(fixed, moving), fusion(fixed, warped))
     for place, title, picture in zip(axes.flat, titles, shown, strict=True):
-        place.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        place.imshow(picture)
         place.set_title(title, fontsize=12)
         place.set(xlim=(columns[0] - 6, columns[-1] + 6), ylim=(rows[-1] + 6, rows[0] - 6))
         place.set_axis_off()
@@ -49,24 +49,16 @@ def result_picture(result: roireg.Registration) -> bytes:
     for colour, (fixed_mask, moving_mask) in zip(distinct_colours(len(pairs)), pairs, strict=True):
         axes[0, 0].contour(fixed_mask, [0.5], colors=[colour], linewidths=2)
         axes[0, 1].contour(moving_mask, [0.5], colors=[colour], linewidths=2)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
     # Fewer shades of each colour compress far better, and nobody sees it.
-    drawn = np.array(canvas.buffer_rgba())[..., :3] // 8 * 8 + 4
+    drawn = rendered(figure) // 8 * 8 + 4
     stream = io.BytesIO()
     Picture.fromarray(drawn).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 
 def _gray(image: Image) -> np.ndarray:
-    values = image.gray().data[0].numpy()
-    low, high = np.percentile(values, [0.5, 99.5])
-    return np.clip((values - low) / (high - low), 0, 1)
-
-
-def _overlay(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """Orange where the fixed image alone is bright, blue where the moving one is, gray where both agree."""
-    return np.stack([fixed, (fixed + moving) / 2, moving], axis=-1)
+    gray = image.gray()
+    return to_picture(gray.data.numpy(), intensity_window(gray))
 
 
 def _drawn(result: roireg.Registration) -> list[tuple[np.ndarray, np.ndarray]]:

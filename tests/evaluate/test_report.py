@@ -23,7 +23,6 @@ from roireg.core.warp import warp
 from roireg.evaluate import MetricValue, ReportInput, metric, render_report
 from roireg.evaluate.plots import (
     checkerboard,
-    distinct_colours,
     draw_grid,
     draw_jacobian,
     draw_regions,
@@ -260,11 +259,6 @@ def test_checkerboard_takes_turns() -> None:
     assert board[5, 15] == 255
     assert board[15, 15] == 0
     assert board.mean() == pytest.approx(127.5)
-
-
-def test_colours_are_distinct() -> None:
-    assert len(set(distinct_colours(20))) == 20
-    assert distinct_colours(0) == []
 
 
 def test_drawings_change_what_they_should() -> None:

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
+import PIL.Image
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from roireg.evaluate.palette import BLUE, NEUTRAL, VERMILION
+from roireg.evaluate.plots import rendered
 from roireg_bench.statistics import SCORE_LABELS, Board, is_ours
 
-__all__ = ["accuracy_against_time", "box_plot", "pair_scatter"]
+__all__ = ["OURS", "PEER", "accuracy_against_time", "box_plot", "pair_scatter"]
 
-OURS, PEER, BEFORE = "#d55e00", "#0072b2", "#7f8c97"
+OURS, PEER, BEFORE = VERMILION, BLUE, NEUTRAL
 """Vermilion and blue of Okabe and Ito, told apart by colour-blind people; ours also differs in marker and weight."""
 
 INK, FAINT = "#17202a", "#cfd6dd"
@@ -283,5 +285,5 @@ def _plain(axes: Axes) -> None:
 
 def _png(figure: Figure) -> bytes:
     buffer = BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    PIL.Image.fromarray(rendered(figure)).save(buffer, "PNG", dpi=(DPI, DPI))
     return buffer.getvalue()

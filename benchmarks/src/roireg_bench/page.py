@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from roireg_bench.cases import CaseFolder
-from roireg_bench.figures import accuracy_against_time, box_plot, pair_scatter
+from roireg_bench.figures import OURS, PEER, accuracy_against_time, box_plot, pair_scatter
 from roireg_bench.results import Row
 from roireg_bench.statistics import SCORE_LABELS, Board, boards, is_ours, main_method, remaining_error
 from roireg_bench.table import NOTES, set_tables, summary_tables, title_of
@@ -77,6 +77,8 @@ def render_page(
         panels=PANELS,
         worst=_worst(rows, thumbnails),
         count=WORST,
+        ours=OURS,
+        peer=PEER,
     )
 
 

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import PIL.Image
 from matplotlib.figure import Figure
 
 from roireg.core.errors import InputError
+from roireg.evaluate.palette import BLUE
+from roireg.evaluate.plots import rendered
 from roireg.io import atomic_path
 
 __all__ = [
@@ -199,15 +201,15 @@ def plot_calibration(rows: Sequence[PromptRow], path: Path) -> None:
     """Draw confidence against the share of right answers, one dot per tenth, as large as the count."""
     table = calibration(rows)
     figure = Figure(figsize=(4.2, 4.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--", label="perfect")
-    axes.plot([t[3] for t in table], [t[4] for t in table], color="#0072b2", linewidth=1)
-    axes.scatter([t[3] for t in table], [t[4] for t in table], s=[12 + 4 * t[2] for t in table], color="#0072b2")
+    axes.plot([t[3] for t in table], [t[4] for t in table], color=BLUE, linewidth=1)
+    axes.scatter([t[3] for t in table], [t[4] for t in table], s=[12 + 4 * t[2] for t in table], color=BLUE)
     for _, _, n, mean, share in table:
         axes.annotate(str(n), (mean, share), textcoords="offset points", xytext=(7, -11), fontsize=8)
     axes.set(xlabel="confidence", ylabel="share of right counterparts", xlim=(0, 1.02), ylim=(-0.03, 1.05))
     axes.set_title("Calibration, number of prompts beside the dots", fontsize=9)
     axes.legend(fontsize=8, loc="upper left")
+    picture = rendered(figure)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+        PIL.Image.fromarray(picture).save(temporary, "PNG")

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from roireg.core.image import Image
 from roireg.core.transforms import Transform
 from roireg.evaluate.planes import Plane, display_planes, sample_plane
-from roireg.evaluate.plots import intensity_window, to_picture
+from roireg.evaluate.plots import fusion, intensity_window, to_picture
 from roireg.io import atomic_path, read_image, read_labels
 from roireg_bench.cases import Case, CaseFolder
 
 __all__ = ["PANELS", "Scene", "read_scene", "thumbnail_path", "write_thumbnail"]
 
-PANELS = ("fixed", "moving, before", "moving, after", "fixed green, after magenta")
+PANELS = ("fixed", "moving, before", "moving, after", "fixed orange, after blue")
 SIDE = 170
 """Longer side of a panel, pixels: four of them fit beside each other on a page."""
 
@@ -44,8 +44,7 @@ class Scene:
             _picture(self.moving, self.plane, None),
             _picture(self.moving, self.plane, transform),
         ]
-        target, moved = (panels[i].mean(axis=2) for i in (0, 2))
-        panels.append(np.stack([moved, target, moved], axis=2).round().astype(np.uint8))
+        panels.append(fusion(panels[0], panels[2]))
         gap = np.full((panels[0].shape[0], GAP, 3), 255, dtype=np.uint8)
         return np.concatenate([part for panel in panels for part in (gap, panel)][1:], axis=1)
 

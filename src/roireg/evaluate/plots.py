@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,48 +10,33 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.path import Path
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from roireg.core.image import Image
+from roireg.evaluate.palette import FIXED, FOLDED, GRID, dashes
 
 __all__ = [
     "JACOBIAN_COLOURS",
     "checkerboard",
-    "distinct_colours",
     "draw_grid",
     "draw_jacobian",
     "draw_regions",
+    "fusion",
     "intensity_window",
+    "rendered",
     "to_picture",
 ]
 
 Picture = NDArray[np.uint8]
 Array = NDArray[np.float64]
-LineStyle = str | tuple[int, tuple[float, ...]]
+LineStyle = tuple[int, tuple[float, ...] | None]
 
 JACOBIAN_COLOURS = "RdBu_r"
-FOLDED_COLOUR = "#ffe600"
-GRID_COLOUR = "#ffc233"
-
-# Okabe and Ito's palette without black, ordered so that neighbours differ in lightness; the numbers in the
-# picture and the line styles tell apart what colour alone cannot.
-BASE_COLOURS = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
-LINE_STYLES: tuple[LineStyle, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)))
-
-
-def distinct_colours(count: int) -> list[str]:
-    """Return hex colours that colour-blind people can tell apart for the first seven; lighter tints follow."""
-    colours = []
-    for i in range(count):
-        hue, lightness, saturation = colorsys.rgb_to_hls(*to_rgb(BASE_COLOURS[i % len(BASE_COLOURS)]))
-        turn = i // len(BASE_COLOURS) % 3
-        lightness = (lightness, 0.5 + lightness / 2.2, lightness * 0.72)[turn]
-        colours.append(to_hex(colorsys.hls_to_rgb(hue, min(lightness, 0.93), saturation)))
-    return colours
 
 
 def intensity_window(image: Image) -> tuple[float, float]:
@@ -73,6 +57,19 @@ def to_picture(values: NDArray[np.float32], window: tuple[float, float]) -> Pict
     scaled = np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
     scaled = scaled[:3] if len(scaled) >= 3 else np.repeat(scaled.mean(0, keepdims=True), 3, axis=0)
     return np.asarray(np.round(scaled.transpose(1, 2, 0) * 255), dtype=np.uint8)
+
+
+def fusion(fixed: Picture, moving: Picture) -> Picture:
+    """Return both pictures in one: orange where only the fixed one is bright, blue where only the moving one is.
+
+    Parameters
+    ----------
+    fixed, moving : (rows, columns, 3) of one shape; of colours the lightness counts.
+    """
+    orange = np.array(to_rgb(FIXED))
+    lightness = [picture @ np.array([0.299, 0.587, 0.114]) for picture in (fixed, moving)]
+    mixed = lightness[0][..., None] * orange + lightness[1][..., None] * (1 - orange)
+    return np.asarray(np.round(mixed), dtype=np.uint8)
 
 
 def checkerboard(a: Picture, b: Picture, *, tiles: int = 8) -> Picture:
@@ -121,7 +118,7 @@ def draw_regions(
         fill_colours += [colour] * len(areas)
         lines += borders
         line_colours += [colour] * len(borders)
-        styles += [LINE_STYLES[rank // len(BASE_COLOURS) % len(LINE_STYLES)]] * len(borders)
+        styles += [(0, dashes(rank) or None)] * len(borders)
     axes.add_collection(PathCollection(fills, facecolors=fill_colours, linewidths=0, alpha=0.22), autolim=False)
     axes.add_collection(LineCollection(lines, colors="#000000", linewidths=longest / 230, alpha=0.45), autolim=False)
     axes.add_collection(
@@ -144,7 +141,7 @@ def draw_regions(
             fontweight="bold",
             bbox={"boxstyle": "round,pad=0.16", "facecolor": colour, "edgecolor": "#000000", "linewidth": 0.8},
         )
-    return _render(figure)
+    return rendered(figure)
 
 
 def draw_grid(picture: Picture, rows: Array, columns: Array, *, step: float, longest: int = 600) -> Picture:
@@ -164,10 +161,10 @@ def draw_grid(picture: Picture, rows: Array, columns: Array, *, step: float, lon
         levels = np.arange(first, last + 1, stride) * step
         if len(levels) and min(position.shape) > 1:
             width = max(0.8, longest / 620)
-            lines = axes.contour(position, levels=levels, colors=[GRID_COLOUR], linewidths=width, alpha=0.95)
+            lines = axes.contour(position, levels=levels, colors=[GRID], linewidths=width, alpha=0.95)
             # Straight lines would otherwise be moved to the next whole pixel.
             lines.set_snap(False)
-    return _render(figure)
+    return rendered(figure)
 
 
 def draw_jacobian(
@@ -187,11 +184,11 @@ def draw_jacobian(
     edges = ndimage.gaussian_gradient_magnitude(picture.astype(np.float64).mean(-1), 1.2)
     # Shadows leave flat tissue in the exact colour of the scale.
     shade = 1 - 0.42 * np.clip(edges / max(np.percentile(edges, 99), 1.0), 0, 1)
-    colour = np.where(folded[..., None], to_rgb(FOLDED_COLOUR), colour * shade[..., None])
+    colour = np.where(folded[..., None], to_rgb(FOLDED), colour * shade[..., None])
     figure, axes = _canvas(np.asarray(np.round(colour * 255), dtype=np.uint8), longest)
     if folded.any() and min(folded.shape) > 1:
         axes.contour(folded.astype(float), levels=[0.5], colors=["#000000"], linewidths=1.0)
-    return _render(figure)
+    return rendered(figure)
 
 
 def _label_place(inside: NDArray[np.bool_]) -> tuple[float, float]:
@@ -218,7 +215,10 @@ def _canvas(picture: Picture, longest: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _render(figure: Figure) -> Picture:
+def rendered(figure: Figure) -> Picture:
+    """Draw a figure whose texts are shown letter for letter: a dollar sign in a name begins no formula."""
     canvas = FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]

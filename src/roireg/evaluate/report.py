@@ -22,12 +22,12 @@ from roireg.core.rois import ROIPairs, ROISet
 from roireg.core.transforms import Chain, Transform
 from roireg.evaluate.embed import data_uri
 from roireg.evaluate.metrics import MetricValue, centroid_errors, metric
+from roireg.evaluate.palette import distinct_colours
 from roireg.evaluate.planes import Plane, best_cut, cut_profiles, display_planes, jacobian_on_plane, sample_plane
 from roireg.evaluate.plots import (
     JACOBIAN_COLOURS,
     Picture,
     checkerboard,
-    distinct_colours,
     draw_grid,
     draw_jacobian,
     draw_regions,

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROISet
+from roireg.evaluate.palette import GREEN, SKY, VERMILION
 from roireg.evaluate.planes import Plane, display_planes, sample_plane
-from roireg.evaluate.plots import intensity_window, to_picture
+from roireg.evaluate.plots import intensity_window, rendered, to_picture
 from roireg.io import atomic_path
 from roireg.match.carry import anchor_of
 from roireg.pipeline.prompts import PromptResult
@@ -24,7 +25,7 @@ __all__ = ["draw_answers"]
 DRAWN = 8
 """How many prompts the picture shows."""
 
-INSIDE, OUTSIDE, REGION = "#009e73", "#d55e00", "#56b4e9"
+INSIDE, OUTSIDE, REGION = GREEN, VERMILION, SKY
 
 Array = NDArray[np.float64]
 
@@ -39,7 +40,6 @@ def draw_answers(path: Path, result: PromptResult, fixed: Image, moving: Image, 
     images = {"fixed": fixed, "moving": moving}
     shown = result.answers[:DRAWN]
     figure = Figure(figsize=(9, 4.3 * len(shown)), dpi=110, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(shown), 2, squeeze=False)
     for row, answer, name in zip(axes, shown, names, strict=False):
         own, other = answer.side, "moving" if answer.side == "fixed" else "fixed"
@@ -50,8 +50,9 @@ def draw_answers(path: Path, result: PromptResult, fixed: Image, moving: Image, 
             _draw(row[1], images[other], found, sets[other].subset([answer.pair]), title)
         else:
             _draw(row[1], images[other], found, None, f"{other}: no counterpart, confidence {answer.confidence:.2f}")
+    picture = rendered(figure)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+        PIL.Image.fromarray(picture).save(temporary, "PNG")
 
 
 def _draw(axes: Axes, image: Image, prompt: Prompt | None, region: ROISet | None, title: str) -> None:

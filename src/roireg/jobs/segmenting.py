@@ -15,8 +15,9 @@ from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.rois import Prompt, ROISet
 from roireg.core.seeds import resolve_device
 from roireg.core.warp import warp
+from roireg.evaluate.palette import distinct_colours
 from roireg.evaluate.planes import best_cut, display_planes, sample_plane
-from roireg.evaluate.plots import distinct_colours, draw_regions, intensity_window, to_picture
+from roireg.evaluate.plots import draw_regions, intensity_window, to_picture
 from roireg.io import check_image, read_image, write_labels
 from roireg.jobs.job import Work
 from roireg.jobs.options import parse_numbers
