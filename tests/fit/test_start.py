@@ -37,7 +37,7 @@ def test_an_elongated_region_proposes_every_rotation_in_2d(degrees, scale, x, y)
     root = turned(25) @ np.diag([16.0, 7.0])
     fixed = ellipsoids(grid, [(3.0, -4.0)], [root])
     moving = ellipsoids(grid, truth.map_points(np.array([[3.0, -4.0]])), [truth.matrix[:2, :2] @ root])
-    found = single_pair_maps(moving, fixed, np.ones((1, 1)), count=5)
+    found = single_pair_maps(fixed, moving, np.ones((1, 1)), count=5)
     assert len(found) == 3  # the translation, and either way round
     body = fixed.grid.world_from_index(np.argwhere(fixed.masks[0].numpy()))
     assert min(error_mm(c.affine, truth, body) for c in found) < 1.0
@@ -48,7 +48,7 @@ def test_round_regions_and_volumes_propose_translations_only():
         d = grid.ndim
         root = np.diag([7.0, 7.2, 3.0][:d])
         fixed, moving = ellipsoids(grid, center, [root]), ellipsoids(grid, np.add(center, 3.0), [root])
-        (found,) = single_pair_maps(moving, fixed, np.ones((1, 1)), count=3)
+        (found,) = single_pair_maps(fixed, moving, np.ones((1, 1)), count=3)
         np.testing.assert_allclose(found.affine.matrix[:d, :d], np.eye(d))
         np.testing.assert_allclose(found.affine.map_points(fixed.centroids), moving.centroids, atol=1e-9)
 
@@ -59,7 +59,7 @@ def test_the_most_similar_pairs_propose_first():
     fixed = ellipsoids(grid, [(-10.0, 0.0), (10.0, 0.0)], [root, root])
     moving = ellipsoids(grid, [(-10.0, 9.0), (10.0, -9.0), (0.0, 0.0)], [root] * 3)
     similarity = np.array([[0.1, 0.2], [0.3, 0.9], [0.8, 0.0]])  # (moving, fixed)
-    found = single_pair_maps(moving, fixed, similarity, count=2)
+    found = single_pair_maps(fixed, moving, similarity, count=2)
     np.testing.assert_allclose([c.affine.matrix[:2, 2] for c in found], [(0, -9), (10, 0)], atol=1e-9)
 
 

@@ -37,7 +37,7 @@ def pair_of_sets(fixed_grid, moving_grid, affine, *, count=8, seed=0):
     fixed = draw(fixed_grid, centers, roots)
     linear = affine.matrix[:-1, :-1]
     moving = draw(moving_grid, affine.map_points(centers), linear @ roots)
-    return moving, fixed
+    return fixed, moving
 
 
 def about(grid, linear, shift):

@@ -29,9 +29,9 @@ def rng():
 def test_2d_similarities_of_any_angle_without_known_partners(degrees, scale):
     truth = about(FLAT, scale * rotation(degrees), (4.0, -6.0))
     wide = FLAT.padded((30, 30), (30, 30))
-    moving, fixed = pair_of_sets(FLAT, wide, truth)
+    fixed, moving = pair_of_sets(FLAT, wide, truth)
     # Every region may be any other: geometry alone decides.
-    found = affine_hypotheses(moving, fixed, np.ones((8, 8)), rng=rng())
+    found = affine_hypotheses(fixed, moving, np.ones((8, 8)), rng=rng())
     assert mean_error(found[0].affine, truth, FLAT) < 0.75
     assert sum(m == f for m, f in found[0].pairs) >= 6
 
@@ -39,8 +39,8 @@ def test_2d_similarities_of_any_angle_without_known_partners(degrees, scale):
 def test_translation_of_half_the_image_with_partly_shared_regions():
     grid = oblique_grid()
     truth = about(grid, np.eye(3), 0.45 * grid.extent[1] * grid.direction[:, 1])
-    moving, fixed = pair_of_sets(grid, grid.padded((0, 0, 0), (0, 20, 0)), truth, count=9, seed=3)
-    found = affine_hypotheses(moving, fixed, np.full((9, 9), 0.5) + 0.2 * np.eye(9), rng=rng())
+    fixed, moving = pair_of_sets(grid, grid.padded((0, 0, 0), (0, 20, 0)), truth, count=9, seed=3)
+    found = affine_hypotheses(fixed, moving, np.full((9, 9), 0.5) + 0.2 * np.eye(9), rng=rng())
     assert mean_error(found[0].affine, truth, grid) < 1.0
 
 
@@ -48,15 +48,15 @@ def test_3d_affine_on_an_oblique_anisotropic_grid():
     grid = oblique_grid()
     linear = np.array([[1.1, 0.08, 0.0], [-0.08, 0.95, 0.05], [0.0, -0.05, 1.0]])
     truth = about(grid, linear, (5.0, -4.0, 3.0))
-    moving, fixed = pair_of_sets(grid, grid.padded((4, 8, 8), (4, 8, 8)), truth, count=14, seed=1)
-    best = affine_hypotheses(moving, fixed, np.full((14, 14), 0.3) + 0.6 * np.eye(14), rng=rng())[0]
+    fixed, moving = pair_of_sets(grid, grid.padded((4, 8, 8), (4, 8, 8)), truth, count=14, seed=1)
+    best = affine_hypotheses(fixed, moving, np.full((14, 14), 0.3) + 0.6 * np.eye(14), rng=rng())[0]
     assert best.kind == "affine"
     assert mean_error(best.affine, truth, grid) < 0.5
     assert best.residuals.max() < 1.0
 
 
 def test_identical_regions_give_exactly_no_motion():
-    _, fixed = pair_of_sets(FLAT, FLAT, about(FLAT, np.eye(2), 0.0))
+    fixed, _ = pair_of_sets(FLAT, FLAT, about(FLAT, np.eye(2), 0.0))
     best = affine_hypotheses(fixed, fixed, np.ones((8, 8)), rng=rng())[0]
     np.testing.assert_allclose(best.affine.matrix, np.eye(3), atol=1e-9)
     assert best.pairs and all(m == f for m, f in best.pairs)
@@ -65,23 +65,23 @@ def test_identical_regions_give_exactly_no_motion():
 def test_outliers_do_not_move_the_answer():
     truth = about(FLAT, rotation(15), (6.0, 3.0))
     wide = FLAT.padded((20, 20), (20, 20))
-    moving, fixed = pair_of_sets(FLAT, wide, truth, count=7)
+    fixed, moving = pair_of_sets(FLAT, wide, truth, count=7)
     clutter_m = draw(wide, *blobs(wide, 7, seed=20))
     clutter_f = draw(FLAT, *blobs(FLAT, 7, seed=21))
     both_m = ROISet(torch.cat([moving.masks, clutter_m.masks]), wide)
     both_f = ROISet(torch.cat([fixed.masks, clutter_f.masks]), FLAT)
-    best = affine_hypotheses(both_m, both_f, np.full((14, 14), 0.7), rng=rng())[0]
+    best = affine_hypotheses(both_f, both_m, np.full((14, 14), 0.7), rng=rng())[0]
     assert mean_error(best.affine, truth, FLAT) < 1.0
     assert sum(m == f < 7 for m, f in best.pairs) >= 6
 
 
 def test_hypotheses_are_ranked_distinct_and_repeatable():
     truth = about(FLAT, rotation(20), (3.0, 3.0))
-    moving, fixed = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
+    fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
     options = GeometryOptions(separation=0.06)
     similarity = np.random.default_rng(0).random((8, 8))
-    first = affine_hypotheses(moving, fixed, similarity, rng=rng(), count=6, options=options)
-    again = affine_hypotheses(moving, fixed, similarity, rng=rng(), count=6, options=options)
+    first = affine_hypotheses(fixed, moving, similarity, rng=rng(), count=6, options=options)
+    again = affine_hypotheses(fixed, moving, similarity, rng=rng(), count=6, options=options)
     assert len(first) > 1
     assert [h.score for h in first] == sorted((h.score for h in first), reverse=True)
     for a, b in zip(first, again, strict=True):
@@ -93,19 +93,19 @@ def test_hypotheses_are_ranked_distinct_and_repeatable():
 
 def test_order_of_the_regions_does_not_matter():
     truth = about(FLAT, rotation(-40), (2.0, 5.0))
-    moving, fixed = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
+    fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
     similarity = np.full((8, 8), 0.5) + 0.3 * np.eye(8)
     order = np.random.default_rng(1).permutation(8)
-    plain = affine_hypotheses(moving, fixed, similarity, rng=rng())[0]
-    mixed = affine_hypotheses(moving.subset(order.tolist()), fixed, similarity[order], rng=rng())[0]
+    plain = affine_hypotheses(fixed, moving, similarity, rng=rng())[0]
+    mixed = affine_hypotheses(fixed, moving.subset(order.tolist()), similarity[order], rng=rng())[0]
     assert mean_error(plain.affine, mixed.affine, FLAT) < 0.5
     assert {(int(order[m]), f) for m, f in mixed.pairs} == set(plain.pairs)
 
 
 def test_limits_hold():
     truth = about(FLAT, 3.0 * np.eye(2), 0.0)
-    moving, fixed = pair_of_sets(FLAT, FLAT.padded((90, 90), (90, 90)), truth)
-    for h in affine_hypotheses(moving, fixed, np.ones((8, 8)), rng=rng()):
+    fixed, moving = pair_of_sets(FLAT, FLAT.padded((90, 90), (90, 90)), truth)
+    for h in affine_hypotheses(fixed, moving, np.ones((8, 8)), rng=rng()):
         singular = np.linalg.svd(h.affine.matrix[:-1, :-1], compute_uv=False)
         assert singular.max() <= 2 + 1e-6 and singular.min() >= 0.5 - 1e-6
 
@@ -115,15 +115,15 @@ def test_one_pair_gives_a_translation_and_no_pair_nothing():
     found = affine_hypotheses(one, one, np.ones((1, 1)), rng=rng())
     np.testing.assert_allclose(found[0].affine.matrix, np.eye(3), atol=1e-9)
     assert affine_hypotheses(one, one, np.zeros((1, 1)), rng=rng()) == []
-    assert affine_hypotheses(ROISet.empty(FLAT), one, np.zeros((0, 1)), rng=rng()) == []
+    assert affine_hypotheses(one, ROISet.empty(FLAT), np.zeros((0, 1)), rng=rng()) == []
 
 
 def test_slabs_of_one_voxel_work():
     grid = Grid.from_itk((40, 36, 1), (1.0, 1.0, 8.0), (0.0, 0.0, 0.0), np.eye(3))
-    moving, fixed = pair_of_sets(
+    fixed, moving = pair_of_sets(
         grid, grid.padded((0, 10, 10), (0, 10, 10)), about(grid, np.eye(3), (6.0, -4.0, 0.0))
     )
-    best = affine_hypotheses(moving, fixed, np.eye(8), rng=rng())[0]
+    best = affine_hypotheses(fixed, moving, np.eye(8), rng=rng())[0]
     assert mean_error(best.affine, about(grid, np.eye(3), (6.0, -4.0, 0.0)), grid) < 0.5
 
 
@@ -132,25 +132,25 @@ def test_bad_input():
     with pytest.raises(GeometryError, match="that shape"):
         affine_hypotheses(one, one, np.ones((2, 1)), rng=rng())
     with pytest.raises(GeometryError, match="both must agree"):
-        affine_hypotheses(ROISet.empty(oblique_grid()), one, np.ones((0, 1)), rng=rng())
+        affine_hypotheses(one, ROISet.empty(oblique_grid()), np.ones((0, 1)), rng=rng())
 
 
 def test_agreement_is_one_where_regions_coincide():
     truth = about(FLAT, rotation(25), (3.0, 1.0))
-    moving, fixed = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
-    agreement = pair_agreement(moving, fixed, truth)
+    fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
+    agreement = pair_agreement(fixed, moving, truth)
     assert np.diag(agreement).min() > 0.99
     assert agreement.max() <= 1 + 1e-12 and agreement.min() >= 0
 
 
 def test_limiting_the_regions_keeps_the_largest_and_their_numbers():
     truth = about(FLAT, rotation(25), (3.0, 1.0))
-    moving, fixed = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
+    fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
     few = GeometryOptions(max_regions=5)
-    best = affine_hypotheses(moving, fixed, np.full((8, 8), 0.2) + 0.8 * np.eye(8), rng=rng(), options=few)[0]
+    best = affine_hypotheses(fixed, moving, np.full((8, 8), 0.2) + 0.8 * np.eye(8), rng=rng(), options=few)[0]
     largest = set(np.argsort(-fixed.volumes)[:5].tolist())
     assert len(best.pairs) >= 4 and {f for _, f in best.pairs} <= largest and all(m == f for m, f in best.pairs)
-    assert pair_agreement(moving, fixed, truth, options=few).shape == (8, 8)
+    assert pair_agreement(fixed, moving, truth, options=few).shape == (8, 8)
 
 
 # -- closed forms on points and moments ------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_moment_rotations_contain_the_true_one():
         cov = np.diag(np.arange(1.0, d + 1) ** 2)
         q = np.linalg.qr(r.normal(size=(d, d)))[0]
         q[:, 0] *= np.sign(np.linalg.det(q))
-        options = [o[0] for o in moment_rotations((q @ cov @ q.T)[None], cov[None])]
+        options = [o[0] for o in moment_rotations(cov[None], (q @ cov @ q.T)[None])]
         assert len(options) == count
         assert all(np.linalg.det(o) > 0 for o in options)
         assert min(np.abs(o - q).max() for o in options) < 1e-9

@@ -87,13 +87,13 @@ def test_bad_input():
     with pytest.raises(InputError, match="soft or nearest"):
         resize_masks(rois, rois.grid, mode="cubic")
     with pytest.raises(InputError, match="channels"):
-        cosine_similarity(torch.ones(1, 3), torch.ones(1, 4))
+        cosine_similarity(torch.ones(1, 4), torch.ones(1, 3))
 
 
 def test_cosine_closed_form():
     a = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     expected = torch.tensor([[1.0, 2**-0.5, 0.0], [2**-0.5, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    torch.testing.assert_close(cosine_similarity(3 * a, a), expected)
+    torch.testing.assert_close(cosine_similarity(a, 3 * a), expected)
 
 
 @pytest.mark.parametrize(("shape", "shift"), [((5, 4, 6), 0.0), ((20, 3, 11), 2.7), ((1, 9, 9), -4.0)])

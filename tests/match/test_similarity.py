@@ -14,19 +14,19 @@ from roireg.match import DescriptorWeights, describe, descriptor_similarity
 
 def scene(truth, *, seed=0):
     """Both region sets and images in which every region has a brightness of its own."""
-    moving, fixed = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth, count=6, seed=seed)
+    fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth, count=6, seed=seed)
     level = torch.linspace(0.2, 1, 6)
     images = []
-    for rois in (moving, fixed):
+    for rois in (fixed, moving):
         data = torch.zeros(rois.grid.shape)
         for mask, value in zip(rois.masks, level, strict=True):
             data[mask] = value
         images.append(Image(data[None], rois.grid))
-    return moving, fixed, *images
+    return fixed, moving, *images
 
 
 def test_equal_regions_have_similarity_one_and_are_symmetric():
-    _, fixed, _, image = scene(about(FLAT, np.eye(2), 0.0))
+    fixed, _, image, _ = scene(about(FLAT, np.eye(2), 0.0))
     d = describe(image, fixed)
     s = descriptor_similarity(d, d)
     torch.testing.assert_close(s.diagonal(), torch.ones(6))
@@ -35,17 +35,17 @@ def test_equal_regions_have_similarity_one_and_are_symmetric():
 
 
 def test_corresponding_regions_are_the_most_similar():
-    moving, fixed, moving_image, fixed_image = scene(about(FLAT, rotation(10), (3.0, 2.0)))
-    s = descriptor_similarity(describe(moving_image, moving), describe(fixed_image, fixed))
+    fixed, moving, fixed_image, moving_image = scene(about(FLAT, rotation(10), (3.0, 2.0)))
+    s = descriptor_similarity(describe(fixed_image, fixed), describe(moving_image, moving))
     assert s.argmax(0).tolist() == list(range(6))
 
 
 def test_a_rigid_motion_changes_neither_size_nor_elongation():
-    moving, fixed, moving_image, fixed_image = scene(about(FLAT, rotation(70), (3.0, 2.0)))
-    a, b = describe(moving_image, moving), describe(fixed_image, fixed)
+    fixed, moving, fixed_image, moving_image = scene(about(FLAT, rotation(70), (3.0, 2.0)))
+    a, b = describe(fixed_image, fixed), describe(moving_image, moving)
     torch.testing.assert_close(a.elongation, b.elongation, atol=0.06, rtol=0)
     # Sizes are relative to each image's own.
-    shift = 0.5 * np.log(np.prod(moving.grid.extent) / np.prod(fixed.grid.extent))
+    shift = 0.5 * np.log(np.prod(fixed.grid.extent) / np.prod(moving.grid.extent))
     torch.testing.assert_close(a.size + shift, b.size, atol=0.03, rtol=0, check_dtype=False)
 
 
@@ -65,7 +65,7 @@ def test_context_is_the_ring_and_spread_the_deviation():
 
 
 def test_row_i_alone_is_row_i():
-    moving, _, moving_image, _ = scene(about(FLAT, np.eye(2), 0.0))
+    _, moving, _, moving_image = scene(about(FLAT, np.eye(2), 0.0))
     together = describe(moving_image, moving)
     for i in (0, 5):
         alone = describe(moving_image, moving.subset([i]))
@@ -74,14 +74,14 @@ def test_row_i_alone_is_row_i():
 
 
 def test_weights_switch_parts_off():
-    moving, fixed, moving_image, fixed_image = scene(about(FLAT, np.eye(2), 0.0))
-    a, b = describe(moving_image, moving), describe(fixed_image, fixed)
+    fixed, moving, fixed_image, moving_image = scene(about(FLAT, np.eye(2), 0.0))
+    a, b = describe(fixed_image, fixed), describe(moving_image, moving)
     nothing = DescriptorWeights(inside=0, spread=0, context=0, size=0, elongation=0, position=0)
     torch.testing.assert_close(descriptor_similarity(a, b, weights=nothing), torch.ones(6, 6))
 
 
 def test_channels_must_agree():
-    moving, fixed, moving_image, fixed_image = scene(about(FLAT, np.eye(2), 0.0))
+    fixed, moving, fixed_image, moving_image = scene(about(FLAT, np.eye(2), 0.0))
     two = fixed_image.with_data(fixed_image.data.repeat(2, 1, 1))
     with pytest.raises(InputError, match="same channels"):
-        descriptor_similarity(describe(moving_image, moving), describe(two, fixed))
+        descriptor_similarity(describe(two, fixed), describe(moving_image, moving))

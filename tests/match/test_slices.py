@@ -45,11 +45,11 @@ class Stage:
         return image.with_data(torch.stack([image.data[0] == v for v in values]).float())
 
 
-def run(moving, fixed, **options):
+def run(fixed, moving, **options):
     m, f = Stage(), Stage()
     result = match_slices(
-        moving,
         fixed,
+        moving,
         lambda i: (m if i.name.startswith("moving") else f).segment(i),
         lambda i: (m if i.name.startswith("moving") else f).encode(i),
         options=PUBLISHED,
@@ -65,7 +65,7 @@ def named(image, name):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_every_slice_is_worked_on_once_and_finds_its_partner(axis):
     moving, fixed = named(volume(0, axis=axis), "moving"), named(volume(2, axis=axis), "fixed")
-    result, m, f = run(moving, fixed, axis=axis, reach=3)
+    result, m, f = run(fixed, moving, axis=axis, reach=3)
     for stage in (m, f):
         assert len(stage.segmented) == 8 and set(stage.segmented.values()) == {1}
         assert len(stage.encoded) == 6 and set(stage.encoded.values()) == {1}
@@ -79,10 +79,10 @@ def test_every_slice_is_worked_on_once_and_finds_its_partner(axis):
 
 def test_reach_limits_the_search():
     moving, fixed = named(volume(0), "moving"), named(volume(2), "fixed")
-    assert len(run(moving, fixed, reach=1)[0]) == 0
-    assert len(run(moving, fixed, reach=2)[0]) == 18
-    assert len(run(moving, fixed, reach_mm=5.9)[0]) == 0
-    assert len(run(moving, fixed, reach_mm=6.0)[0]) == 18
+    assert len(run(fixed, moving, reach=1)[0]) == 0
+    assert len(run(fixed, moving, reach=2)[0]) == 18
+    assert len(run(fixed, moving, reach_mm=5.9)[0]) == 0
+    assert len(run(fixed, moving, reach_mm=6.0)[0]) == 18
 
 
 def test_reach_in_mm_follows_the_world():
@@ -90,22 +90,22 @@ def test_reach_in_mm_follows_the_world():
     affine = moving.grid.affine.copy()
     affine[2, 3] += 6.0  # two slices up: moving slice s now lies beside fixed slice s + 2
     moving = Image(moving.data, Grid(moving.grid.shape, affine), name="moving")
-    assert len(run(moving, named(volume(2), "fixed"), reach_mm=0.5)[0]) == 18
+    assert len(run(named(volume(2), "fixed"), moving, reach_mm=0.5)[0]) == 18
 
 
 def test_unmatched_regions_are_kept_or_dropped_as_asked():
     moving, fixed = named(volume(0), "moving"), named(volume(2), "fixed")
-    kept = run(moving, fixed, reach=1)[0]
+    kept = run(fixed, moving, reach=1)[0]
     assert len(kept.moving) == 18 and len(kept.unmatched_moving) == 18
-    assert len(run(moving, fixed, reach=1, keep_unmatched=False)[0].moving) == 0
+    assert len(run(fixed, moving, reach=1, keep_unmatched=False)[0].moving) == 0
 
 
 def test_little_memory_keeps_the_regions_coarser_in_the_slices():
     moving, fixed = named(volume(0), "moving"), named(volume(2), "fixed")
-    full = run(moving, fixed)[0]
+    full = run(fixed, moving)[0]
     told: list[str] = []
     memory = len(full.fixed) * full.fixed.grid.size // 3
-    little = run(moving, fixed, memory=memory, progress=lambda event: told.append(event.detail))[0]
+    little = run(fixed, moving, memory=memory, progress=lambda event: told.append(event.detail))[0]
     assert told[-1] == "to save memory, regions are kept 2 times as coarse within the slices"
     assert little.fixed.grid.shape[0] == full.fixed.grid.shape[0]
     assert little.fixed.grid.size < full.fixed.grid.size / 3
@@ -127,7 +127,7 @@ def test_slices_lie_along_the_coarsest_axis_of_the_fixed_volume_whatever_the_ord
     origin = fixed.grid.world_from_index([corners])[0]
     grid = Grid.from_itk(tuple(data.shape)[::-1], spacing[::-1], origin, direction[:, ::-1])
     moving = Image(data[None].contiguous(), grid, name="moving")
-    result, m, f = run(moving, fixed, reach=3)
+    result, m, f = run(fixed, moving, reach=3)
     assert len(m.segmented) == len(f.segmented) == 8 and len(result) == 18
     lag = result.fixed.centroids[[p.fixed for p in result.pairs]][:, 2]
     lag = lag - result.moving.centroids[[p.moving for p in result.pairs]][:, 2]
@@ -137,7 +137,7 @@ def test_slices_lie_along_the_coarsest_axis_of_the_fixed_volume_whatever_the_ord
 def test_bad_input():
     image = named(volume(), "moving")
     with pytest.raises(GeometryError, match="two 3D images"):
-        run(Image(torch.ones(1, 4, 4), Grid.pixels((4, 4))), image)
+        run(image, Image(torch.ones(1, 4, 4), Grid.pixels((4, 4))))
     with pytest.raises(GeometryError, match="storage axis 0, 1 or 2"):
         run(image, image, axis=3)
     with pytest.raises(InputError, match="reach"):

@@ -87,7 +87,7 @@ class Search(Stage):
         rng = generator(problem.seed, stream="match")
         maps = [Candidate(h.affine, "regions") for h in candidates.hypotheses(rng)]
         return maps + single_pair_maps(
-            candidates.moving, candidates.fixed, candidates.similarity, count=self.single_pairs
+            candidates.fixed, candidates.moving, candidates.similarity, count=self.single_pairs
         )
 
     def _key_points(self, problem: Problem) -> list[KeypointMap]:
@@ -95,16 +95,16 @@ class Search(Stage):
             return []
         pair = problem.pair
         return keypoint_maps(
-            pair.moving,
             pair.fixed,
+            pair.moving,
             rng=generator(problem.seed, stream="key points"),
-            moving_mask=pair.moving_mask,
             fixed_mask=pair.fixed_mask,
+            moving_mask=pair.moving_mask,
         )
 
 
 def single_pair_maps(
-    moving: ROISet, fixed: ROISet, similarity: NDArray[np.float64], *, count: int
+    fixed: ROISet, moving: ROISet, similarity: NDArray[np.float64], *, count: int
 ) -> list[Candidate]:
     """Maps that one region pair alone proposes, for the `count` most similar pairs.
 
@@ -120,12 +120,12 @@ def single_pair_maps(
         target, source = moving.centroids[m], fixed.centroids[f]
         found.append(Candidate(Affine.translation(target - source), "one region pair"))
         if d == 2:
-            found.extend(_turned(target, source, moving.covariances[m], fixed.covariances[f]))
+            found.extend(_turned(source, target, fixed.covariances[f], moving.covariances[m]))
     return found
 
 
 def _turned(
-    target: NDArray[np.float64], source: NDArray[np.float64], moving: NDArray[np.float64], fixed: NDArray[np.float64]
+    source: NDArray[np.float64], target: NDArray[np.float64], fixed: NDArray[np.float64], moving: NDArray[np.float64]
 ) -> list[Candidate]:
     (moving_values, moving_axes), (fixed_values, fixed_axes) = np.linalg.eigh(moving), np.linalg.eigh(fixed)
     # A round region has no direction to align.

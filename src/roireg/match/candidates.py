@@ -41,14 +41,14 @@ class RegionCandidates:
         if not (len(self.moving) and len(self.fixed)):
             return np.zeros((len(self.moving), len(self.fixed)))
         return region_similarity(
-            self.moving, self.fixed, self.moving_features, self.fixed_features, options=self.options
+            self.fixed, self.moving, self.fixed_features, self.moving_features, options=self.options
         )
 
     def hypotheses(self, rng: np.random.Generator) -> list[Hypothesis]:
         """Return the affine maps that bring many similar regions together, see `affine_hypotheses`."""
         if not self.similarity.size:
             return []
-        return affine_hypotheses(self.moving, self.fixed, self.similarity, rng=rng, options=self.options.geometry)
+        return affine_hypotheses(self.fixed, self.moving, self.similarity, rng=rng, options=self.options.geometry)
 
     def paired(
         self,
@@ -59,10 +59,10 @@ class RegionCandidates:
     ) -> ROIPairs:
         """Pair the regions, see `match`."""
         return match(
-            self.moving,
             self.fixed,
-            self.moving_features,
+            self.moving,
             self.fixed_features,
+            self.moving_features,
             options=self.options,
             excluded=excluded,
             guide=guide,

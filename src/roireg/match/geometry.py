@@ -91,17 +91,17 @@ class Hypothesis:
         return f"Hypothesis({self.kind}, score {self.score:.3f}, {len(self.pairs)} pairs, {self.affine!r})"
 
 
-def pair_agreement(moving: ROISet, fixed: ROISet, affine: Affine, *, options: GeometryOptions | None = None) -> Array:
+def pair_agreement(fixed: ROISet, moving: ROISet, affine: Affine, *, options: GeometryOptions | None = None) -> Array:
     """(M, F) Bhattacharyya coefficient of the regions' Gaussians under an affine; 1 when they coincide."""
     # Every region counts here, also those too small to take part in the search.
     options = (options or GeometryOptions()).model_copy(update={"max_regions": max(len(moving), len(fixed))})
-    problem = _Problem.build(moving, fixed, np.ones((len(moving), len(fixed))), options)
+    problem = _Problem.build(fixed, moving, np.ones((len(moving), len(fixed))), options)
     return problem.agreement(affine.matrix)
 
 
 def affine_hypotheses(
-    moving: ROISet,
     fixed: ROISet,
+    moving: ROISet,
     similarity: Array,
     *,
     rng: np.random.Generator,
@@ -112,7 +112,7 @@ def affine_hypotheses(
 
     Parameters
     ----------
-    moving, fixed : M and F regions, world mm.
+    fixed, moving : F and M regions, world mm.
     similarity : (M, F) similarities; entries <= 0 or -inf are never paired.
     rng : random numbers for the samples (`core.seeds.generator`).
     count : at most so many hypotheses.
@@ -138,7 +138,7 @@ def affine_hypotheses(
             f"{len(moving)} moving and {len(fixed)} fixed regions need a similarity of that shape, "
             f"found {similarity.shape}"
         )
-    problem = _Problem.build(moving, fixed, similarity, options)
+    problem = _Problem.build(fixed, moving, similarity, options)
     if not (problem.similarity > 0).any():
         return []
     matrices = np.concatenate(list(_proposals(problem, rng)))
@@ -163,48 +163,48 @@ class _Problem:
     """The regions of both images as Gaussians, in a common frame: mm, weights, tolerances."""
 
     options: GeometryOptions
-    grid_m: Grid
     grid_f: Grid
-    index_m: NDArray[np.int64]
+    grid_m: Grid
     index_f: NDArray[np.int64]
-    mean_m: Array
+    index_m: NDArray[np.int64]
     mean_f: Array
-    cov_m: Array
+    mean_m: Array
     cov_f: Array
-    radius_m: Array
+    cov_m: Array
     radius_f: Array
-    weight_m: Array
+    radius_m: Array
     weight_f: Array
+    weight_m: Array
     similarity: Array
     probes: Array
     size: float
     max_rotation: float
 
     @classmethod
-    def build(cls, moving: ROISet, fixed: ROISet, similarity: Array, options: GeometryOptions) -> _Problem:
+    def build(cls, fixed: ROISet, moving: ROISet, similarity: Array, options: GeometryOptions) -> _Problem:
         d = fixed.grid.ndim
         sides = []
-        for rois in (moving, fixed):
+        for rois in (fixed, moving):
             radius = rois.volumes ** (1 / d)
             index = np.sort(np.argsort(-radius, kind="stable")[: options.max_regions])
             sides.append((index, rois.centroids[index], rois.covariances[index], radius[index]))
-        (im, cm, sm, rm), (jf, cf, sf, rf) = sides
+        (jf, cf, sf, rf), (im, cm, sm, rm) = sides
         rotation = options.max_rotation if options.max_rotation is not None else (180.0 if d == 2 else 45.0)
         clean = np.where(np.isfinite(similarity), similarity, 0.0).clip(0, 1)
         return cls(
             options,
-            moving.grid,
             fixed.grid,
-            im,
+            moving.grid,
             jf,
-            cm,
+            im,
             cf,
-            sm,
+            cm,
             sf,
-            rm,
+            sm,
             rf,
-            _weights(moving, im, rm),
+            rm,
             _weights(fixed, jf, rf),
+            _weights(moving, im, rm),
             clean[np.ix_(im, jf)],
             fixed.grid.corners() * 0.5 + fixed.grid.center * 0.5,
             float(np.prod(fixed.grid.extent) ** (1 / d)),
@@ -395,7 +395,7 @@ def _proposals(problem: _Problem, rng: np.random.Generator) -> Iterator[Array]:
 
     yield about(scale * eye, m, f)
     few = slice(0, 400)
-    for rotation in moment_rotations(problem.cov_m[m[few]], problem.cov_f[f[few]]):
+    for rotation in moment_rotations(problem.cov_f[f[few]], problem.cov_m[m[few]]):
         yield about(rotation, m[few], f[few])
         yield about(scale[few] * rotation, m[few], f[few])
     # Large and similar regions are drawn more often: they are fewer and better defined.

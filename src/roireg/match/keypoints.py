@@ -65,12 +65,12 @@ class KeypointMap:
 
 
 def keypoint_maps(
-    moving: Image,
     fixed: Image,
+    moving: Image,
     *,
     rng: np.random.Generator,
-    moving_mask: Image | None = None,
     fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
     samples: int = 2000,
 ) -> list[KeypointMap]:
     """Find the similarity, the affine map and, where there is one, the perspective on which most key points agree.
@@ -80,9 +80,9 @@ def keypoint_maps(
 
     Parameters
     ----------
-    moving, fixed : one-channel 2D images.
+    fixed, moving : one-channel 2D images.
     rng : random numbers for the samples.
-    moving_mask, fixed_mask : one-channel images; only key points where they are > 0 count.
+    fixed_mask, moving_mask : one-channel images; only key points where they are > 0 count.
     samples : how many pairs of pairs are tried.
 
     Returns

@@ -73,11 +73,11 @@ PUBLISHED = MatchOptions(similarity="cosine", prototype="soft", assignment="gree
 
 
 def region_similarity(
-    moving: ROISet, fixed: ROISet, moving_features: Image, fixed_features: Image, *, options: MatchOptions
+    fixed: ROISet, moving: ROISet, fixed_features: Image, moving_features: Image, *, options: MatchOptions
 ) -> Matrix:
     """(M, F) float64 similarities of all regions, rows moving, as `options` say."""
-    moving_known = described(moving, moving_features, options=options)
-    return similarity_of(moving_known, described(fixed, fixed_features, options=options), options=options)
+    sides = (described(r, f, options=options) for r, f in ((fixed, fixed_features), (moving, moving_features)))
+    return similarity_of(*sides, options=options)
 
 
 def described(rois: ROISet, features: Image, *, options: MatchOptions) -> Tensor | RegionDescriptors:
@@ -91,23 +91,23 @@ def described(rois: ROISet, features: Image, *, options: MatchOptions) -> Tensor
 
 
 def similarity_of(
-    moving: Tensor | RegionDescriptors, fixed: Tensor | RegionDescriptors, *, options: MatchOptions
+    fixed: Tensor | RegionDescriptors, moving: Tensor | RegionDescriptors, *, options: MatchOptions
 ) -> Matrix:
     """(M, F) float64 similarities of regions that `described` has described with the same options."""
-    if isinstance(moving, RegionDescriptors):
-        assert isinstance(fixed, RegionDescriptors)
-        result = descriptor_similarity(moving, fixed, weights=options.weights)
+    if isinstance(fixed, RegionDescriptors):
+        assert isinstance(moving, RegionDescriptors)
+        result = descriptor_similarity(fixed, moving, weights=options.weights)
     else:
-        assert not isinstance(fixed, RegionDescriptors)
-        result = cosine_similarity(moving, fixed)
+        assert not isinstance(moving, RegionDescriptors)
+        result = cosine_similarity(fixed, moving)
     return result.cpu().numpy().astype(np.float64)
 
 
 def match(
-    moving: ROISet,
     fixed: ROISet,
-    moving_features: Image,
+    moving: ROISet,
     fixed_features: Image,
+    moving_features: Image,
     *,
     options: MatchOptions | None = None,
     excluded: Sequence[tuple[int, int]] = (),
@@ -119,8 +119,8 @@ def match(
 
     Parameters
     ----------
-    moving, fixed : candidate regions.
-    moving_features, fixed_features : feature maps with the same channels, each on any grid over the world of
+    fixed, moving : candidate regions.
+    fixed_features, moving_features : feature maps with the same channels, each on any grid over the world of
         its regions.
     options : see `MatchOptions`; `PUBLISHED` for the published settings.
     excluded : (moving, fixed) indices of pairs that are never proposed.
@@ -148,41 +148,41 @@ def match(
     if len(moving) == 0 or len(fixed) == 0:
         return ROIPairs(moving, fixed, ())
     if similarity is None:
-        similarity = region_similarity(moving, fixed, moving_features, fixed_features, options=options)
+        similarity = region_similarity(fixed, moving, fixed_features, moving_features, options=options)
     allowed = similarity.copy()
     for m, f in excluded:
         allowed[m, f] = -np.inf
     if guide is None and options.geometric:
         rng = generator(0, stream="match") if rng is None else rng
-        best = affine_hypotheses(moving, fixed, allowed, rng=rng, count=1, options=options.geometry)
+        best = affine_hypotheses(fixed, moving, allowed, rng=rng, count=1, options=options.geometry)
         guide = best[0].affine if best else None
     ranked, agreement = allowed, None
     threshold = options.threshold
     if guide is not None:
-        agreement = pair_agreement(moving, fixed, guide, options=options.geometry)
+        agreement = pair_agreement(fixed, moving, guide, options=options.geometry)
         together = (agreement >= options.least_agreement) & (allowed > options.threshold)
         ranked, threshold = np.where(together, allowed * agreement, -np.inf), -1.0
     chosen = _ASSIGNMENTS[options.assignment](ranked, threshold=threshold, top=options.top)
     trust = confidences(similarity, chosen, agreement=agreement)
     pairs = [
-        ROIPair(m, f, float(similarity[m, f]), float(c), name=_common_name(moving, fixed, m, f))
+        ROIPair(m, f, float(similarity[m, f]), float(c), name=_common_name(fixed, moving, f, m))
         for (m, f), c in zip(chosen, trust, strict=True)
     ]
     if options.assignment == "many":
-        moving, fixed, pairs = _merge(moving, fixed, pairs, moving_features, fixed_features, options)
+        fixed, moving, pairs = _merge(fixed, moving, pairs, fixed_features, moving_features, options)
     return ROIPairs(moving, fixed, tuple(pairs))
 
 
-def _common_name(moving: ROISet, fixed: ROISet, m: int, f: int) -> str | None:
+def _common_name(fixed: ROISet, moving: ROISet, f: int, m: int) -> str | None:
     return moving.names[m] if moving.names[m] == fixed.names[f] else None
 
 
 def _merge(
-    moving: ROISet,
     fixed: ROISet,
+    moving: ROISet,
     pairs: list[ROIPair],
-    moving_features: Image,
     fixed_features: Image,
+    moving_features: Image,
     options: MatchOptions,
 ) -> tuple[ROISet, ROISet, list[ROIPair]]:
     """Join moving masks that share a fixed region, compare again, keep the union where it still passes.
@@ -197,13 +197,13 @@ def _merge(
             continue
         members = [p.moving for p in group]
         union = ROISet(moving.masks[members].any(0, keepdim=True), moving.grid)
-        own = region_similarity(union, fixed.subset([f]), moving_features, fixed_features, options=options)[0, 0]
+        own = region_similarity(fixed.subset([f]), union, fixed_features, moving_features, options=options)[0, 0]
         if own <= options.threshold:
             result.append(group[0])
             continue
         moving = _append(moving, union)
         result.append(ROIPair(len(moving) - 1, f, float(own), float(np.mean([p.confidence for p in group]))))
-    return moving, fixed, sorted(result, key=lambda p: (-p.similarity, p.moving, p.fixed))
+    return fixed, moving, sorted(result, key=lambda p: (-p.similarity, p.moving, p.fixed))
 
 
 def _append(rois: ROISet, extra: ROISet) -> ROISet:
@@ -216,7 +216,7 @@ def _append(rois: ROISet, extra: ROISet) -> ROISet:
     )
 
 
-def match_labels(moving: ROISet, fixed: ROISet) -> ROIPairs:
+def match_labels(fixed: ROISet, moving: ROISet) -> ROIPairs:
     """Pair regions of equal class name (Case 1); similarity and confidence 1, order of the fixed regions.
 
     Classes of one image only stay unmatched in the result.

@@ -124,7 +124,7 @@ def _normaliser(points: Array) -> Array:
     return np.array([[scale, 0, -scale * centre[0]], [0, scale, -scale * centre[1]], [0, 0, 1]])
 
 
-def moment_rotations(moving: Array, fixed: Array) -> Iterator[Array]:
+def moment_rotations(fixed: Array, moving: Array) -> Iterator[Array]:
     """Yield every (P, d, d) batch of rotations that aligns the principal axes of fixed with moving moments.
 
     Second moments leave the sign of each axis open: 2 proper rotations in 2D, 4 in 3D.

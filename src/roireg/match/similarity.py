@@ -19,8 +19,8 @@ from roireg.match.prototypes import resize_masks, weighted_mean
 __all__ = ["DescriptorWeights", "RegionDescriptors", "cosine_similarity", "describe", "descriptor_similarity"]
 
 
-def cosine_similarity(moving: Tensor, fixed: Tensor) -> Tensor:
-    """(M, F) cosine between (M, C) moving and (F, C) fixed prototypes; 0 where a prototype is 0.
+def cosine_similarity(fixed: Tensor, moving: Tensor) -> Tensor:
+    """(M, F) cosine between (F, C) fixed and (M, C) moving prototypes; 0 where a prototype is 0.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def _tensor(array: NDArray[np.float64]) -> Tensor:
 
 
 def descriptor_similarity(
-    moving: RegionDescriptors, fixed: RegionDescriptors, *, weights: DescriptorWeights | None = None
+    fixed: RegionDescriptors, moving: RegionDescriptors, *, weights: DescriptorWeights | None = None
 ) -> Tensor:
     """(M, F) similarity in (0, 1]: exp(-d^2 / 2), d^2 the weighted mean of squared differences of all parts.
 

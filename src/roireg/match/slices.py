@@ -36,8 +36,8 @@ class _Slice:
 
 
 def match_slices(
-    moving: Image,
     fixed: Image,
+    moving: Image,
     segment: Callable[[Image], ROISet],
     encode: Callable[[Image], Image],
     *,
@@ -54,7 +54,7 @@ def match_slices(
 
     Parameters
     ----------
-    moving, fixed : volumes.
+    fixed, moving : volumes.
     segment : 2D image -> regions on any 2D grid over it; called once per slice.
     encode : 2D image -> feature map; called once per slice that has regions.
     axis : storage axis of the fixed volume along which slices are cut, 0 (z), 1 or 2; None takes the coarsest, see
@@ -89,7 +89,7 @@ def match_slices(
     if reach < 0 or (reach_mm is not None and reach_mm < 0):
         raise InputError("the reach of slice matching is a number of slices or mm of at least 0")
     options = options or MatchOptions(geometric=False)
-    near = _near(moving.grid, fixed.grid, (moving_axis, axis), reach, reach_mm)
+    near = _near(fixed.grid, moving.grid, (axis, moving_axis), reach, reach_mm)
     moving_slices, fixed_slices = (
         [_prepare(slice_image(image, a, s), segment, encode, options) for s in range(image.grid.shape[a])]
         for image, a in ((moving, moving_axis), (fixed, axis))
@@ -125,13 +125,13 @@ def match_slices(
     return ROIPairs(moving_rois, fixed_rois, tuple(result))
 
 
-def _near(moving: Grid, fixed: Grid, axes: tuple[int, int], reach: int, reach_mm: float | None) -> NDArray[np.bool_]:
-    """(S_moving, S_fixed) which slices meet; `axes` are those of the moving and of the fixed volume."""
-    s, t = np.arange(moving.shape[axes[0]]), np.arange(fixed.shape[axes[1]])
-    normal = fixed.direction[:, axes[1]]
+def _near(fixed: Grid, moving: Grid, axes: tuple[int, int], reach: int, reach_mm: float | None) -> NDArray[np.bool_]:
+    """(S_moving, S_fixed) which slices meet; `axes` are those of the fixed and of the moving volume."""
+    s, t = np.arange(moving.shape[axes[1]]), np.arange(fixed.shape[axes[0]])
+    normal = fixed.direction[:, axes[0]]
     if reach_mm is None:
         # Slices of a volume that is stored the other way round are counted from its other end.
-        order = s if normal @ moving.direction[:, axes[0]] >= 0 else s[::-1]
+        order = s if normal @ moving.direction[:, axes[1]] >= 0 else s[::-1]
         return np.asarray(np.abs(order[:, None] - t[None]) <= reach)
 
     def heights(grid: Grid, axis: int) -> NDArray[np.float64]:
@@ -139,7 +139,7 @@ def _near(moving: Grid, fixed: Grid, axes: tuple[int, int], reach: int, reach_mm
         index[:, axis] = np.arange(grid.shape[axis])
         return np.asarray(grid.world_from_index(index) @ normal)
 
-    distance = np.abs(heights(moving, axes[0])[:, None] - heights(fixed, axes[1])[None])
+    distance = np.abs(heights(moving, axes[1])[:, None] - heights(fixed, axes[0])[None])
     return np.asarray(distance <= reach_mm + 1e-9)
 
 
@@ -156,7 +156,7 @@ def _match_range(
     blocks = []
     for _, part in group:
         assert part.known is not None
-        blocks.append(similarity_of(here.known, part.known, options=options))
+        blocks.append(similarity_of(part.known, here.known, options=options))
     joined = group[0][1].rois
     if len(group) > 1:
         sets = [part.rois for _, part in group]
@@ -167,10 +167,10 @@ def _match_range(
     features = group[0][1].features
     assert features is not None
     pairs = match(
-        here.rois,
         joined,
-        here.features,
+        here.rois,
         features,
+        here.features,
         options=options,
         similarity=np.concatenate(blocks, axis=1),
         rng=rng,

@@ -279,7 +279,7 @@ class _Run:
                 LabelSegmenter(m.data[0], m.grid)(image)
                 for m, image in zip(labels, (self.given.fixed, self.given.moving), strict=True)
             ]
-            pairs = match_labels(regions[1], regions[0])
+            pairs = match_labels(regions[0], regions[1])
             return replace(problem, pairs=pairs, trusted=pairs)
         if pairs is not None:
             return problem
@@ -310,8 +310,8 @@ class _Run:
         m = self.settings.match
         with self.clock(SLICES):
             return match_slices(
-                self.given.moving,
                 self.given.fixed,
+                self.given.moving,
                 self.tools.segmenter,
                 self.tools.encode,
                 axis=m.slice_axis,
@@ -381,7 +381,7 @@ class _Run:
         guide = affine_part(start, self.given.fixed.grid) if certain and self.settings.match.geometric else None
         excluded: tuple[tuple[int, int], ...] = ()
         if decisions is not None:
-            places = np.argwhere(blocked(candidates.moving, candidates.fixed, decisions))
+            places = np.argwhere(blocked(candidates.fixed, candidates.moving, decisions))
             excluded = tuple((int(m), int(f)) for m, f in places)
         pairs = candidates.paired(guide=guide, excluded=excluded, rng=generator(self.seed, stream="match"))
         return pairs if decisions is None else combined(decisions, pairs)

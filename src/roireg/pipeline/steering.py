@@ -63,7 +63,7 @@ def overlaps(a: ROISet, b: ROISet) -> NDArray[np.float64]:
     return np.asarray(iou(a.masks, onto(b, a.grid).masks).numpy())
 
 
-def blocked(moving: ROISet, fixed: ROISet, known: ROIPairs) -> NDArray[np.bool_]:
+def blocked(fixed: ROISet, moving: ROISet, known: ROIPairs) -> NDArray[np.bool_]:
     """(M, F) pairs of candidates that what a person has said rules out.
 
     A candidate like a region of an accepted pair has its partner already. Two candidates like the two regions of a
@@ -83,7 +83,7 @@ def combined(known: ROIPairs, found: ROIPairs) -> ROIPairs:
 
     The regions lie on the grids of `found`; those of `found` come first and keep their numbers.
     """
-    out = blocked(found.moving, found.fixed, known)
+    out = blocked(found.fixed, found.moving, known)
     kept = [p for p in found.pairs if not out[p.moving, p.fixed]]
     first_m, first_f = len(found.moving), len(found.fixed)
     own: list[ROIPair] = [replace(p, moving=p.moving + first_m, fixed=p.fixed + first_f) for p in known.pairs]
