@@ -1,22 +1,26 @@
 """Register two images by corresponding regions of interest.
 
 >>> import roireg
->>> result = roireg.register(roireg.read("fixed.nii.gz"), roireg.read("moving.nii.gz"))  # doctest: +SKIP
+>>> result = roireg.register("fixed.nii.gz", "moving.nii.gz")  # doctest: +SKIP
 >>> result.save("out")  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from roireg.core.image import Image
     from roireg.core.rois import Prompt
     from roireg.io import read_image as read
+    from roireg.io import to_nibabel, to_sitk
     from roireg.pipeline import Config, PromptSession, Registration, preset, prompt, prompt_session, register
 
 __all__ = [
     "Config",
+    "Image",
     "Prompt",
     "PromptSession",
     "Registration",
@@ -26,12 +30,19 @@ __all__ = [
     "prompt_session",
     "read",
     "register",
+    "to_nibabel",
+    "to_sitk",
 ]
 
 __version__ = "0.1.0"
 
+# Threads that wait by spinning make a run five times slower as soon as another program wants the same cores. The
+# runtime of OpenMP reads this when torch is loaded, which nothing here does before it is needed.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 _PLACES = {
     "Config": ("roireg.pipeline", "Config"),
+    "Image": ("roireg.core.image", "Image"),
     "Prompt": ("roireg.core.rois", "Prompt"),
     "PromptSession": ("roireg.pipeline", "PromptSession"),
     "Registration": ("roireg.pipeline", "Registration"),
@@ -40,6 +51,8 @@ _PLACES = {
     "prompt_session": ("roireg.pipeline", "prompt_session"),
     "read": ("roireg.io", "read_image"),
     "register": ("roireg.pipeline", "register"),
+    "to_nibabel": ("roireg.io", "to_nibabel"),
+    "to_sitk": ("roireg.io", "to_sitk"),
 }
 
 

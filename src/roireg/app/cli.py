@@ -399,9 +399,6 @@ def main(started: float | None = None) -> None:
     ----------
     started : time of the clock `time.perf_counter` at which the program was started.
     """
-    # Threads that wait by spinning make a run five times slower as soon as another program wants the same cores.
-    # Read when torch is loaded, which no command does before this line.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     open_streams()
     try:
         Path.home()

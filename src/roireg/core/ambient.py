@@ -8,7 +8,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["ordinary", "own_settings"]
+from roireg.core.errors import InputError
+
+__all__ = ["limited_threads", "ordinary", "own_settings"]
 
 
 @contextmanager
@@ -29,6 +31,30 @@ def own_settings() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
             stack.callback(torch.set_default_dtype, dtype)
         yield
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads, and with as many as before afterwards; None changes nothing.
+
+    The number belongs to the whole process.
+
+    Raises
+    ------
+    InputError
+        When it is no whole number of at least 1.
+    """
+    if threads is None:
+        yield
+        return
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"the number of threads is a whole number of at least 1, found {threads!r}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def ordinary(data: Tensor) -> Tensor:

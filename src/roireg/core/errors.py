@@ -15,6 +15,10 @@ class InputError(RoiregError):
     """An input (file, array, option) is missing, unreadable or unsuitable."""
 
 
+class InputTypeError(InputError, TypeError):
+    """A value in Python is of a type that is not taken."""
+
+
 class GeometryError(InputError):
     """Grids, spacings, orientations or transforms do not fit together."""
 

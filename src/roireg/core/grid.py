@@ -72,6 +72,50 @@ class Grid:
         d = len(shape)
         return cls.from_itk(tuple(shape)[::-1], [1.0] * d, [0.0] * d, np.eye(d))
 
+    @classmethod
+    def of_array(
+        cls,
+        shape: Sequence[int],
+        *,
+        spacing: ArrayLike = 1.0,
+        origin: ArrayLike | None = None,
+        direction: ArrayLike | None = None,
+    ) -> Grid:
+        """Return the grid of an array.
+
+        Parameters
+        ----------
+        shape : spatial shape of the array, d axes.
+        spacing : voxel size in mm, one number or one for every axis of the array in the order of its axes.
+        origin : (x, y[, z]) world point of index 0 in LPS mm; None is 0.
+        direction : (d, d) unit world vectors of the axes, column k that of axis k of the array; None runs the last
+            axis along x, the one before along y and, in 3D, the first along z.
+
+        Raises
+        ------
+        GeometryError
+            When a parameter does not fit the number of axes, a spacing is not positive, or axes coincide.
+        """
+        d = len(tuple(shape))
+        axes = np.eye(d)[:, ::-1] if direction is None else np.asarray(direction, dtype=np.float64)
+        start = np.zeros(d) if origin is None else np.asarray(origin, dtype=np.float64)
+        sizes = np.asarray(spacing, dtype=np.float64)
+        sizes = np.broadcast_to(sizes, (d,)) if sizes.ndim == 0 else sizes
+        for what, value, expected in (
+            ("spacing", sizes, (d,)),
+            ("origin", start, (d,)),
+            ("direction", axes, (d, d)),
+        ):
+            if value.shape != expected:
+                raise GeometryError(
+                    f"an array with {d} spatial axes needs a {what} of shape {expected}, found {value.shape}"
+                )
+        if not (np.isfinite(sizes).all() and sizes.min() > 0):
+            raise GeometryError(f"the spacing is a positive number of mm for every axis, found {sizes.tolist()}")
+        affine = np.eye(d + 1)
+        affine[:d, :d], affine[:d, d] = axes * sizes, start
+        return cls(tuple(shape), affine)
+
     # -- geometry -------------------------------------------------------------------------------
 
     @property

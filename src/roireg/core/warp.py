@@ -19,7 +19,7 @@ from torch import Tensor
 
 from roireg.core.filters import gaussian_smooth
 from roireg.core.grid import Grid
-from roireg.core.image import Image
+from roireg.core.image import LARGE, Image
 
 __all__ = [
     "LARGE",
@@ -35,9 +35,6 @@ __all__ = [
 
 SLAB_VOXELS = 2_000_000
 """How many voxels are mapped at once; bounds the temporary memory of every full-resolution warp."""
-
-LARGE = 16_000_000
-"""How many values a picture of bytes has before it is kept, and warped, as bytes."""
 
 
 class PointMap(Protocol):

@@ -2,6 +2,16 @@
 
 from roireg.core.files import atomic_path, new_folder
 from roireg.io._itk import HeaderWarning
+from roireg.io.convert import (
+    ImageLike,
+    LabelsLike,
+    TransformLike,
+    as_image,
+    as_labels,
+    as_transform,
+    to_nibabel,
+    to_sitk,
+)
 from roireg.io.dicom import DicomSeries, list_series
 from roireg.io.hashing import sha256_of
 from roireg.io.images import check_image, read_image, read_labels, write_image, write_labels
@@ -10,6 +20,14 @@ from roireg.io.points import PointSet, pair_points, read_points, write_points
 from roireg.io.transforms import CONVENTIONS, AntsFiles, from_itk, read_transform, to_itk, write_ants, write_transform
 
 __all__ = [
+    "to_sitk",
+    "to_nibabel",
+    "as_transform",
+    "as_labels",
+    "as_image",
+    "TransformLike",
+    "LabelsLike",
+    "ImageLike",
     "CONVENTIONS",
     "AntsFiles",
     "DicomSeries",

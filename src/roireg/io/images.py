@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
-from roireg.core.image import Image
-from roireg.core.warp import LARGE
+from roireg.core.image import Image, intensities, stored_values
 from roireg.io._itk import (
     check_shear,
     chosen_frame,
@@ -50,7 +49,7 @@ from roireg.io.streams import refuse_special
 from roireg.io.tiff import read_tiff, write_tiff
 from roireg.io.verified import verified_path
 
-__all__ = ["check_image", "read_image", "read_labels", "stored_values", "write_image", "write_labels"]
+__all__ = ["check_image", "image_of", "labels_of", "read_image", "read_labels", "write_image", "write_labels"]
 
 Array = NDArray[Any]
 
@@ -116,17 +115,10 @@ def read_image(
         When its geometry is unusable (sheared or singular axes).
     """
     stored = _read(path, Selection(frame, series, level, page, channel))
-    image = _image(path, _tensor(stored.array), stored)
+    image = image_of(path, stored)
     if finite:
         _check_finite(image)
     return image
-
-
-def _tensor(array: Array) -> torch.Tensor:
-    """Return values as float32, but large pictures of bytes, which would take four times the memory, as they are."""
-    if array.dtype == np.uint8 and array.ndim == 3 and array.size > LARGE:
-        return torch.from_numpy(array if array.flags.writeable else array.copy())
-    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def read_labels(
@@ -147,19 +139,28 @@ def read_labels(
     """
     if extension(Path(path)) in (".jpg", ".jpeg"):
         raise InputError(f"{path}: JPEG alters label values; save the label map as PNG or NIfTI")
-    stored = _read(path, Selection(frame, series, level, page), indices=True)
+    return labels_of(path, _read(path, Selection(frame, series, level, page), indices=True))
+
+
+def image_of(name: str | Path, stored: Stored) -> Image:
+    """Return the image of what is stored; `name` is how messages refer to it."""
+    return _image(name, intensities(stored.array, copy=False), stored)
+
+
+def labels_of(name: str | Path, stored: Stored) -> Image:
+    """Return the label map of what is stored, see `read_labels`."""
     array = stored.array
     if array.shape[0] != 1:
         raise InputError(
-            f"{path}: a label map has one value per voxel, found {array.shape[0]} channels; save it as an index image"
+            f"{name}: a label map has one value per voxel, found {array.shape[0]} channels; save it as an index image"
         )
     if array.dtype.kind == "f":
-        stored = replace(stored, array=_rounded(array, str(path)))
+        stored = replace(stored, array=_rounded(array, str(name)))
         array = stored.array
     limits = np.iinfo(np.int32)
     if int(array.min()) < limits.min or int(array.max()) > limits.max:
-        raise InputError(f"{path}: labels must fit 32-bit integers, found values up to {array.max()}")
-    return _image(path, torch.from_numpy(np.array(array, dtype=np.int32, order="C")), stored)
+        raise InputError(f"{name}: labels must fit 32-bit integers, found values up to {array.max()}")
+    return _image(name, torch.from_numpy(np.array(array, dtype=np.int32, order="C")), stored)
 
 
 def _rounded(array: Array, name: str) -> Array:
@@ -388,25 +389,6 @@ def write_labels(path: str | Path, labels: Image) -> None:
     low, high = int(labels.data.min()), int(labels.data.max())
     dtype = "int32" if low < 0 or high > 65535 else "uint8" if high <= 255 else "uint16"
     write_image(path, Image(labels.data, labels.grid, name=labels.name, unit=labels.unit, dtype=dtype))
-
-
-def stored_values(image: Image) -> Array:
-    """Return (channel, *spatial) values in the stored pixel type."""
-    dtype = np.dtype("uint8" if image.dtype == "bool" else image.dtype)
-    if dtype == np.float16:
-        dtype = np.dtype(np.float32)
-    values = image.data.detach().cpu().numpy()
-    if dtype.kind == "f" or values.dtype == dtype:
-        return np.asarray(values.astype(dtype, copy=False))
-    if not np.isfinite(values).all():
-        raise InputError(
-            f"{image.name}: {int((~np.isfinite(values)).sum())} voxels are NaN or infinite, which {dtype} cannot hold"
-        )
-    limits = np.iinfo(dtype)
-    # The largest 64-bit integer has no float neighbour below 2^63, so clip to the last one that fits.
-    high = float(limits.max) if int(float(limits.max)) <= limits.max else float(np.nextafter(float(limits.max), 0))
-    wide = values.astype(np.float64) if values.dtype.kind == "f" else values
-    return np.asarray(np.clip(np.round(wide), float(limits.min), high).astype(dtype))
 
 
 def _check_raster(target: Path, image: Image, array: Array) -> None:

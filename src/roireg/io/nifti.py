@@ -41,7 +41,17 @@ from roireg.io._itk import (
 from roireg.io.raster import Stored
 from roireg.io.streams import first_bytes, read_exactly
 
-__all__ = ["is_nifti", "nifti_header", "ras_from_voxel", "read_nifti", "write_nifti"]
+__all__ = [
+    "RAS_FROM_LPS",
+    "grid_of_header",
+    "header_of",
+    "is_nifti",
+    "layout_of",
+    "nifti_header",
+    "ras_from_voxel",
+    "read_nifti",
+    "write_nifti",
+]
 
 Array = NDArray[np.float64]
 
@@ -95,8 +105,8 @@ def read_nifti(path: Path, *, frame: int | None = None, field: bool = False) -> 
     size = _sizes(header, name)
     kind = int(header["datatype"])
     dtype = _stored_type(header, name)
-    shape, components, frames = _layout(size, int(header["intent_code"]), kind, field)
-    grid, placed = _grid(header, shape, name)
+    shape, components, frames = layout_of(size, int(header["intent_code"]), kind, field)
+    grid, placed = grid_of_header(header, shape, name)
     # A single volume has no frames, whatever is chosen for the image beside it.
     single = frames == 1 and (len(size) <= 3 or components > 1)
     first = 0 if single else chosen_frame(name, frames, frame, shape=size)
@@ -125,6 +135,18 @@ def write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
     The sform says exactly where the voxels lie, the qform the same up to shear, which a quaternion cannot hold.
     Several channels are vectors as ITK writes them. Axes of more than 32767 voxels make it NIfTI-2.
     """
+    header = header_of(values, grid)
+    with path.open("wb") as file:
+        if path.name.endswith(".gz"):
+            # No name and no date inside: equal images give equal files.
+            with gzip.GzipFile("", "wb", compresslevel=_LEVEL, fileobj=file, mtime=0) as stream:
+                _write_parts(stream, header, values)
+        else:
+            _write_parts(file, header, values)
+
+
+def header_of(values: NDArray[Any], grid: Grid) -> Any:
+    """Return the header that `write_nifti` gives (channel, *spatial) values."""
     size = grid.shape[::-1]
     header = (nibabel.Nifti2Header if max(size) > 32767 else nibabel.Nifti1Header)()
     header.set_data_dtype(values.dtype)
@@ -137,13 +159,7 @@ def write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
     header["vox_offset"] = header.sizeof_hdr + 4
     if len(values) > 1:
         header["intent_code"] = _VECTORS[-1]
-    with path.open("wb") as file:
-        if path.name.endswith(".gz"):
-            # No name and no date inside: equal images give equal files.
-            with gzip.GzipFile("", "wb", compresslevel=_LEVEL, fileobj=file, mtime=0) as stream:
-                _write_parts(stream, header, values)
-        else:
-            _write_parts(file, header, values)
+    return header
 
 
 def ras_from_voxel(grid: Grid) -> Array:
@@ -254,7 +270,7 @@ def _stored_type(header: Any, name: str) -> np.dtype[Any]:
     return dtype
 
 
-def _layout(size: Sequence[int], intent: int, kind: int, field: bool) -> tuple[list[int], int, int]:
+def layout_of(size: Sequence[int], intent: int, kind: int, field: bool = False) -> tuple[list[int], int, int]:
     """Return (spatial size x first, channels, frames)."""
     if len(size) < 2:
         return list(size), 1, 1
@@ -295,7 +311,8 @@ def _scaled(stored: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
 # -- geometry -------------------------------------------------------------------------------------
 
 
-def _grid(header: Any, size: Sequence[int], name: str) -> tuple[Grid, dict[str, str]]:
+def grid_of_header(header: Any, size: Sequence[int], name: str) -> tuple[Grid, dict[str, str]]:
+    """Return where a header puts voxels (`size` x first), and which of its orientations was used."""
     if len(size) < 2:
         raise InputError(f"{name}: expected a 2D or 3D image, found {len(size)} spatial axis")
     spacing = _spacing(header, size, name)

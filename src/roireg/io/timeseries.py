@@ -14,9 +14,9 @@ import torch
 
 from roireg.core.errors import InputError
 from roireg.core.files import atomic_path
-from roireg.core.image import Image
+from roireg.core.image import Image, stored_values
 from roireg.io._itk import extension, itk_reason, quiet, to_itk_image
-from roireg.io.images import read_image, stored_values
+from roireg.io.images import read_image
 from roireg.io.nifti import is_nifti, nifti_header, ras_from_voxel
 
 __all__ = ["frame_count", "read_series", "write_series"]

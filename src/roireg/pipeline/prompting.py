@@ -6,14 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from roireg.core.ambient import ordinary, own_settings
+from roireg.core.ambient import limited_threads, own_settings
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import Prompt
-from roireg.core.transforms import Transform
 from roireg.features import FeatureExtractor
-from roireg.pipeline.checks import check_guide, check_inputs
+from roireg.io import ImageLike, TransformLike
+from roireg.pipeline.checks import GUIDE_WORDS, check_guide, check_inputs
 from roireg.pipeline.config import QUICK
+from roireg.pipeline.inputs import images_of, map_of
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings, prompt_settings
 from roireg.pipeline.prompts import PromptResult
 from roireg.pipeline.recipe import find_guide
@@ -35,18 +36,22 @@ __all__ = [
 
 @own_settings()
 def prompt_session(
-    fixed: Image,
-    moving: Image,
+    fixed: ImageLike,
+    moving: ImageLike,
     *,
     segmenter: str | Segmenter = "hierarchy",
     features: str | FeatureExtractor = "intensity",
-    guide: str | Transform | None = None,
+    guide: str | TransformLike | None = None,
     settings: str | PromptSettings = "default",
     device: str = "auto",
+    threads: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> PromptSession:
     """Prepare two images and find the guide between them; see `PromptSession.of` and `find_guide`.
+
+    Images are taken in every form that `roireg.io.as_image` knows, guides also as files and of SimpleITK. `threads`
+    is the number of CPU threads while this runs, for the whole process; None takes as many as torch has.
 
     Raises
     ------
@@ -54,25 +59,26 @@ def prompt_session(
         When an image or a setting is unsuitable.
     """
     settings = prompt_settings(settings)
-    fixed, moving = fixed.with_data(ordinary(fixed.data)), moving.with_data(ordinary(moving.data))
-    wanted = settings.guide if guide is None else guide
+    fixed, moving = images_of(fixed, moving)
+    wanted = map_of(settings.guide if guide is None else guide, GUIDE_WORDS, "guide")
     check_guide(wanted)
     # Where nothing says that the images share a place, they need not.
     anywhere = wanted in ("none", "centers")
     check_inputs(fixed, moving, init="centers" if anywhere else "auto" if isinstance(wanted, str) else wanted)
-    session = PromptSession.of(
-        fixed,
-        moving,
-        segmenter=segmenter,
-        features=features,
-        settings=settings,
-        device=device,
-        seed=seed,
-        progress=progress,
-    )
-    started = time.perf_counter()
-    progress(ProgressEvent("finding where things lie", 0.0))
-    expectation = find_guide(fixed, moving, wanted, settings=settings, device=device, seed=seed)
+    with limited_threads(threads):
+        session = PromptSession.of(
+            fixed,
+            moving,
+            segmenter=segmenter,
+            features=features,
+            settings=settings,
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+        started = time.perf_counter()
+        progress(ProgressEvent("finding where things lie", 0.0))
+        expectation = find_guide(fixed, moving, wanted, settings=settings, device=device, seed=seed)
     progress(ProgressEvent("finding where things lie", 1.0))
     timings = {**session.timings, "guide": time.perf_counter() - started}
     return replace(session, guide=expectation, timings=timings)
@@ -80,23 +86,24 @@ def prompt_session(
 
 @own_settings()
 def prompt(
-    fixed: Image,
-    moving: Image,
+    fixed: ImageLike,
+    moving: ImageLike,
     prompts: Prompt | Image | Sequence[Prompt | Image],
     *,
     side: str = "fixed",
     segmenter: str | Segmenter = "hierarchy",
     features: str | FeatureExtractor = "intensity",
-    guide: str | Transform | None = None,
+    guide: str | TransformLike | None = None,
     settings: str | PromptSettings = "default",
     device: str = "auto",
+    threads: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> PromptResult:
     """Find the counterparts of prompts in the other image; see `prompt_session` and `PromptSession.answer`.
 
     >>> import roireg
-    >>> roireg.prompt(fixed, moving, Prompt.at((61.0, 40.0)), side="moving").pairs  # doctest: +SKIP
+    >>> roireg.prompt("a.png", "b.png", roireg.Prompt.at((61, 40)), side="moving").pairs  # doctest: +SKIP
     """
     session = prompt_session(
         fixed,
@@ -106,7 +113,9 @@ def prompt(
         guide=guide,
         settings=settings,
         device=device,
+        threads=threads,
         seed=seed,
         progress=progress,
     )
-    return session.answer(prompts, side=side)
+    with limited_threads(threads):
+        return session.answer(prompts, side=side)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roireg.core.errors import GeometryError, InputError
+from roireg.core.errors import GeometryError, InputError, InputTypeError
 from roireg.core.image import Image
 from roireg.core.rois import Prompt, ROIPairs, ROISet
 from roireg.core.seeds import generator
@@ -181,8 +181,13 @@ def check_prompts(prompts: Prompt | Image | Sequence[Prompt | Image], image: Ima
     for item in [prompts] if isinstance(prompts, Prompt | Image) else prompts:
         if isinstance(item, Image):
             checked.append(labels_on(item, image, what="mask that prompts"))
-        else:
+        elif isinstance(item, Prompt):
             checked.append(check_prompt(item, image))
+        else:
+            raise InputTypeError(
+                "a prompt is a roireg.Prompt, such as roireg.Prompt.at((x, y)), or a mask as a roireg.Image, found "
+                f"{type(item).__name__}"
+            )
     return checked
 
 

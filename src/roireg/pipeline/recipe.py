@@ -15,7 +15,7 @@ import scipy
 import torch
 
 from roireg import __version__
-from roireg.core.ambient import ordinary, own_settings
+from roireg.core.ambient import limited_threads, own_settings
 from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.pair import Pair
@@ -26,11 +26,13 @@ from roireg.core.transforms import Chain, Transform
 from roireg.core.warp import halved
 from roireg.fit import Candidate, Problem, Search, Trace
 from roireg.fit.region_affine import affine_part
+from roireg.io import ImageLike, LabelsLike, TransformLike
 from roireg.match import SLICES, RegionCandidates, match_labels, match_slices
 from roireg.match.carry import Guide
 from roireg.pipeline.checks import check_guide, check_inputs, starting_map
 from roireg.pipeline.config import QUICK, QUICK_FIT, Config
 from roireg.pipeline.config import preset as preset_named
+from roireg.pipeline.inputs import images_of, labels_of, start_of
 from roireg.pipeline.missing import masked, without_missing
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings, prompt_settings
 from roireg.pipeline.prompts import check_prompts
@@ -49,22 +51,23 @@ POSITIONS = {"identity": "where the images lie", "centers": "centres together"}
 
 @own_settings()
 def register(
-    fixed: Image,
-    moving: Image,
+    fixed: ImageLike,
+    moving: ImageLike,
     *,
     preset: str = "default",
     config: Config | None = None,
     pairs: ROIPairs | None = None,
-    fixed_rois: Image | None = None,
-    moving_rois: Image | None = None,
-    fixed_mask: Image | None = None,
-    moving_mask: Image | None = None,
+    fixed_rois: LabelsLike | None = None,
+    moving_rois: LabelsLike | None = None,
+    fixed_mask: LabelsLike | None = None,
+    moving_mask: LabelsLike | None = None,
     prompts: Prompt | Image | Sequence[Prompt | Image] = (),
     prompt_side: str = "fixed",
     roi_weight: float | None = None,
     pairs_only: bool = False,
-    init: str | Transform = "auto",
+    init: str | TransformLike = "auto",
     device: str = "auto",
+    threads: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Registration:
@@ -72,13 +75,15 @@ def register(
 
     Parameters
     ----------
-    fixed, moving : images of the same dimension, any grids in one world (LPS mm; raster images: pixels). NaN is no
-        data: such voxels are left out of the comparison, see `without_missing`.
+    fixed, moving : images of the same dimension, any grids in one world (LPS mm; raster images: pixels): an `Image`,
+        a path, ``(array, spacing)``, an image of SimpleITK or nibabel, see `roireg.io.as_image`. NaN is no data: such
+        voxels are left out of the comparison, see `without_missing`.
     preset, config : settings; `config` wins over the name.
     pairs : known region pairs. Accepted ones are kept and rejected ones never used; if every pair is one or the
         other, more pairs are looked for, unless `pairs_only`. If any is merely proposed, no others are looked for.
-    fixed_rois, moving_rois : label maps used as regions (METHODS Case 1), equal ids correspond.
-    fixed_mask, moving_mask : label maps, > 0 where the images are to be compared.
+    fixed_rois, moving_rois : label maps used as regions (METHODS Case 1), equal ids correspond; in the same forms, or
+        an array alone in the shape of the image.
+    fixed_mask, moving_mask : label maps in the same forms, not 0 where the images are to be compared.
     prompts : points and boxes, or masks (not 0 inside) on the grid of their image, each for one region that matters.
         Their counterparts are found, and the pairs are as good as accepted. A prompt without a counterpart is named
         in the reasons.
@@ -87,8 +92,10 @@ def register(
         none, of all region pairs, its option `region_weight`.
     pairs_only : look for no pairs beside `pairs`.
     init : "auto" (where the images lie, unless a stage finds something better), "identity" (exactly that), "centers"
-        (grid centres together), or any transform: the stages go on from it, and it stays a part of the result.
+        (grid centres together), or any transform, a file or one of SimpleITK: the stages go on from it, and it stays
+        a part of the result.
     device : "auto", "cpu", "cuda", "cuda:N" or "mps".
+    threads : CPU threads while this runs, for the whole process; None takes as many as torch has.
     seed : of every random choice.
     progress : is told what is being done.
 
@@ -98,15 +105,15 @@ def register(
         When an input is unsuitable; see :func:`roireg.pipeline.checks.check_inputs`.
     """
     settings = config or preset_named(preset)
-    fixed, moving = fixed.with_data(ordinary(fixed.data)), moving.with_data(ordinary(moving.data))
+    (fixed, moving), init = images_of(fixed, moving), start_of(init)
     (fixed, fixed_known), (moving, moving_known) = without_missing(fixed), without_missing(moving)
     maps = check_inputs(
         fixed,
         moving,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        fixed_rois=fixed_rois,
-        moving_rois=moving_rois,
+        fixed_mask=labels_of(fixed_mask, fixed, "fixed mask"),
+        moving_mask=labels_of(moving_mask, moving, "moving mask"),
+        fixed_rois=labels_of(fixed_rois, fixed, "fixed regions"),
+        moving_rois=labels_of(moving_rois, moving, "moving regions"),
         pairs=pairs,
         init=init,
     )
@@ -150,16 +157,17 @@ def register(
         clock=_Stopwatch(progress),
     )
     labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
-    if settings.prompt.count and pairs is None and decisions is None and labels is None:
-        pairs = run.drawn_pairs()
-    return run.registration(
-        labels=labels,
-        pairs=pairs,
-        decisions=decisions,
-        prompts=checked,
-        side=prompt_side,
-        name=preset if config is None else "custom",
-    )
+    with limited_threads(threads):
+        if settings.prompt.count and pairs is None and decisions is None and labels is None:
+            pairs = run.drawn_pairs()
+        return run.registration(
+            labels=labels,
+            pairs=pairs,
+            decisions=decisions,
+            prompts=checked,
+            side=prompt_side,
+            name=preset if config is None else "custom",
+        )
 
 
 def find_guide(
