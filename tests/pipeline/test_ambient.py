@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from app.scenes import blobs
+from pipeline.cases import quick
 from roireg.core.ambient import ordinary, own_settings
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt
 from roireg.core.transforms import Affine, Chain, DisplacementField, VelocityField, jacobian_determinant
 from roireg.core.warp import resample, warp
-from roireg.pipeline import Config, Registration, prompt, register
+from roireg.pipeline import Registration, prompt, register
 
 
 @contextmanager
@@ -37,7 +38,7 @@ AMBIENT = {
 }
 ambient = pytest.mark.parametrize("setting", AMBIENT.values(), ids=AMBIENT.keys())
 
-QUICK = Config.model_validate({"segment": {"max_count": 24}, "start": {"search": False}})
+QUICK = quick(stages=("affine", "velocity"))
 
 
 def _scene() -> tuple[Image, Image]:
