@@ -14,9 +14,9 @@ from pipeline.cases import quick
 from roireg.core.errors import InputError, OutputError
 from roireg.core.transforms import Affine, Chain
 from roireg.core.warp import warp
+from roireg.core.words import OUTPUTS
 from roireg.evaluate import Truth
 from roireg.io import read_image, read_pairs, read_transform
-from roireg.pipeline import OUTPUTS
 
 FILES = {
     "transform": "transform.h5",

@@ -17,7 +17,7 @@ from roireg.io.hashing import sha256_of
 from roireg.io.images import check_image, read_image, read_labels, write_image, write_labels
 from roireg.io.pairs import read_pairs, write_pairs
 from roireg.io.points import PointSet, pair_points, read_points, write_points
-from roireg.io.transforms import CONVENTIONS, AntsFiles, from_itk, read_transform, to_itk, write_ants, write_transform
+from roireg.io.transforms import AntsFiles, from_itk, read_transform, to_itk, write_ants, write_transform
 
 __all__ = [
     "to_sitk",
@@ -28,7 +28,6 @@ __all__ = [
     "TransformLike",
     "LabelsLike",
     "ImageLike",
-    "CONVENTIONS",
     "AntsFiles",
     "DicomSeries",
     "HeaderWarning",

@@ -15,6 +15,7 @@ from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform
+from roireg.core.words import CONVENTIONS
 from roireg.io._itk import (
     check_shear,
     extension,
@@ -34,7 +35,7 @@ from roireg.io.matrices import from_flirt, from_lta, from_ras, parse_matrix
 from roireg.io.nifti import read_nifti, write_nifti
 from roireg.io.verified import verified_path
 
-__all__ = ["CONVENTIONS", "AntsFiles", "from_itk", "read_transform", "to_itk", "write_ants", "write_transform"]
+__all__ = ["AntsFiles", "from_itk", "read_transform", "to_itk", "write_ants", "write_transform"]
 
 HDF5 = (".h5", ".hdf5")
 TEXT = (".tfm", ".txt")
@@ -193,8 +194,6 @@ def _numbers(transform: sitk.Transform) -> list[tuple[float, ...]]:
 
 
 # -- reading --------------------------------------------------------------------------------------
-
-CONVENTIONS = ("ras", "fsl")
 
 _KNOWN = (
     "transforms of ITK and ANTs (.h5, .tfm, .txt, .mat), displacement fields, parameter files of elastix, LTA files "

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from roireg.core.errors import InputError
 from roireg.core.files import extension_of
+from roireg.core.words import CONVENTIONS
 
 __all__ = ["POINTS", "ants_files", "check_input", "kind_of", "parse_transform"]
 
 TRANSFORMS = (".h5", ".hdf5", ".tfm", ".mat", ".lta")
-CONVENTIONS = ("ras", "fsl")
-"""Marks before the name of a matrix, which alone does not say what it maps; see `roireg.io.read_transform`."""
 POINTS = (".csv", ".tsv", ".fcsv", ".json", ".mrk.json")
 
 

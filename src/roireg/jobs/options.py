@@ -9,11 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from roireg.core.errors import InputError
+from roireg.core.words import ProfileName
 
 __all__ = [
     "ASIDE",
@@ -38,9 +39,7 @@ __all__ = [
     "PicturesOptions",
     "Resume",
     "Seed",
-    "Side",
     "Strict",
-    "Unit",
     "Words",
     "option",
     "parse_frames",
@@ -57,9 +56,6 @@ CARRIED = "Carried along and scored"
 NETWORK = "Network"
 STARTED = "Regions and start"
 STEERED = "Steering"
-
-Side = Literal["fixed", "moving"]
-Unit = Literal["px", "mm"]
 
 
 @dataclass(frozen=True)
@@ -207,7 +203,7 @@ class NetworkOptions:
         option(metavar="NAME|PATH", help="A network for the regions; see `roireg models list`.", panel=NETWORK),
     ] = None
     profile: Annotated[
-        Literal["fast", "balanced", "full"] | None,
+        ProfileName | None,
         option(help="How much time it takes.", panel=NETWORK, show_default="balanced"),
     ] = None
     window: Annotated[

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from roireg.core.errors import InputError
 from roireg.core.progress import Progress
+from roireg.core.words import GUIDE_WORDS, PromptPresetName, Side, Unit
 from roireg.jobs.job import Job, Work
 from roireg.jobs.options import (
     Device,
@@ -16,18 +17,14 @@ from roireg.jobs.options import (
     NetworkOptions,
     PicturesOptions,
     Seed,
-    Side,
     Strict,
-    Unit,
     Words,
     option,
     parse_numbers,
     words_or_file,
 )
 
-__all__ = ["GUIDE_WORDS", "PromptJob", "check_prompt_options"]
-
-GUIDE_WORDS = ("auto", "identity", "centers", "none")
+__all__ = ["PromptJob", "check_prompt_options"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,7 @@ class PromptJob(NetworkOptions, PicturesOptions, Job):
         words_or_file(GUIDE_WORDS, help="What says where things lie: auto is a quick registration."),
         Words(GUIDE_WORDS),
     ] = None
-    preset: Annotated[Literal["default", "promptreg"], option(help="How prompts are carried over.")] = "default"
+    preset: Annotated[PromptPresetName, option(help="How prompts are carried over.")] = "default"
     segmenter: Annotated[str, option(help="What answers prompts.")] = "hierarchy"
     features: Annotated[
         str | None,

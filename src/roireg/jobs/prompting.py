@@ -17,10 +17,11 @@ from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.rois import Prompt, ROIPairs
 from roireg.core.seeds import resolve_device
 from roireg.core.transforms import Transform
+from roireg.core.words import GUIDE_WORDS
 from roireg.features import FeatureExtractor
 from roireg.io import read_image, read_labels, read_points, write_pairs
 from roireg.jobs.job import Work
-from roireg.jobs.prompt import GUIDE_WORDS, PromptJob
+from roireg.jobs.prompt import PromptJob
 from roireg.jobs.prompt_picture import draw_answers
 from roireg.jobs.reading import load_transform, with_network, world_points
 from roireg.pipeline import Config, prompt_session, register

@@ -6,10 +6,11 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from roireg.core.errors import InputError
 from roireg.core.progress import Progress
+from roireg.core.words import INIT_WORDS, OUTPUTS, PresetName, Side, Unit
 from roireg.jobs.job import Job, Work
 from roireg.jobs.options import (
     STARTED,
@@ -25,9 +26,7 @@ from roireg.jobs.options import (
     NetworkOptions,
     PicturesOptions,
     Seed,
-    Side,
     Strict,
-    Unit,
     Words,
     option,
     parse_numbers,
@@ -35,11 +34,7 @@ from roireg.jobs.options import (
     words_or_file,
 )
 
-__all__ = ["INIT_WORDS", "OUTPUTS", "RegisterJob"]
-
-INIT_WORDS = ("auto", "identity", "centers")
-OUTPUTS = ("transform", "inverse", "warped", "pairs", "result", "report")
-"""What can be written; the result always is, as the record of the folder."""
+__all__ = ["RegisterJob"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +54,7 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
     fixed: FixedImage
     moving: MovingImage
     preset: Annotated[
-        Literal["default", "samreg", "promptreg", "paper"],
+        PresetName,
         option(help="Named settings: regions, then dense features, or regions alone; see `roireg info --presets`."),
     ] = "default"
     config: Annotated[Path | None, option(help="YAML file of settings; replaces the preset.")] = None

@@ -11,6 +11,7 @@ from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.rois import Prompt
 from roireg.core.transforms import Transform
 from roireg.core.warp import warp
+from roireg.core.words import INIT_WORDS
 from roireg.evaluate import Truth
 from roireg.io import (
     PointSet,
@@ -25,7 +26,7 @@ from roireg.io import (
 from roireg.jobs.job import Work
 from roireg.jobs.needs import tell_needs
 from roireg.jobs.reading import load_labels, load_transform, with_network, world_points
-from roireg.jobs.register import INIT_WORDS, RegisterJob
+from roireg.jobs.register import RegisterJob
 from roireg.pipeline import Config, Registration, preset, register
 from roireg.pipeline.checks import check_points, labels_on
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import scipy.ndimage
@@ -18,12 +17,11 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Chain, DisplacementField, Transform, VelocityField
 from roireg.core.warp import warp
+from roireg.core.words import Interpolation
 from roireg.io import to_itk
 from roireg.io._itk import check_shear, to_itk_image
 
-__all__ = ["Interpolation", "check_fill", "resampled", "unmoved"]
-
-Interpolation = Literal["nearest", "linear", "bspline", "lanczos"]
+__all__ = ["check_fill", "resampled", "unmoved"]
 
 _ITK = {"bspline": sitk.sitkBSpline, "lanczos": sitk.sitkLanczosWindowedSinc}
 

@@ -3,10 +3,9 @@
 from roireg.pipeline.config import PRESETS, Config, preset
 from roireg.pipeline.prompting import PromptSession, prompt, prompt_session
 from roireg.pipeline.recipe import register
-from roireg.pipeline.registration import OUTPUTS, Registration
+from roireg.pipeline.registration import Registration
 
 __all__ = [
-    "OUTPUTS",
     "PRESETS",
     "Config",
     "PromptSession",

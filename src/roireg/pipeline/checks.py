@@ -17,11 +17,10 @@ from roireg.core.image import Image
 from roireg.core.lattice import stored_on
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Transform
+from roireg.core.words import GUIDE_WORDS, INIT_WORDS
 from roireg.io import check_image
 
 __all__ = [
-    "GUIDE_WORDS",
-    "INIT_WORDS",
     "LabelMaps",
     "check_guide",
     "check_init",
@@ -31,12 +30,6 @@ __all__ = [
     "labels_on",
     "starting_map",
 ]
-
-INIT_WORDS = ("auto", "identity", "centers")
-"""Words that name a start; anything else is a transform."""
-
-GUIDE_WORDS = ("auto", "identity", "centers", "none")
-"""Words that name a guide; anything else is a transform."""
 
 Array = NDArray[np.float64]
 

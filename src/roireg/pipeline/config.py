@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from roireg.core.errors import InputError
+from roireg.core.words import ProfileName
 from roireg.fit import Published, RegionAffine, Search, Stage, StageField, Velocity
 from roireg.io import atomic_path
 from roireg.io.documents import read_yaml
@@ -50,9 +51,7 @@ class NetworkConfig(EverythingOptions):
     """A network for the regions, and for features named "model"; None leaves both to what needs no weights."""
 
     model: str | None = Field(None, description="name or path of a network, see `roireg models list`")
-    profile: Literal["fast", "balanced", "full"] = Field(
-        "balanced", description="input size, precision and points of the network"
-    )
+    profile: ProfileName = Field("balanced", description="input size, precision and points of the network")
     window: str | tuple[float, float] | None = Field(
         None, description="CT window, a name or level and width; None takes the percentiles of the image"
     )

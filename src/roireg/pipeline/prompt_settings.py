@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.transforms import Transform
+from roireg.core.words import GuideWord
 from roireg.match.carry import Guide, scale_of
 from roireg.match.transfer_options import PROMPTREG, TransferOptions
 
@@ -33,9 +32,7 @@ class PromptSettings(BaseModel):
     loose_width: float = Field(
         0.15, gt=0, description="the same for a guide that is a guess: where images lie, or a failed registration"
     )
-    guide: Literal["auto", "identity", "centers", "none"] = Field(
-        "auto", description="where prompts are expected, unless a call says otherwise"
-    )
+    guide: GuideWord = Field("auto", description="where prompts are expected, unless a call says otherwise")
 
     def guide_along(self, transform: Transform, grid: Grid, *, loose: bool = False) -> Guide:
         """Return the guide of a transform from points of the fixed image, with its grid, to the moving one."""

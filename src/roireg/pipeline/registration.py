@@ -19,6 +19,7 @@ from roireg.core.image import Image
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Chain, Transform
 from roireg.core.warp import halved, warp
+from roireg.core.words import OUTPUTS
 from roireg.evaluate import MetricValue, ReportInput, Truth, render_report, score
 from roireg.fit.region_affine import affine_part
 from roireg.io import atomic_path, new_folder, write_image, write_pairs, write_transform
@@ -26,10 +27,7 @@ from roireg.io.images import stored_values
 from roireg.io.tiff import BAND, write_tiff_bands
 from roireg.pipeline.config import Config
 
-__all__ = ["OUTPUTS", "Registration"]
-
-OUTPUTS = ("transform", "inverse", "warped", "pairs", "result", "report")
-"""What `save` can write."""
+__all__ = ["Registration"]
 
 LARGEST_PNG = 100_000_000
 """Pixels beyond which a warped picture is TIFF: few programs open such a PNG, and it takes minutes to write."""
