@@ -17,6 +17,7 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine, Chain, DisplacementField
 from roireg.io import PointSet, write_image, write_labels, write_points, write_transform
+from support import blobs
 
 # One thread keeps runs repeatable and leaves the other cores to the other workers.
 RUNNER = CliRunner()
@@ -49,27 +50,6 @@ def answer(*arguments: object, code: int = 0) -> dict:
 def files_in(folder: Path) -> set[str]:
     """Everything below a folder, hidden files too, but for records."""
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.name != RECORD}
-
-
-def blobs(grid: Grid, *, shift: tuple[float, ...] | None = None, name: str = "image") -> tuple[Image, Image]:
-    """Three bright ellipsoids on a dark ground with a little texture, and their label map.
-
-    Positions are fractions of the box of the grid; `shift` (voxels, storage order) moves the content.
-    """
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), -1).astype(float)
-    if shift is not None:
-        index = index - np.asarray(shift)
-    size = np.array(grid.shape)
-    at = index / size
-    values = 20 + 4 * np.sin(at @ np.full(grid.ndim, 19.0))
-    labels = np.zeros(grid.shape, dtype=np.int32)
-    places = ((0.35, 0.3, 0.32), (0.62, 0.66, 0.6), (0.27, 0.74, 0.75))
-    for label, (place, radius, level) in enumerate(zip(places, (0.16, 0.18, 0.1), (120, 200, 90), strict=True), 1):
-        inside = np.linalg.norm(at - np.array(place[-grid.ndim :]), axis=-1) < radius
-        values[inside] = level
-        labels[inside] = label
-    image = Image(torch.from_numpy(values.astype(np.float32))[None], grid, name=name)
-    return image, Image(torch.from_numpy(labels)[None], grid, name=f"{name} labels")
 
 
 @dataclass(frozen=True)

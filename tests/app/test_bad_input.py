@@ -13,13 +13,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from app.scenes import Scene, blobs, fails, files_in, run, volume_grid
+from app.scenes import Scene, fails, files_in, run, volume_grid
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.transforms import Affine
 from roireg.io import PointSet, read_image, write_image, write_labels, write_pairs, write_points, write_transform
+from support import blobs
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from roireg.io import PointSet, read_image, read_labels, read_pairs, write_label
 from roireg.jobs import PromptJob
 from roireg.jobs.prompt_picture import INSIDE, REGION, draw_answers
 from roireg.pipeline.prompts import PromptAnswer, PromptResult
+from support import dice
 
 OUTPUTS = {"overview.png", "pairs", "result.json"}
 
@@ -45,10 +46,6 @@ def job(scene: Scene, out: Path, **changes) -> PromptJob:
 
 def prompt_files(session: Session, job: PromptJob) -> Outcome:
     return say_prompts(session, job, session.run(job))
-
-
-def dice(a, b) -> float:
-    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
 
 
 @pytest.mark.parametrize("side", ["fixed", "moving"])

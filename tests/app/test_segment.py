@@ -6,15 +6,11 @@ import json
 
 import numpy as np
 import PIL.Image
-import torch
 
 from app.scenes import answer, fails, files_in, run
 from models.tiny import sam_med3d
 from roireg.io import read_image, read_labels
-
-
-def dice(a: torch.Tensor, b: torch.Tensor) -> float:
-    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+from support import dice
 
 
 def test_regions_cover_the_structures_and_the_list_agrees_with_the_maps(flat, tmp_path):

@@ -10,10 +10,7 @@ import pytest
 from app.scenes import answer, fails, files_in, run
 from models.tiny import saved
 from roireg.io import read_labels, read_pairs
-
-
-def dice(a, b) -> float:
-    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+from support import dice
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from roireg.evaluate import (
     summarise_errors,
     surface_distances,
 )
+from support import disc
 
 ANGLE = 0.4
 OBLIQUE = [math.cos(ANGLE), -math.sin(ANGLE), 0, math.sin(ANGLE), math.cos(ANGLE), 0, 0, 0, 1]
@@ -38,11 +39,6 @@ OBLIQUE = [math.cos(ANGLE), -math.sin(ANGLE), 0, math.sin(ANGLE), math.cos(ANGLE
 
 def oblique_grid(shape: tuple[int, int, int], spacing: tuple[float, float, float] = (0.7, 1.1, 2.5)) -> Grid:
     return Grid.from_itk(shape[::-1], spacing, (5, -3, 11), OBLIQUE)
-
-
-def ball(grid: Grid, radius: float, shift: tuple[float, ...] = (0, 0, 0)) -> torch.Tensor:
-    distance = np.linalg.norm(grid.points() - grid.center - np.array(shift)[: grid.ndim], axis=1)
-    return torch.from_numpy(distance.reshape(grid.shape) <= radius)
 
 
 def naive_surface(mask: np.ndarray, grid: Grid) -> np.ndarray:
@@ -101,7 +97,7 @@ def test_shifted_sheets_are_apart_by_the_spacing(axis: int) -> None:
 
 def test_concentric_balls_are_apart_by_their_radii() -> None:
     grid = oblique_grid((24, 60, 80), (0.5, 0.5, 1.0))
-    result = surface_distances(ball(grid, 6), ball(grid, 9), grid)
+    result = surface_distances(disc(grid, grid.center, 6)[0], disc(grid, grid.center, 9)[0], grid)
     assert result["assd"] == pytest.approx(3, abs=0.3)
     assert result["hd95"] == pytest.approx(3, abs=0.7)
 
@@ -132,8 +128,8 @@ def test_labels_agree_with_simpleitk() -> None:
     grid = oblique_grid((16, 30, 34))
     fixed, warped = torch.zeros(grid.shape, dtype=torch.int32), torch.zeros(grid.shape, dtype=torch.int32)
     # Sparse ids, as in whole-brain label sets.
-    fixed[ball(grid, 8)], warped[ball(grid, 7, (1.5, 0, 2))] = 2035, 2035
-    fixed[ball(grid, 4, (0, 2, 0))], warped[ball(grid, 5)] = 7, 7
+    fixed[disc(grid, grid.center, 8)[0]], warped[disc(grid, grid.center + (1.5, 0, 2), 7)[0]] = 2035, 2035
+    fixed[disc(grid, grid.center + (0, 2, 0), 4)[0]], warped[disc(grid, grid.center, 5)[0]] = 7, 7
     scores = score_labels(fixed, warped, grid)
     images = []
     for labels in (fixed, warped):
@@ -198,7 +194,7 @@ def test_bad_landmark_lists_are_refused(shapes: tuple[tuple[int, ...], tuple[int
 
 def test_centroid_errors_follow_pairs_and_leave_rejected_ones_out() -> None:
     grid = oblique_grid((12, 20, 20))
-    fixed = ROISet(torch.stack([ball(grid, 3), ball(grid, 2, (3, 0, 0))]), grid)
+    fixed = ROISet(torch.stack([disc(grid, grid.center, 3)[0], disc(grid, grid.center + (3, 0, 0), 2)[0]]), grid)
     shifted = Grid(grid.shape, Affine.translation([0, 7, 0]).matrix @ grid.affine)
     moving = ROISet(fixed.masks.flip(0), shifted)
     pairs = (ROIPair(1, 0, 1, 1), ROIPair(0, 1, 1, 1), ROIPair(0, 0, 1, 1, status="rejected"))

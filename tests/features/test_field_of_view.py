@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fit.scenes import centred, turned
 from roireg.core.image import Image
 from roireg.core.warp import warp
 from roireg.features.field_of_view import field_of_view
+from support import centred, turned
 
 GRID = centred((180, 200), (1.0, 1.0))
 POINTS = GRID.points()

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fit.scenes import centred, painted
 from roireg.core.transforms import Affine
 from roireg.features.orientation import BASIS, orientation_channels, steered
-from support import rotation
+from support import centred, painted, rotation
 
 FLAT = centred((48, 52), (2.0, 2.0))
 CUBE = centred((30, 32, 34), (3.0, 3.0, 3.0))

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fit.scenes import affine, centred, error_mm, painted, turned
+from fit.scenes import affine, error_mm
 from roireg.core.pair import Pair
 from roireg.core.transforms import Affine
 from roireg.fit import Candidate
 from roireg.fit.dense_affine import AffineOptions, choose_affine, plausible, refine_affine
-from support import rotation
+from support import centred, painted, rotation, turned
 
 FLAT = centred((64, 72), (1.5, 1.25))
 DEEP = centred((16, 30, 32), (6.0, 3.0, 3.0), rotation(3, 2))

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fit.scenes import centred, disc
 from roireg.core.filters import gaussian_smooth
 from roireg.core.rois import ROISet
 from roireg.fit.objectives import (
@@ -22,6 +21,7 @@ from roireg.fit.objectives import (
     diffusion,
 )
 from roireg.fit.signed_distance import signed_distances
+from support import centred, disc
 
 CASES = [
     ((8, 6), (2, 2), (1, 1)),

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fit.scenes import affine, centred, ellipsoids, error_mm, region_pairs, turned
+from fit.scenes import affine, error_mm, region_pairs
 from roireg.core.errors import InputError
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.fit.region_affine import MODELS, affine_from_points, affine_from_regions
-from support import rotation
+from support import centred, ellipsoids, rotation, turned
 
 GRIDS = {
     "2D": (centred((90, 100)), centred((100, 90), (1.1, 0.9), turned(15)[:, ::-1])),

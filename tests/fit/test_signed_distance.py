@@ -8,10 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fit.scenes import centred
 from roireg.core.rois import ROISet
 from roireg.fit.signed_distance import signed_distances
-from support import grids
+from support import centred, grids
 
 
 def brute_force(mask, spacing, truncation):

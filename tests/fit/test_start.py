@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fit.scenes import affine, centred, ellipsoids, error_mm, painted, problem, turned
+from fit.scenes import affine, error_mm, problem
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine
 from roireg.fit import Candidate, Search
 from roireg.fit.dense_affine import AffineOptions
 from roireg.fit.level import VelocityOptions
 from roireg.fit.start import find_start, single_pair_maps
+from support import centred, ellipsoids, painted, turned
 
 GRID = centred((60, 64), (1.5, 1.5))
 SETTINGS = Search(

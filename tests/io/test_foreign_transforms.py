@@ -49,7 +49,7 @@ def test_ras_matrices_are_flipped(tmp_path: Path, ndim: int) -> None:
     )
 
 
-def _blobs(ndim: int) -> tuple[sitk.Image, sitk.Image]:
+def _noise_pair(ndim: int) -> tuple[sitk.Image, sitk.Image]:
     noise = gaussian_filter(np.random.default_rng(0).normal(size=(40,) * ndim), 3).astype(np.float32) * 1000
     fixed = sitk.GetImageFromArray(noise)
     moving = sitk.GetImageFromArray(np.roll(np.roll(noise, 2, axis=ndim - 1), -1, axis=0).copy())
@@ -63,7 +63,7 @@ def test_what_greedy_writes_moves_points_as_greedy_does(tmp_path: Path, ndim: in
     """The content of the moving image lies 2 voxels on in x and 1 back along the last axis."""
     greedy = pytest.importorskip("picsl_greedy")
     program = (greedy.Greedy2D if ndim == 2 else greedy.Greedy3D)()
-    fixed, moving = _blobs(ndim)
+    fixed, moving = _noise_pair(ndim)
     affine = tmp_path / "affine.mat"
     images = {"fixed_image": fixed, "moving_image": moving}
     size = "x".join(["2"] * ndim)

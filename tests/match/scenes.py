@@ -1,16 +1,15 @@
 """Made-up regions with a known affine between them."""
 
 import numpy as np
-import torch
 
 from roireg.core.grid import Grid
-from roireg.core.rois import ROISet
 from roireg.core.transforms import Affine
+from support import ellipsoids
 
 FLAT = Grid.from_itk((64, 48), (1.0, 1.5), (30.0, -12.0), np.eye(2))
 
 
-def blobs(grid, count, *, seed=0, radius=0.08):
+def random_ellipsoids(grid, count, *, seed=0, radius=0.08):
     """Ellipsoids at random places in world, as centres (K, d) mm and shape matrices (K, d, d) mm."""
     rng = np.random.default_rng(seed)
     d, size = grid.ndim, float(np.prod(grid.extent) ** (1 / grid.ndim))
@@ -22,21 +21,12 @@ def blobs(grid, count, *, seed=0, radius=0.08):
     return centers, roots
 
 
-def draw(grid, centers, roots):
-    """Rasterise ellipsoids |root^-1 (x - c)| <= 1."""
-    points = grid.points()
-    masks = [
-        np.linalg.norm((points - c) @ np.linalg.inv(r).T, axis=1) <= 1 for c, r in zip(centers, roots, strict=True)
-    ]
-    return ROISet(torch.as_tensor(np.array(masks).reshape(-1, *grid.shape)), grid)
-
-
 def pair_of_sets(fixed_grid, moving_grid, affine, *, count=8, seed=0):
     """The same ellipsoids in both images, the moving ones mapped by `affine` (fixed -> moving)."""
-    centers, roots = blobs(fixed_grid, count, seed=seed)
-    fixed = draw(fixed_grid, centers, roots)
+    centers, roots = random_ellipsoids(fixed_grid, count, seed=seed)
+    fixed = ellipsoids(fixed_grid, centers, roots)
     linear = affine.matrix[:-1, :-1]
-    moving = draw(moving_grid, affine.map_points(centers), linear @ roots)
+    moving = ellipsoids(moving_grid, affine.map_points(centers), linear @ roots)
     return fixed, moving
 
 
@@ -47,11 +37,6 @@ def about(grid, linear, shift):
     matrix[:-1, :-1] = linear
     matrix[:-1, -1] = c - linear @ c + shift
     return Affine(matrix)
-
-
-def rotation(degrees):
-    a = np.radians(degrees)
-    return np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
 
 
 def oblique_grid(shape=(24, 40, 36), spacing=(2.5, 1.0, 1.2)):

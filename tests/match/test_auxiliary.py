@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roireg.core.errors import InputError
-from roireg.core.grid import Grid
 from roireg.match.auxiliary import auxiliary_point, discrepancy
-from support import grids, make_grid
-
-
-def disc(grid: Grid, center, radius) -> torch.Tensor:
-    inside = np.linalg.norm(grid.points() - np.asarray(center), axis=1) <= radius
-    return torch.as_tensor(inside.reshape(grid.shape))
-
+from support import disc, grids, make_grid
 
 GRID = make_grid((60, 80), (1.0, 1.0))
 
@@ -44,12 +37,12 @@ def test_directed_distances_are_the_naive_ones_and_swap_with_the_regions(grid, s
 
 
 def test_equal_regions_ask_for_nothing():
-    mask = disc(GRID, (40, 30), 12)
+    mask = disc(GRID, (40, 30), 12)[0]
     assert auxiliary_point(mask, mask, GRID, tolerance=1.0, inward=2.0) is None
 
 
 def test_a_missed_part_asks_for_a_positive_point_inside_it():
-    wanted = disc(GRID, (40, 30), 15)
+    wanted = disc(GRID, (40, 30), 15)[0]
     found = wanted & torch.as_tensor(np.arange(80) < 38)
     point, label = auxiliary_point(wanted, found, GRID, tolerance=2.0, inward=3.0)
     assert label == 1
@@ -60,8 +53,8 @@ def test_a_missed_part_asks_for_a_positive_point_inside_it():
 
 
 def test_an_excess_asks_for_a_negative_point_at_its_end():
-    wanted = disc(GRID, (30, 30), 10)
-    found = wanted | disc(GRID, (50, 30), 12)
+    wanted = disc(GRID, (30, 30), 10)[0]
+    found = wanted | disc(GRID, (50, 30), 12)[0]
     point, label = auxiliary_point(wanted, found, GRID, tolerance=2.0, inward=2.0)
     assert label == 0
     assert point[0] == pytest.approx(62, abs=1)
@@ -69,5 +62,5 @@ def test_an_excess_asks_for_a_negative_point_at_its_end():
 
 def test_a_shift_alone_asks_for_nothing():
     """Both directed distances are equal then: the rule is about shape."""
-    a, b = disc(GRID, (30, 30), 10), disc(GRID, (38, 30), 10)
+    a, b = disc(GRID, (30, 30), 10)[0], disc(GRID, (38, 30), 10)[0]
     assert auxiliary_point(a, b, GRID, tolerance=1.0, inward=2.0) is None

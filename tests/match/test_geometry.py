@@ -6,13 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from match.scenes import FLAT, about, blobs, draw, oblique_grid, pair_of_sets, rotation
+from match.scenes import FLAT, about, oblique_grid, pair_of_sets, random_ellipsoids
 from roireg.core.errors import GeometryError
 from roireg.core.grid import Grid
 from roireg.core.rois import ROISet
 from roireg.core.seeds import generator
 from roireg.match import GeometryOptions, affine_hypotheses, pair_agreement
 from roireg.match.moments import fit_affine, fit_similarity, moment_rotations, overlap_coefficient, plausible
+from support import ellipsoids, turned
 
 
 def mean_error(affine, truth, grid):
@@ -27,7 +28,7 @@ def rng():
 @pytest.mark.parametrize("degrees", [0, 30, 90, 180, -135])
 @pytest.mark.parametrize("scale", [0.8, 1.0, 1.3])
 def test_2d_similarities_of_any_angle_without_known_partners(degrees, scale):
-    truth = about(FLAT, scale * rotation(degrees), (4.0, -6.0))
+    truth = about(FLAT, scale * turned(degrees), (4.0, -6.0))
     wide = FLAT.padded((30, 30), (30, 30))
     fixed, moving = pair_of_sets(FLAT, wide, truth)
     # Every region may be any other: geometry alone decides.
@@ -63,11 +64,11 @@ def test_identical_regions_give_exactly_no_motion():
 
 
 def test_outliers_do_not_move_the_answer():
-    truth = about(FLAT, rotation(15), (6.0, 3.0))
+    truth = about(FLAT, turned(15), (6.0, 3.0))
     wide = FLAT.padded((20, 20), (20, 20))
     fixed, moving = pair_of_sets(FLAT, wide, truth, count=7)
-    clutter_m = draw(wide, *blobs(wide, 7, seed=20))
-    clutter_f = draw(FLAT, *blobs(FLAT, 7, seed=21))
+    clutter_m = ellipsoids(wide, *random_ellipsoids(wide, 7, seed=20))
+    clutter_f = ellipsoids(FLAT, *random_ellipsoids(FLAT, 7, seed=21))
     both_m = ROISet(torch.cat([moving.masks, clutter_m.masks]), wide)
     both_f = ROISet(torch.cat([fixed.masks, clutter_f.masks]), FLAT)
     best = affine_hypotheses(both_f, both_m, np.full((14, 14), 0.7), rng=rng())[0]
@@ -76,7 +77,7 @@ def test_outliers_do_not_move_the_answer():
 
 
 def test_hypotheses_are_ranked_distinct_and_repeatable():
-    truth = about(FLAT, rotation(20), (3.0, 3.0))
+    truth = about(FLAT, turned(20), (3.0, 3.0))
     fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
     options = GeometryOptions(separation=0.06)
     similarity = np.random.default_rng(0).random((8, 8))
@@ -92,7 +93,7 @@ def test_hypotheses_are_ranked_distinct_and_repeatable():
 
 
 def test_order_of_the_regions_does_not_matter():
-    truth = about(FLAT, rotation(-40), (2.0, 5.0))
+    truth = about(FLAT, turned(-40), (2.0, 5.0))
     fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
     similarity = np.full((8, 8), 0.5) + 0.3 * np.eye(8)
     order = np.random.default_rng(1).permutation(8)
@@ -111,7 +112,7 @@ def test_limits_hold():
 
 
 def test_one_pair_gives_a_translation_and_no_pair_nothing():
-    one = draw(FLAT, *[a[:1] for a in blobs(FLAT, 1)])
+    one = ellipsoids(FLAT, *[a[:1] for a in random_ellipsoids(FLAT, 1)])
     found = affine_hypotheses(one, one, np.ones((1, 1)), rng=rng())
     np.testing.assert_allclose(found[0].affine.matrix, np.eye(3), atol=1e-9)
     assert affine_hypotheses(one, one, np.zeros((1, 1)), rng=rng()) == []
@@ -128,7 +129,7 @@ def test_slabs_of_one_voxel_work():
 
 
 def test_bad_input():
-    one = draw(FLAT, *[a[:1] for a in blobs(FLAT, 1)])
+    one = ellipsoids(FLAT, *[a[:1] for a in random_ellipsoids(FLAT, 1)])
     with pytest.raises(GeometryError, match="that shape"):
         affine_hypotheses(one, one, np.ones((2, 1)), rng=rng())
     with pytest.raises(GeometryError, match="both must agree"):
@@ -136,7 +137,7 @@ def test_bad_input():
 
 
 def test_agreement_is_one_where_regions_coincide():
-    truth = about(FLAT, rotation(25), (3.0, 1.0))
+    truth = about(FLAT, turned(25), (3.0, 1.0))
     fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
     agreement = pair_agreement(fixed, moving, truth)
     assert np.diag(agreement).min() > 0.99
@@ -144,7 +145,7 @@ def test_agreement_is_one_where_regions_coincide():
 
 
 def test_limiting_the_regions_keeps_the_largest_and_their_numbers():
-    truth = about(FLAT, rotation(25), (3.0, 1.0))
+    truth = about(FLAT, turned(25), (3.0, 1.0))
     fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
     few = GeometryOptions(max_regions=5)
     best = affine_hypotheses(fixed, moving, np.full((8, 8), 0.2) + 0.8 * np.eye(8), rng=rng(), options=few)[0]
@@ -202,7 +203,7 @@ def test_moment_rotations_contain_the_true_one():
 
 
 def test_plausible_limits():
-    cases = [np.eye(2), 2.1 * np.eye(2), np.diag([1.0, -1.0]), np.diag([1.9, 1.0]), rotation(50)]
+    cases = [np.eye(2), 2.1 * np.eye(2), np.diag([1.0, -1.0]), np.diag([1.9, 1.0]), turned(50)]
     matrices = np.stack([np.pad(c, (0, 1)) + np.diag([0, 0, 1.0]) for c in cases])
     assert plausible(matrices, 2.0, 1.6, 180.0).tolist() == [True, False, False, False, True]
     assert plausible(matrices, 2.0, 1.6, 45.0).tolist() == [True, False, False, False, False]

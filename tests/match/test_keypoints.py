@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from match.scenes import about, rotation
+from match.scenes import about
 from roireg.core.filters import gaussian_smooth
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -15,7 +15,7 @@ from roireg.core.transforms import Affine
 from roireg.core.warp import warp
 from roireg.match import keypoint_maps
 from roireg.match.moments import fit_projective, map_projective
-from support import Homography
+from support import Homography, turned
 
 GRID = Grid(
     (200, 220), np.array([[0.0, 0.7, -60.0], [0.9, 0.0, 12.0], [0.0, 0.0, 1.0]])
@@ -41,7 +41,7 @@ def error(found, truth):
 @pytest.mark.parametrize(("degrees", "scale"), [(0, 1.0), (70, 1.0), (180, 0.8), (-120, 1.25)])
 def test_similarities_of_any_angle_are_found_decisively(degrees, scale):
     fixed = texture()
-    truth = about(GRID, scale * rotation(degrees), (9.0, -14.0))
+    truth = about(GRID, scale * turned(degrees), (9.0, -14.0))
     moving = warp(fixed, truth.inverse(), GRID.padded((40, 40), (40, 40)))
     similarity, affine = find(fixed, moving)
     assert error(similarity.affine, truth) < 0.7
@@ -52,7 +52,7 @@ def test_similarities_of_any_angle_are_found_decisively(degrees, scale):
 
 def test_an_affine_is_found_better_by_the_affine_map():
     fixed = texture(1)
-    truth = about(GRID, rotation(20) @ np.array([[1.1, 0.1], [0.0, 0.95]]), (5.0, 5.0))
+    truth = about(GRID, turned(20) @ np.array([[1.1, 0.1], [0.0, 0.95]]), (5.0, 5.0))
     moving = warp(fixed, truth.inverse(), GRID.padded((30, 30), (30, 30)))
     similarity, affine = find(fixed, moving)
     assert error(affine.affine, truth) < 0.7 < error(similarity.affine, truth)
@@ -71,7 +71,7 @@ def test_a_perspective_is_found_where_an_affine_map_does_not_do():
     assert off < 0.7 < np.linalg.norm(affine.affine.map_points(points) - truth, axis=1).max()
     assert tilted.spread < 0.7 < affine.spread
     # An affine map needs no perspective.
-    flat = about(GRID, rotation(20) @ np.array([[1.1, 0.1], [0.0, 0.95]]), (5.0, 5.0))
+    flat = about(GRID, turned(20) @ np.array([[1.1, 0.1], [0.0, 0.95]]), (5.0, 5.0))
     assert len(find(fixed, warp(fixed, flat.inverse(), grid))) == 2
 
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from match.scenes import FLAT, about, pair_of_sets, rotation
+from match.scenes import FLAT, about, pair_of_sets
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
 from roireg.match import PUBLISHED, MatchOptions, match, match_labels
+from support import turned
 
 PLAIN = MatchOptions(similarity="cosine", geometric=False, threshold=0.8)
 
@@ -61,7 +62,7 @@ def test_one_to_many_merges_masks_that_share_a_target():
 
 
 def test_geometry_tells_equal_looking_regions_apart():
-    truth = about(FLAT, rotation(12), (5.0, -3.0))
+    truth = about(FLAT, turned(12), (5.0, -3.0))
     fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
     features = [Image(torch.ones(1, *r.grid.shape), r.grid) for r in (fixed, moving)]
     by_geometry = match(fixed, moving, *features, options=MatchOptions(similarity="cosine"))
@@ -74,7 +75,7 @@ def test_geometry_tells_equal_looking_regions_apart():
 
 
 def test_permuting_regions_permutes_pairs():
-    truth = about(FLAT, rotation(12), (5.0, -3.0))
+    truth = about(FLAT, turned(12), (5.0, -3.0))
     fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)
     features = [Image(r.masks.float(), r.grid) for r in (fixed, moving)]
     order = np.random.default_rng(0).permutation(8).tolist()
@@ -85,7 +86,7 @@ def test_permuting_regions_permutes_pairs():
 
 
 def test_same_input_same_result():
-    truth = about(FLAT, rotation(12), (5.0, -3.0))
+    truth = about(FLAT, turned(12), (5.0, -3.0))
     fixed, moving = pair_of_sets(FLAT, FLAT, truth)
     features = [Image(r.masks.float(), r.grid) for r in (fixed, moving)]
     assert match(fixed, moving, *features).pairs == match(fixed, moving, *features).pairs

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from match.scenes import FLAT, about, pair_of_sets, rotation
+from match.scenes import FLAT, about, pair_of_sets
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
 from roireg.match import DescriptorWeights, describe, descriptor_similarity
+from support import turned
 
 
 def scene(truth, *, seed=0):
@@ -35,13 +36,13 @@ def test_equal_regions_have_similarity_one_and_are_symmetric():
 
 
 def test_corresponding_regions_are_the_most_similar():
-    fixed, moving, fixed_image, moving_image = scene(about(FLAT, rotation(10), (3.0, 2.0)))
+    fixed, moving, fixed_image, moving_image = scene(about(FLAT, turned(10), (3.0, 2.0)))
     s = descriptor_similarity(describe(fixed_image, fixed), describe(moving_image, moving))
     assert s.argmax(0).tolist() == list(range(6))
 
 
 def test_a_rigid_motion_changes_neither_size_nor_elongation():
-    fixed, moving, fixed_image, moving_image = scene(about(FLAT, rotation(70), (3.0, 2.0)))
+    fixed, moving, fixed_image, moving_image = scene(about(FLAT, turned(70), (3.0, 2.0)))
     a, b = describe(fixed_image, fixed), describe(moving_image, moving)
     torch.testing.assert_close(a.elongation, b.elongation, atol=0.06, rtol=0)
     # Sizes are relative to each image's own.

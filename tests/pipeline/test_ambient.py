@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from app.scenes import blobs
 from pipeline.cases import quick
 from roireg.core.ambient import ordinary, own_settings
 from roireg.core.grid import Grid
@@ -18,6 +17,7 @@ from roireg.core.rois import Prompt
 from roireg.core.transforms import Affine, Chain, DisplacementField, VelocityField, jacobian_determinant
 from roireg.core.warp import resample, warp
 from roireg.pipeline import Registration, prompt, register
+from support import blobs
 
 
 @contextmanager

@@ -21,10 +21,7 @@ from roireg.pipeline.config import PromptConfig
 from roireg.pipeline.steering import accepted, blocked, combined, onto, overlaps
 from roireg.segment.hierarchy import HierarchyImage, HierarchySegmenter
 from roireg.synth import SyntheticPair
-
-
-def dice(a: torch.Tensor, b: torch.Tensor) -> float:
-    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+from support import dice
 
 
 def organ(pair: SyntheticPair, label: int, side: str = "fixed") -> torch.Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import roireg
-from fit.scenes import centred, disc, painted, single
+from fit.scenes import single
 from pipeline.cases import quick
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -19,6 +19,7 @@ from roireg.fit import Trace
 from roireg.fit.perspective import perspective_flow
 from roireg.pipeline import Config, Registration
 from roireg.pipeline.verdict import judge
+from support import centred, disc, painted
 
 GRID = centred((48, 48))
 

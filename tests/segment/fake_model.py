@@ -114,7 +114,7 @@ class FakeModel:
         return piece, alike
 
 
-def painted(shape, boxes, grid: Grid | None = None) -> tuple[Image, list[np.ndarray]]:
+def block_image(shape, boxes, grid: Grid | None = None) -> tuple[Image, list[np.ndarray]]:
     """An 8-bit image of blocks, each (slices, value), and their masks as drawn."""
     values = np.zeros(shape, np.float32)
     for where, value in boxes:

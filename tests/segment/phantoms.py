@@ -7,7 +7,7 @@ import torch
 
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from support import make_grid
+from support import dice, make_grid
 
 
 def ellipsoid(grid: Grid, center, radii) -> np.ndarray:
@@ -35,11 +35,6 @@ def three_discs(*, noise: float = 0.03) -> tuple[Image, list[np.ndarray]]:
     values[dark] = 0.1
     values[core] = 0.25
     return image_of(values, grid, noise=noise), [body, bright, dark, core]
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """2 |A ∩ B| / (|A| + |B|)."""
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def best_dice(masks: torch.Tensor, truth: np.ndarray) -> float:

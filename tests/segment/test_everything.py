@@ -15,7 +15,7 @@ from roireg.segment.everything import (
     everything,
     point_grid,
 )
-from segment.fake_model import FakeModel, painted
+from segment.fake_model import FakeModel, block_image
 
 BLOCKS = (
     ((slice(4, 20), slice(6, 30)), 100.0),
@@ -26,7 +26,7 @@ BLOCKS = (
 
 @pytest.fixture
 def scene():
-    image, masks = painted((48, 64), BLOCKS)
+    image, masks = block_image((48, 64), BLOCKS)
     return image.data.expand(3, -1, -1), masks
 
 
@@ -73,7 +73,7 @@ def test_small_upscaling_steps_change_nothing(scene, monkeypatch):
 
 
 def test_crops_find_what_the_grid_of_the_image_misses():
-    image, (tiny,) = painted((120, 160), [((slice(30, 33), slice(50, 53)), 90.0)])
+    image, (tiny,) = block_image((120, 160), [((slice(30, 33), slice(50, 53)), 90.0)])
     raster = image.data.expand(3, -1, -1)
     assert not contains(everything(FakeModel(), raster, options=EverythingOptions(points=4)), tiny)
     model = FakeModel()
@@ -114,7 +114,7 @@ def test_one_pixel_images_and_lines():
 
 
 def test_volumes_with_a_network_for_volumes():
-    image, masks = painted((12, 16, 20), [((slice(2, 8), slice(3, 11), slice(4, 12)), 120.0)])
+    image, masks = block_image((12, 16, 20), [((slice(2, 8), slice(3, 11), slice(4, 12)), 120.0)])
     found = everything(FakeModel(ndim=3), image.data, options=EverythingOptions(points=16, crop_layers=0))
     assert contains(found, masks[0])
 

@@ -9,8 +9,8 @@ import torch
 from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.segment import HierarchySegmenter, PromptableImage, RegionFilter, available_segmenters, make_segmenter
-from segment.phantoms import best_dice, dice, ellipsoid, image_of, three_discs
-from support import make_grid, rotation
+from segment.phantoms import best_dice, ellipsoid, image_of, three_discs
+from support import dice, make_grid, rotation
 
 
 def equal_sets(a, b) -> bool:

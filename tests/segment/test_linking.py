@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+import support
 from roireg.core.errors import InputError
+from roireg.core.grid import Grid
 from roireg.segment.linking import between, link_slices
 
 
-def disc(radius, centre=(20, 20), shape=(40, 40)) -> np.ndarray:
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    return (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
+def disc(radius, center=(20, 20)) -> np.ndarray:
+    return support.disc(Grid.pixels((40, 40)), center[::-1], radius)[0].numpy()
 
 
 def stack(*masks) -> torch.Tensor:

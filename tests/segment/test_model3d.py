@@ -26,8 +26,8 @@ from roireg.segment.filters import RegionFilter
 from roireg.segment.model3d import Model3DSegmenter
 from roireg.segment.networks import model_segmenter
 from roireg.segment.promptable import probabilities
-from segment.phantoms import best_dice, dice, ellipsoid, image_of
-from support import axis_orders, grids, make_grid, rotation
+from segment.phantoms import best_dice, ellipsoid, image_of
+from support import axis_orders, dice, grids, make_grid, rotation
 
 
 class Toy:

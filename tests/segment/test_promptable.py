@@ -15,7 +15,7 @@ from roireg.segment.everything import EverythingOptions
 from roireg.segment.filters import RegionFilter
 from roireg.segment.promptable import ModelSegmenter, NetworkAnswers, probabilities, prompt_indices
 from roireg.segment.prompts import ClosePointsError, prompt_from_mask
-from segment.fake_model import FakeModel, painted
+from segment.fake_model import FakeModel, block_image
 from support import grids, make_grid, rotation
 
 BLOCKS = (
@@ -36,7 +36,7 @@ def segmenter(model=None, **more) -> ModelSegmenter:
 
 @pytest.fixture
 def scene():
-    return painted((48, 64), BLOCKS, GRID)
+    return block_image((48, 64), BLOCKS, GRID)
 
 
 def test_a_prepared_image_answers_prompts_and_finds_candidates_once(scene):
@@ -118,7 +118,7 @@ def test_a_constant_image_and_a_float_image_are_taken(scene):
 
 def test_a_huge_image_is_worked_on_coarser_and_prompts_still_land(monkeypatch):
     monkeypatch.setattr("roireg.models.rasters.MAX_VOXELS", {2: 1200, 3: 1200})
-    image, (mask,) = painted((60, 80), [((slice(12, 36), slice(20, 60)), 200.0)])
+    image, (mask,) = block_image((60, 80), [((slice(12, 36), slice(20, 60)), 200.0)])
     s = segmenter(window="none")
     box = Prompt(np.zeros((0, 2)), np.zeros(0), box=[[19.5, 11.5], [59.5, 35.5]])
     (answer,) = s.prepare(image).answer(box).masks

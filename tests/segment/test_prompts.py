@@ -10,8 +10,8 @@ from roireg.core.grid import Grid
 from roireg.core.rois import Prompt
 from roireg.segment import HierarchySegmenter
 from roireg.segment.prompts import ClosePointsError, box_indices, clipped
-from segment.phantoms import best_dice, dice, ellipsoid, image_of, three_discs
-from support import make_grid
+from segment.phantoms import best_dice, ellipsoid, image_of, three_discs
+from support import dice, make_grid
 
 BRIGHT, DARK_RIM, CORE, BODY = (25, 33), (50, 41), (50, 33), (38, 12)
 

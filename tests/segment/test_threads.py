@@ -20,12 +20,12 @@ from roireg.segment import (
     Segmenter,
     SliceSegmenter,
 )
-from segment.fake_model import FakeModel, painted
+from segment.fake_model import FakeModel, block_image
 from segment.phantoms import three_discs
 from segment.test_model3d import Toy, ball_image
 from support import make_grid
 
-FLAT = painted((48, 64), [((slice(4, 20), slice(6, 30)), 100.0), ((slice(30, 40), slice(40, 56)), 180.0)])[0]
+FLAT = block_image((48, 64), [((slice(4, 20), slice(6, 30)), 100.0), ((slice(30, 40), slice(40, 56)), 180.0)])[0]
 DEEP = ball_image(make_grid((24, 26, 28), (1.5, 1.5, 1.5)), (20, 18, 17), 9)[0]
 EVERYTHING = EverythingOptions(points=8)
 

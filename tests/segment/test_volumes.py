@@ -16,9 +16,9 @@ from roireg.segment.base import PreparedRegions, PromptableImage, Segmenter, mak
 from roireg.segment.everything import EverythingOptions
 from roireg.segment.promptable import ModelSegmenter
 from roireg.segment.volumes import SliceSegmenter
-from segment.fake_model import FakeModel, painted
-from segment.phantoms import dice, ellipsoid, image_of
-from support import make_grid, rotation
+from segment.fake_model import FakeModel, block_image
+from segment.phantoms import ellipsoid, image_of
+from support import dice, make_grid, rotation
 
 # A tube that moves by one pixel per slice and ends before the volume, a plate of one slice, and another tube.
 SHAPE = (10, 40, 48)
@@ -29,7 +29,7 @@ PLATE = [((4, slice(30, 36), slice(30, 40)), 60.0)]
 
 def volume(*, axis: int = 0) -> tuple[Image, np.ndarray, np.ndarray]:
     """The scene with its slices along any storage axis, on an oblique grid that is coarse along it."""
-    image, _ = painted(SHAPE, [*TUBE, *OTHER, *PLATE])
+    image, _ = block_image(SHAPE, [*TUBE, *OTHER, *PLATE])
     # A pixel that tells the slices apart: equal slices would be encoded once for all.
     image.data[0, :, -1, -1] = torch.arange(SHAPE[0]) + 1.0
     values = np.moveaxis(image.data[0].numpy(), 0, axis)
@@ -201,14 +201,14 @@ def test_the_estimate_of_a_volume_encodes_one_slice():
     model = FakeModel()
     assert segmenter(model).estimate_seconds(image) > 0
     assert model.encoded == 1
-    flat, _ = painted((30, 30), [((slice(4, 15), slice(4, 15)), 90.0)])
+    flat, _ = block_image((30, 30), [((slice(4, 15), slice(4, 15)), 90.0)])
     assert segmenter(model).estimate_seconds(flat) > 0
     with pytest.raises(InputError, match="HierarchySegmenter is not estimated"):
         SliceSegmenter(HierarchySegmenter()).estimate_seconds(image)
 
 
 def test_two_dimensional_images_pass_through():
-    image, masks = painted((30, 30), [((slice(4, 15), slice(4, 15)), 90.0)])
+    image, masks = block_image((30, 30), [((slice(4, 15), slice(4, 15)), 90.0)])
     s = segmenter()
     assert isinstance(s.prepare(image), PromptableImage)
     assert torch.equal(s(image).masks, s.segmenter(image).masks)

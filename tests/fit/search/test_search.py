@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fit.scenes import affine, centred, error_mm, turned
+from fit.scenes import affine, error_mm
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -14,7 +14,7 @@ from roireg.core.pair import Pair
 from roireg.core.transforms import Affine
 from roireg.fit.search import GlobalSearch, SearchOptions, global_search, refine
 from roireg.fit.search.maps import mapped
-from support import rotation
+from support import centred, rotation, turned
 
 FLAT = Grid.pixels((120, 128))
 DEEP = centred((28, 32, 30), (3.0, 3.0, 3.0))
