@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from roireg.core.rois import Prompt
     from roireg.io import read_image as read
     from roireg.io import to_nibabel, to_sitk
-    from roireg.pipeline import Config, PromptSession, Registration, preset, prompt, prompt_session, register
+    from roireg.jobs.applying import apply
+    from roireg.pipeline import (
+        Config,
+        PromptSession,
+        Registration,
+        SavedRegistration,
+        load,
+        preset,
+        prompt,
+        prompt_session,
+        register,
+    )
 
 __all__ = [
     "Config",
@@ -24,7 +35,10 @@ __all__ = [
     "Prompt",
     "PromptSession",
     "Registration",
+    "SavedRegistration",
     "__version__",
+    "apply",
+    "load",
     "preset",
     "prompt",
     "prompt_session",
@@ -46,6 +60,9 @@ _PLACES = {
     "Prompt": ("roireg.core.rois", "Prompt"),
     "PromptSession": ("roireg.pipeline", "PromptSession"),
     "Registration": ("roireg.pipeline", "Registration"),
+    "SavedRegistration": ("roireg.pipeline", "SavedRegistration"),
+    "apply": ("roireg.jobs.applying", "apply"),
+    "load": ("roireg.pipeline", "load"),
     "preset": ("roireg.pipeline", "preset"),
     "prompt": ("roireg.pipeline", "prompt"),
     "prompt_session": ("roireg.pipeline", "prompt_session"),

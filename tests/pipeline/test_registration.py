@@ -212,3 +212,39 @@ def test_very_large_pictures_are_written_in_bands(flat_result, tmp_path, monkeyp
     assert back.dtype == whole.dtype
     assert back.grid == whole.grid
     assert torch.equal(back.data, whole.data.round().clip(0))
+
+
+# -- in a notebook ----------------------------------------------------------------------------------
+
+
+def _pixels(figure, row, column=0):
+    return np.asarray(figure.axes[row * (len(figure.axes) // 2) + column].images[0].get_array(), dtype=float)
+
+
+def test_the_figure_shows_less_colour_after_than_before(flat_result, deep_result):
+    for result, planes in ((flat_result, 1), (deep_result, 3)):
+        figure = result.plot()
+        assert len(figure.axes) == 2 * planes
+        # What lies in both images at one place is gray: the spread over the colours of a pixel is what differs.
+        before, after = (_pixels(figure, row).std(axis=-1).mean() for row in (0, 1))
+        assert after < before
+        assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_planes_of_a_figure_pass_through_a_point(deep_result):
+    point = deep_result.fixed.grid.world_from_index([3, 5, 7])
+    titles = [axes.get_title() for axes in deep_result.plot(point.tolist()).axes[:3]]
+    assert [t.split("slice ")[1].split("/")[0] for t in titles] == ["4", "6", "8"]
+
+
+def test_a_notebook_shows_verdict_reasons_numbers_and_picture(flat_result):
+    page = replace(flat_result, verdict="uncertain", reasons=("a <b> doubt",))._repr_html_()
+    assert "uncertain" in page and "a &lt;b&gt; doubt" in page and "data:image/png;base64," in page
+    assert "Correlation of intensities" in page
+
+
+def test_labels_move_in_every_form(flat, flat_result):
+    expected = flat_result.move_labels(flat.moving_labels)
+    moved = flat_result.move_labels(flat.moving_labels.data[0].numpy())
+    assert torch.equal(moved.data, expected.data)
+    assert flat_result.map_points(flat.fixed_points.tolist()).shape == flat.fixed_points.shape

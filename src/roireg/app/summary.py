@@ -2,55 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from roireg.core.grid import Grid
 from roireg.evaluate import MetricValue
+from roireg.evaluate.summary import key_metrics, metric_of, number
 
 __all__ = ["COLOURS", "escape", "key_metrics", "metric_of", "metric_table", "number", "size_of"]
 
 COLOURS = {"ok": "green", "uncertain": "yellow", "failed": "red"}
-
-KEY = (
-    "dice_mean",
-    "hd95_mean",
-    "assd_mean",
-    "landmark_error_mean",
-    "landmark_error_max",
-    "displacement_error_mean",
-    "displacement_error_p95",
-    "centroid_error_mean",
-    "ncc",
-    "lncc2",
-    "nmi",
-    "folding_percent",
-    "sdlogj",
-    "inverse_consistency_mean",
-)
-"""The metrics a short summary shows, in this order."""
-
-
-def number(value: float | None) -> str:
-    """Return a number with three or four significant digits, a dash for none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:.3f}" if 0.0995 <= abs(value) < 10 else f"{value:.3g}"
-
-
-def key_metrics(metrics: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
-    """Return the metrics of a short summary, most telling first."""
-    return {name: metrics[name] for name in KEY if name in metrics}
-
-
-def metric_of(stored: Mapping[str, Any]) -> MetricValue:
-    """Return a metric as it was before `MetricValue.as_dict`."""
-    value = float("nan") if stored["value"] is None else stored["value"]
-    return MetricValue(value, stored["before"], stored["label"], stored["unit"], stored["better"])
 
 
 def metric_table(metrics: Mapping[str, MetricValue]) -> Table:

@@ -104,13 +104,13 @@ def as_image(value: ImageLike, name: str = "image") -> Image:
     return image_of(name, _stored(value, name))
 
 
-def as_labels(value: LabelsLike, image: Image, name: str = "label map") -> Image:
+def as_labels(value: LabelsLike, image: Image | None = None, name: str = "label map") -> Image:
     """Return a label map of what stands for one, int32.
 
     Parameters
     ----------
     value : as `as_image` takes it; an array alone, of the shape of its image, lies on the grid of the image.
-    image : the image it belongs to.
+    image : the image it belongs to, where there is one.
     name : how messages refer to what is no file.
 
     Raises
@@ -122,7 +122,7 @@ def as_labels(value: LabelsLike, image: Image, name: str = "label map") -> Image
         return value
     if isinstance(value, str | os.PathLike):
         return read_labels(Path(value))
-    if isinstance(value, np.ndarray | torch.Tensor) and not _is_meta(value):
+    if image is not None and isinstance(value, np.ndarray | torch.Tensor) and not _is_meta(value):
         if tuple(value.shape) != image.grid.shape:
             raise GeometryError(
                 f"{name}: the array has the shape {tuple(value.shape)} but {image.name} {image.grid.shape}; give one "

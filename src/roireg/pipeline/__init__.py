@@ -4,12 +4,15 @@ from roireg.pipeline.config import PRESETS, Config, preset
 from roireg.pipeline.prompting import PromptSession, prompt, prompt_session
 from roireg.pipeline.recipe import register
 from roireg.pipeline.registration import Registration
+from roireg.pipeline.saved import SavedRegistration, load
 
 __all__ = [
     "PRESETS",
     "Config",
     "PromptSession",
     "Registration",
+    "SavedRegistration",
+    "load",
     "preset",
     "prompt",
     "prompt_session",

@@ -7,8 +7,8 @@ from pathlib import Path
 from roireg.core.ambient import ordinary
 from roireg.core.image import Image
 from roireg.core.transforms import Transform
+from roireg.core.words import INIT_WORDS
 from roireg.io import ImageLike, LabelsLike, TransformLike, as_image, as_labels, as_transform
-from roireg.pipeline.checks import INIT_WORDS
 
 __all__ = ["images_of", "labels_of", "map_of", "start_of"]
 

@@ -21,8 +21,11 @@ from roireg.core.transforms import Affine, Chain, Transform
 from roireg.core.warp import halved, warp
 from roireg.core.words import OUTPUTS
 from roireg.evaluate import MetricValue, ReportInput, Truth, render_report, score
+from roireg.evaluate.figure import ShownFigure, fusion_figure
+from roireg.evaluate.planes import best_cut
+from roireg.evaluate.summary import summary_html
 from roireg.fit.region_affine import affine_part
-from roireg.io import atomic_path, new_folder, write_image, write_pairs, write_transform
+from roireg.io import LabelsLike, as_labels, atomic_path, new_folder, write_image, write_pairs, write_transform
 from roireg.io.images import stored_values
 from roireg.io.tiff import BAND, write_tiff_bands
 from roireg.pipeline.config import Config
@@ -80,9 +83,12 @@ class Registration:
         return warp(self.moving, self.transform, self.fixed.grid, fill=fill)
 
     @own_settings()
-    def move_labels(self, labels: Image) -> Image:
-        """Bring a label map of the moving image onto the fixed grid, nearest neighbour, 0 outside."""
-        return warp(labels, self.transform, self.fixed.grid, mode="nearest", fill=0)
+    def move_labels(self, labels: LabelsLike) -> Image:
+        """Bring a label map of the moving image onto the fixed grid, nearest neighbour, 0 outside.
+
+        It is taken in every form that `roireg.io.as_labels` knows, also as an array in the shape of the moving image.
+        """
+        return warp(as_labels(labels, self.moving), self.transform, self.fixed.grid, mode="nearest", fill=0)
 
     def map_points(self, points: ArrayLike) -> NDArray[np.float64]:
         """Map (N, d) fixed-world points to moving-world points, mm."""
@@ -120,11 +126,43 @@ class Registration:
         }
 
     @own_settings()
+    def plot(self, point: ArrayLike | None = None) -> ShownFigure:
+        """Return a figure of both images in one, before (above) and after (below).
+
+        Orange is bright in the fixed image only, blue in the moving image only, gray in both.
+
+        Parameters
+        ----------
+        point : (d,) fixed world point, mm, that the planes of a volume pass through; None goes through the most
+            confident regions.
+        """
+        pairs = self.pairs.active
+        if point is None and len(pairs):
+            point = best_cut(
+                pairs.fixed, [p.fixed for p in pairs.pairs], [max(p.confidence, 1e-3) for p in pairs.pairs]
+            )
+        return fusion_figure(
+            halved(self.fixed, most=2_000_000),
+            halved(self.moving, most=2_000_000),
+            self.transform,
+            point=point,
+            title=f"{self.title}: {self.verdict}",
+        )
+
+    def _repr_html_(self) -> str:
+        return summary_html(self.title, self.verdict, self.reasons, self.metrics, picture=self.plot()._repr_png_())
+
+    @property
+    def title(self) -> str:
+        """What was registered onto what, in words."""
+        return f"{Path(self.moving.name).name} onto {Path(self.fixed.name).name}"
+
+    @own_settings()
     def report_html(self) -> str:
         """Return the self-contained report page."""
         return render_report(
             ReportInput(
-                title=f"{Path(self.moving.name).name} onto {Path(self.fixed.name).name}",
+                title=self.title,
                 fixed=halved(self.fixed, most=2_000_000),
                 moving=halved(self.moving, most=2_000_000),
                 transform=self.transform,
@@ -144,7 +182,7 @@ class Registration:
         ----------
         folder : transform.h5, inverse.h5 (ITK composites, LPS mm), warped.nii.gz (warped.png for raster images),
             pairs/, result.json and report.html go there; other files in it stay.
-        only : names out of `OUTPUTS`; None writes all.
+        only : names out of `OUTPUTS`; None writes all. result.json is always written, `roireg.load` reads it.
 
         Raises
         ------
@@ -165,9 +203,8 @@ class Registration:
                 self._write_warped(out / self.warped_name)
             if "pairs" in wanted:
                 write_pairs(out / "pairs", self.pairs)
-            if "result" in wanted:
-                with atomic_path(out / "result.json") as path:
-                    path.write_text(json.dumps(self.result_json(), indent=1) + "\n", encoding="utf-8")
+            with atomic_path(out / "result.json") as path:
+                path.write_text(json.dumps(self.result_json(), indent=1) + "\n", encoding="utf-8")
             if "report" in wanted:
                 with atomic_path(out / "report.html") as path:
                     path.write_text(self.report_html(), encoding="utf-8")
