@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,23 @@ def _stored_result(folder: Path) -> dict[str, Any]:
     content = read_json(file)
     if not isinstance(content, dict) or "verdict" not in content:
         raise InputError(f"{file}: expected the result of a registration with a verdict; register again")
+    _check_stored(content, file)
     return content
+
+
+def _check_stored(content: dict[str, Any], file: Path) -> None:
+    """Refuse a result that somebody edited into what a page cannot be made of."""
+    from pydantic import ValidationError
+
+    from roireg.app.stored import StoredResult
+
+    try:
+        StoredResult.model_validate(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part)[:40] for part in first["loc"])
+        found = reprlib.repr(first["input"])
+        raise InputError(f"{file}: {place}: {first['msg']}, found {found}; correct it or register again") from error
 
 
 def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, picture: Mapping[str, Any]) -> Any:

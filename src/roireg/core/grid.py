@@ -14,6 +14,9 @@ __all__ = ["Grid"]
 
 Array = NDArray[np.float64]
 
+FARTHEST = 1e15
+"""Numbers of an affine are smaller, in mm; their products stay finite."""
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -44,8 +47,8 @@ class Grid:
             raise GeometryError(f"every axis of a grid needs at least one voxel, found shape {shape}")
         if affine.shape != (d + 1, d + 1):
             raise GeometryError(f"a {d}D grid needs a {d + 1}x{d + 1} affine, found {affine.shape}")
-        if not np.isfinite(affine).all():
-            raise GeometryError("the affine of a grid has values that are not finite")
+        if not (np.abs(affine) < FARTHEST).all():
+            raise GeometryError("the affine of a grid has values that are not finite, or larger than any place")
         scale = np.linalg.norm(affine[:d, :d], axis=0)
         if scale.min() <= 0 or abs(np.linalg.det(affine[:d, :d] / scale)) < 1e-6:
             raise GeometryError("the affine of a grid is singular: axes coincide or a spacing is zero")

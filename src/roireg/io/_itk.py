@@ -9,15 +9,16 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from roireg.core.errors import GeometryError, HeaderWarning, InputError, OutputError
-from roireg.core.grid import Grid
+from roireg.core.grid import FARTHEST, Grid
 
 __all__ = ["HeaderWarning", "grid_from_itk", "itk_reason", "quiet", "to_itk_image", "warn_header"]
 
@@ -37,36 +38,38 @@ def warn_header(name: str, text: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what ITK and its libraries write to the error stream out of sight (it goes to the debug log).
+    """Keep what ITK and its libraries print out of sight (it goes to the debug log).
 
-    HDF5, MetaIO and libjpeg write to the file descriptor itself, so redirecting `sys.stderr` is not enough.
-    Calls from several threads take turns, because descriptor and ITK's warning switch belong to the process.
+    HDF5 and MetaIO write to the descriptor of the error stream, libjpeg to that of the output, so redirecting
+    `sys.stderr` is not enough. Calls from several threads take turns, because descriptors and ITK's warning switch
+    belong to the process.
     """
     with _LOCK:
         shown = sitk.ProcessObject.GetGlobalWarningDisplay()
         sitk.ProcessObject.SetGlobalWarningDisplay(False)
         try:
-            with _descriptor_to_log():
+            with _descriptor_to_log(sys.stdout, 1), _descriptor_to_log(sys.stderr, 2):
                 yield
         finally:
             sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 @contextmanager
-def _descriptor_to_log() -> Iterator[None]:
-    if sys.stderr is not None:
-        sys.stderr.flush()
+def _descriptor_to_log(stream: TextIO | None, number: int) -> Iterator[None]:
+    if stream is not None:
+        with suppress(OSError, ValueError):  # a full disk or a closed stream is told where something is printed
+            stream.flush()
     try:
-        saved = os.dup(2)
-    except OSError:  # a process without an error stream (a windowed program) has nothing to redirect
+        saved = os.dup(number)
+    except OSError:  # a process without such a stream (a windowed program) has nothing to redirect
         yield
         return
     with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
+        os.dup2(sink.fileno(), number)
         try:
             yield
         finally:
-            os.dup2(saved, 2)
+            os.dup2(saved, number)
             os.close(saved)
             sink.seek(0)
             for line in sink.read().decode(errors="replace").splitlines():
@@ -174,7 +177,7 @@ def grid_from_itk(
     matrix = np.asarray(direction, dtype=np.float64).reshape(d, d)
     if min(spacing) <= 0 or not np.isfinite(spacing).all():
         raise GeometryError(f"{name}: spacings must be positive numbers, found {tuple(spacing)}; fix its header")
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
+    if not (np.abs(matrix) < FARTHEST).all() or abs(np.linalg.det(matrix)) < 1e-6:
         raise GeometryError(f"{name}: the direction matrix is singular or not finite; fix its header")
     shear = shear_of(matrix)
     if shear > SHEAR_REFUSED:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException
 
-from roireg.core.errors import InputError
+from roireg.core.errors import HeaderWarning, InputError
 from roireg.io._itk import warn_header
 from roireg.io.dicom_labels import LABEL_CLASSES, read_label_file
 from roireg.io.dicom_planes import frame_count, load_planes, one_volume, planes_of
@@ -44,6 +45,18 @@ def is_dicom(path: Path) -> bool:
     return start[128:] == b"DICM" or (start[:2] in _GROUPS and start[4:6].isalpha() and start[4:6].isupper())
 
 
+@contextmanager
+def _lenient() -> Iterator[None]:
+    """Let pydicom read values that the standard forbids, without its warnings; those about headers stay."""
+    with warnings.catch_warnings(record=True) as told, pydicom.config.disable_value_validation():
+        warnings.simplefilter("always")
+        yield
+    for warning in told:
+        if issubclass(warning.category, HeaderWarning):
+            warnings.warn_explicit(str(warning.message), HeaderWarning, warning.filename, warning.lineno)
+
+
+@_lenient()
 def list_series(folder: str | Path) -> list[DicomSeries]:
     """Return the DICOM series of a folder (not of its sub-folders), by UID; label maps among them.
 
@@ -56,6 +69,7 @@ def list_series(folder: str | Path) -> list[DicomSeries]:
     return [_described(uid, entries) for uid, entries in sorted(_scan(place).items())]
 
 
+@_lenient()
 def read_dicom(place: Path, selection: Selection, *, indices: bool = False) -> Stored:
     """Read one DICOM file, or one series of a folder.
 
@@ -88,7 +102,11 @@ def read_dicom(place: Path, selection: Selection, *, indices: bool = False) -> S
     if not _has_pixels(first):
         kind = first.get("Modality") or "unknown kind"
         raise InputError(f"{place}: this DICOM file ({kind}) holds no image; name a file or folder with images")
-    planes = [plane for file, header in _without_copies(name, entries) for plane in planes_of(file, header)]
+    try:
+        planes = [plane for file, header in _without_copies(name, entries) for plane in planes_of(file, header)]
+    except (BytesLengthException, NotImplementedError) as error:  # elements are parsed when they are looked at
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{name}: a DICOM header is damaged ({reason}); copy or export it again") from error
     stored = load_planes(name, one_volume(name, planes, selection.frame), nearest=indices)
     series = _described(str(first.get("SeriesInstanceUID", "")), entries)
     metadata = {"modality": series.modality, "series": series.description, "series_uid": series.uid}
@@ -134,23 +152,19 @@ def _dicom_inside(folder: Path) -> Sequence[Path]:
 
 def _header(file: Path) -> Dataset | None:
     """Return everything but the pixels of a DICOM file; None where it cannot be parsed."""
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.filterwarnings("ignore", module="pydicom")
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            for element in ("SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "Rows"):
-                header.get(element)
-        except (
-            InvalidDicomError,
-            OSError,
-            EOFError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            NotImplementedError,
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        for element in (
+            "SOPClassUID",
+            "SOPInstanceUID",
+            "SeriesInstanceUID",
+            "Modality",
+            "SeriesDescription",
+            "Rows",
         ):
-            return None
+            header.get(element)
+    except Exception:  # pydicom raises whatever its parser meets, and runs out of memory over lengths that are wrong
+        return None
     return header if "SOPClassUID" in header or "Rows" in header else None
 
 

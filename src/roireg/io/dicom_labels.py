@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 
-from roireg.core.errors import InputError, OptionalDependencyError
+from roireg.core.errors import InputError, OptionalDependencyError, RoiregError
 from roireg.core.grid import Grid
 from roireg.io._itk import warn_header
 from roireg.io.raster import Stored
@@ -50,7 +50,9 @@ def read_label_file(file: Path, series: Callable[[str], Stored | None]) -> Store
             if data.SOPClassUID == CONTOURS:
                 return _contours(file, data, series)
             return _segments(file, data)
-        except (AttributeError, KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
+        except RoiregError:
+            raise
+        except Exception as error:  # pydicom raises whatever its parser meets
             raise InputError(
                 f"{file}: the label map cannot be read ({' '.join(str(error).split())[:160]}); export it again"
             ) from error

@@ -86,7 +86,11 @@ def _initial(entries: Entries) -> str | None:
 def _initial_file(place: Path, initial: str) -> tuple[Path, str]:
     """Return the file of an initial transform, where it was or, after a move, beside the one that names it."""
     for candidate in (place.parent / initial, place.parent / Path(initial.replace("\\", "/")).name):
-        if candidate.is_file():
+        try:
+            there = candidate.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if there:
             try:
                 text = candidate.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
@@ -94,7 +98,7 @@ def _initial_file(place: Path, initial: str) -> tuple[Path, str]:
             if not is_elastix(text):
                 raise InputError(f"{candidate}: expected a parameter file of elastix, which {place} starts from")
             return candidate, text
-    raise InputError(f"{place}: its initial transform {initial!r} is not there; put the file beside it")
+    raise InputError(f"{place}: its initial transform {initial[:80]!r} is not there; put the file beside it")
 
 
 def _transform(entries: Entries, name: str) -> Transform:
@@ -111,7 +115,7 @@ def _transform(entries: Entries, name: str) -> Transform:
     if kind not in _LINEAR:
         known = ", ".join(("TranslationTransform", *_LINEAR, *_SPLINES))
         raise InputError(
-            f"{name}: transforms of elastix of type {kind!r} are not supported, expected one of {known}; let "
+            f"{name}: transforms of elastix of type {kind[:80]!r} are not supported, expected one of {known}; let "
             "transformix write the displacement field (-def all)"
         )
     fixed = _numbers(entries, "CenterOfRotationPoint", name, d)

@@ -6,6 +6,8 @@ ITK takes memory for whatever a header announces, and reads on where compressed 
 from __future__ import annotations
 
 import math
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,9 @@ __all__ = ["check_data", "companions"]
 
 _MOST_AXES = 6
 _LONGEST_HEADER = 1 << 20
+_LONGEST_FIELD = 1000
+_PATTERN = re.compile(r"[^%]*%0?\d?d[^%]*")
+"""Names of one file per slice: with a place for its number, and perhaps first, last and step after it."""
 _META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4}
 _META_BYTES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 _NRRD_BYTES = {1: "signed char,int8,int8_t,uchar,unsigned char,uint8,uint8_t"}
@@ -47,9 +52,9 @@ def check_data(path: Path) -> None:
     header = _parsed(path)
     if header is None or header.file is None:
         return
-    if not header.file.is_file():
+    if not _is_file(header.file):
         raise InputError(
-            f"{path}: its voxels are expected in {header.file.name}, which is not there; copy both files"
+            f"{path}: its voxels are expected in {header.file.name[:80]}, which is not there; copy both files"
         )
     held = header.file.stat().st_size - header.start
     if header.needed > held * (MOST_DEFLATED if header.compressed else 1):
@@ -66,6 +71,13 @@ def companions(path: Path) -> list[Path]:
     """Return the data file that a detached MetaImage or NRRD header names, if it names one."""
     header = _parsed(path)
     return [] if header is None or header.file is None or header.file == path else [header.file]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _short(path: Path, needed: int, found: str) -> InputError:
@@ -87,25 +99,37 @@ def _meta(path: Path, raw: bytes) -> _Header | None:
     start = 0
     while "ElementDataFile" not in fields:
         end = raw.find(b"\n", start)
-        line = raw[start : end if end >= 0 else len(raw)].decode("latin-1")
+        line = os.fsdecode(raw[start : end if end >= 0 else len(raw)])
         key, equals, value = line.partition("=")
+        if not equals:
+            key, equals, value = line.partition(":")
         if not equals and line.strip():
-            return None  # not text of this kind: ITK says what it thinks of it
+            # MetaIO can end the process over such a line.
+            raise InputError(
+                f"{path}: its header has {line[:40]!r} where KEY = VALUE is expected; the file is damaged"
+            )
         fields[key.strip()] = value.strip()
         if end < 0:
             break
         start = end + 1
-    if "DimSize" not in fields or "ElementDataFile" not in fields:
-        return None
+    for key in ("NDims", "DimSize", "ElementDataFile"):
+        if key not in fields:
+            raise InputError(f"{path}: its header does not say {key}; the file is no MetaImage, or is damaged")
     axes = _whole(path, "NDims", fields.get("NDims", "0").split(), most=_MOST_AXES)
     size = _whole(path, "DimSize", fields["DimSize"].split())
     if len(axes) != 1 or len(size) != axes[0]:
         raise InputError(f"{path}: its header says NDims {fields.get('NDims')} but DimSize {fields['DimSize']}")
+    for key, count in (("TransformMatrix", axes[0] ** 2), ("Offset", axes[0]), ("ElementSpacing", axes[0])):
+        if key in fields:
+            _check_numbers(path, key, fields[key].split(), count)
     channels = _whole(path, "ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1").split())
     kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
     needed = math.prod(size) * math.prod(channels) * _META_BYTES.get(kind, 1)
     name = fields["ElementDataFile"]
-    if name == "LIST" or "%" in name:
+    if not name or any(ord(c) < 32 for c in name) or ("%" in name and not _PATTERN.fullmatch(name)):
+        # MetaIO writes the number of a slice into such a name without a look at it.
+        raise InputError(f"{path}: its header says ElementDataFile {name[:80]!r}, which is no name; it is damaged")
+    if name.startswith("LIST") or "%" in name:
         return None
     file, begin = (path, start) if name.upper() == "LOCAL" else (path.parent / name, 0)
     skip = fields.get("HeaderSize", "0")
@@ -121,12 +145,17 @@ def _nrrd(path: Path, raw: bytes) -> _Header | None:
     start = raw.find(b"\n") + 1
     while start:
         end = raw.find(b"\n", start)
-        line = raw[start : end if end >= 0 else len(raw)].decode("latin-1").rstrip("\r")
+        line = os.fsdecode(raw[start : end if end >= 0 else len(raw)]).rstrip("\r")
         start = end + 1
         if not line:
             break
         key, colon, value = line.partition(":")
-        if colon and not line.startswith("#") and not value.startswith("="):
+        if line.startswith("#") or value.startswith("="):
+            continue
+        if len(line) > _LONGEST_FIELD:
+            # The library that ITK reads NRRD with copies fields into buffers of a fixed size.
+            raise InputError(f"{path}: its header has a line of {len(line)} characters; the file is damaged")
+        if colon:
             fields[key.strip().lower()] = value.strip()
     if "sizes" not in fields:
         return None
@@ -142,6 +171,18 @@ def _nrrd(path: Path, raw: bytes) -> _Header | None:
         return None
     file, begin = (path, start) if name is None else (path.parent / name, 0)
     return _Header(needed, file, begin, encoding != "raw")
+
+
+def _check_numbers(path: Path, field: str, words: list[str], count: int) -> None:
+    """Refuse what are not `count` numbers, over which MetaIO ends the process."""
+    try:
+        right = len(words) == count and all(math.isfinite(float(w)) for w in words)
+    except ValueError:
+        right = False
+    if not right:
+        raise InputError(
+            f"{path}: its header says {field} {' '.join(words)[:80]}, expected {count} finite numbers; it is damaged"
+        )
 
 
 def _whole(path: Path, field: str, words: list[str], *, most: int = 1 << 40) -> list[int]:

@@ -39,7 +39,8 @@ def from_ras(matrix: Array, name: str) -> Affine:
         When it is no affine matrix, or singular.
     """
     flip = _lps_from_ras(len(matrix) - 1)
-    return _affine(flip @ matrix @ flip, name)
+    # Signs alone, so that what is not finite stays for the affine to refuse.
+    return _affine(np.outer(flip.diagonal(), flip.diagonal()) * matrix, name)
 
 
 def from_flirt(matrix: Array, fixed: Grid | None, moving: Grid | None, name: str) -> Affine:

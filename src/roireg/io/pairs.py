@@ -9,8 +9,11 @@ unless one of them belongs to several pairs.
 from __future__ import annotations
 
 import json
+import lzma
+import reprlib
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -31,6 +34,9 @@ from roireg.io.streams import refuse_special
 __all__ = ["read_pairs", "write_pairs"]
 
 VERSION = 1
+
+_LARGEST_ARCHIVE = 4 << 30
+"""Bytes that an archive may unpack to."""
 
 Point = Annotated[list[FiniteFloat], Field(min_length=2, max_length=3)]
 Status = Literal["proposed", "accepted", "rejected"]
@@ -251,11 +257,30 @@ def read_pairs(path: str | Path) -> ROIPairs:
     if place.is_dir():
         return _read_folder(place, str(place))
     try:
-        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(place) as archive:
-            archive.extractall(folder)
+        with tempfile.TemporaryDirectory() as folder:
+            _unpack(place, Path(folder))
             inside = sorted(Path(folder).glob("pairs.json")) or sorted(Path(folder).glob("*/pairs.json"))
             return _read_folder(inside[0].parent if inside else Path(folder), str(place))
-    except (zipfile.BadZipFile, OSError) as error:
+    except OSError as error:
+        raise InputError(f"{place}: the archive cannot be unpacked ({error}); copy or make it again") from error
+
+
+def _unpack(place: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(place) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > _LARGEST_ARCHIVE:
+                raise InputError(
+                    f"{place}: the archive unpacks to {size >> 20} MiB, more than ROI pairs have "
+                    f"({_LARGEST_ARCHIVE >> 20} MiB); check that it is the right one"
+                )
+            if any(entry.flag_bits & 1 for entry in archive.infolist()):
+                raise InputError(f"{place}: the archive is encrypted; unpack it and name the folder")
+            archive.extractall(folder)
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
+        # Not implemented kinds of compression are runtime errors, too.
         raise InputError(f"{place}: expected a folder or .zip of ROI pairs, found neither ({error})") from error
 
 
@@ -310,7 +335,11 @@ def _read_side(folder: Path, name: str, side: str, data: _Side) -> tuple[ROISet,
     for layer in data.layers:
         if Path(layer).name != layer:
             raise InputError(f"{where}: {side}.layers names files of the same folder, found {layer!r}")
-        labels = read_labels(folder / layer)
+        try:
+            labels = read_labels(folder / layer)
+        except InputError as error:
+            # Of an archive, messages would name the temporary folder.
+            raise type(error)(str(error).replace(str(folder / layer), f"{name}/{layer}")) from error
         if labels.unit == "px" and labels.grid.shape == grid.shape:
             fitting: Image | None = labels
         else:
@@ -360,10 +389,10 @@ def _prompt_in(data: _Prompt, ndim: int) -> Prompt:
 def _first(error: ValidationError) -> str:
     """Say the first problem of a pydantic error in one clause."""
     problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(str(part)[:40] for part in problem["loc"])
     if problem["type"] == "missing":
         return f"{place} is missing"
     if problem["type"] == "extra_forbidden":
         return f"{place} is not a known entry"
     text = str(problem["msg"])
-    return f"{place}: {text[0].lower()}{text[1:]}, found {problem['input']!r}"
+    return f"{place}: {text[0].lower()}{text[1:]}, found {reprlib.repr(problem['input'])}"

@@ -58,7 +58,9 @@ def through_pillow(path: Path, *, frame: int | None, indices: bool) -> NDArray[A
                 picture.load()
     except (PIL.UnidentifiedImageError, PIL.Image.DecompressionBombError):
         return None  # ITK knows some that Pillow does not, and says what is wrong with the rest
-    except (OSError, SyntaxError, EOFError) as error:
+    except Exception as error:  # Pillow raises whatever its parsers meet
+        if isinstance(error, InputError | MemoryError):
+            raise
         raise InputError(f"{path}: the file is truncated or damaged ({error}); copy or export it again") from error
     return values
 

@@ -286,7 +286,7 @@ def _from_fcsv(place: Path, text: str) -> tuple[list[list[float]], list[str]]:
         elif line.strip():
             lines.append((number, line))
     if not {"x", "y", "z"} <= set(columns):
-        raise InputError(f"{place}: the columns line must name x, y and z, found {','.join(columns)!r}")
+        raise InputError(f"{place}: the columns line must name x, y and z, found {_shown(','.join(columns))}")
     points, names = [], []
     for number, line in lines:
         row = _row(place, number, line)

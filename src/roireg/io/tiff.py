@@ -21,7 +21,7 @@ import PIL.Image
 import tifffile
 from numpy.typing import NDArray
 
-from roireg.core.errors import InputError
+from roireg.core.errors import InputError, RoiregError
 from roireg.core.grid import Grid
 from roireg.core.warp import LARGE
 from roireg.io._itk import warn_header
@@ -75,7 +75,9 @@ def read_tiff(path: Path, selection: Selection, *, indices: bool = False) -> Sto
             if complaints == [] and "not a TIFF" in str(error):
                 raise InputError(f"{name}: the file is not a TIFF image ({error}); export it again") from error
             raise _damaged(name, str(error)) from error
-        except (ValueError, IndexError, KeyError, TypeError, RuntimeError, OSError, ZeroDivisionError) as error:
+        except RoiregError:
+            raise
+        except Exception as error:  # tifffile raises whatever its parser meets
             if "imagecodecs" in str(error):
                 raise InputError(_missing_codec(name, file.pages[0], str(error))) from error
             raise _damaged(name, str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -236,8 +237,8 @@ def _first_mistake(error: ValidationError) -> str:
         where, kind = [where[0], *context["where"].split(".")], context["kind"]
         message, value = context["message"], context["input"]
     if kind == "extra_forbidden":
-        return f"unknown setting {'.'.join(where)!r}; `roireg info --presets` lists all"
-    return f"setting {'.'.join(where)!r}: {message}, found {value!r}"
+        return f"unknown setting {'.'.join(where)[:80]!r}; `roireg info --presets` lists all"
+    return f"setting {'.'.join(where)!r}: {message}, found {reprlib.repr(value)}"
 
 
 def known_or_near(name: str, known: Sequence[str], *, what: str) -> None:
