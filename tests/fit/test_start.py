@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from roireg.fit.start import find_start, single_pair_maps
 from support import centred, ellipsoids, painted, turned
 
 GRID = centred((60, 64), (1.5, 1.5))
+DEEP = centred((24, 26, 28), (3.0, 3.0, 3.0))
 SETTINGS = Search(
     affine=AffineOptions(model="rigid", screen_voxels=1500, refine_voxels=4000, iterations=40, keep=3),
     trial=VelocityOptions(levels=2, iterations=(30, 20), max_voxels=1500, window=2, features=None),
@@ -119,6 +121,33 @@ def test_two_given_starts_are_told_apart_by_their_trials():
     best, trace = start(fixed, moving, starts, [])
     assert trace.source == "as they were turned"
     assert best is truth and len(trace.rivals) == 1
+
+
+def gain(fixed, moving, truth, **changes) -> float:
+    """Share by which the trial of the true map ends lower than that of the identity; `changes` of the trial."""
+    options = Search(affine=SETTINGS.affine)
+    options = options.model_copy(update={"trial": options.trial.model_copy(update={"max_voxels": 8000, **changes})})
+    best, trace = start(fixed, moving, [Candidate(Affine.identity(3), "a"), Candidate(truth, "b")], [], options)
+    assert best is truth
+    return 1 - trace.loss / trace.rivals[0][1]
+
+
+def noisy(image, seed):
+    noise = np.random.default_rng(seed).normal(0, 0.08, image.data.shape)
+    return image.with_data(image.data + torch.as_tensor(noise, dtype=torch.float32))
+
+
+def test_wide_windows_tell_the_right_start_more_clearly_in_noise():
+    truth = affine(turned(20, 3), (15.0, -9.0, 9.0))
+    fixed, moving = noisy(painted(DEEP), 1), noisy(painted(DEEP, truth=truth), 2)
+    assert gain(fixed, moving, truth) > 1.06 * gain(fixed, moving, truth, window=1)
+
+
+def test_features_tell_the_right_start_more_clearly_in_another_contrast():
+    truth = affine(turned(20, 3), (15.0, -9.0, 9.0))
+    fixed, moving = painted(DEEP, count=150), painted(DEEP, count=150, truth=truth)
+    moving = moving.with_data((moving.data - moving.data.median()).abs())
+    assert gain(fixed, moving, truth) > 1.36 * gain(fixed, moving, truth, feature_weight=0.0)
 
 
 def test_progress_ends_at_one():

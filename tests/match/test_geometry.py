@@ -13,7 +13,7 @@ from roireg.core.rois import ROISet
 from roireg.core.seeds import generator
 from roireg.match import GeometryOptions, affine_hypotheses, pair_agreement
 from roireg.match.moments import fit_affine, fit_similarity, moment_rotations, overlap_coefficient, plausible
-from support import ellipsoids, turned
+from support import centred, ellipsoids, turned
 
 
 def mean_error(affine, truth, grid):
@@ -101,6 +101,18 @@ def test_order_of_the_regions_does_not_matter():
     mixed = affine_hypotheses(fixed, moving.subset(order.tolist()), similarity[order], rng=rng())[0]
     assert mean_error(plain.affine, mixed.affine, FLAT) < 0.5
     assert {(int(order[m]), f) for m, f in mixed.pairs} == set(plain.pairs)
+
+
+def test_of_two_maps_that_explain_the_regions_alike_the_smaller_motion_comes_first():
+    """A hexagon turned by 20 degrees is one turned by -40 or 80 as well; likeness says 80, but by next to nothing."""
+    grid = centred((90, 90))
+    places = 28 * np.array([turned(60 * k) @ [1.0, 0.0] for k in range(6)])
+    truth = about(grid, turned(20), 0.0)
+    roots = [4 * np.eye(2)] * 6
+    fixed, moving = ellipsoids(grid, places, roots), ellipsoids(grid, truth.map_points(places), roots)
+    further = np.roll(np.eye(6), 1, axis=0)  # moving region k + 1 for fixed region k
+    best = affine_hypotheses(fixed, moving, 0.9 + 0.02 * further, rng=rng())[0]
+    assert mean_error(best.affine, truth, grid) < 1.0
 
 
 def test_limits_hold():

@@ -283,7 +283,10 @@ def test_what_the_mask_hides_is_not_compared(flat):
         points = flat.fixed.grid.world_from_index(torch.nonzero(slipped).numpy())
         return float(np.linalg.norm(found.map_points(points) - flat.transform.map_points(points), axis=1).mean())
 
-    assert missed(fixed_mask=mask, moving_mask=mask) < 0.6 * missed()
+    # Either mask hides the slip; so each is seen to arrive.
+    limit = 0.6 * missed()
+    assert missed(fixed_mask=mask) < limit and missed(moving_mask=mask) < limit
+    assert missed(fixed_mask=mask, moving_mask=mask) < limit
 
 
 def test_the_published_objective_runs_after_any_start(flat):
