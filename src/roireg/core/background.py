@@ -29,9 +29,9 @@ def background(image: Image) -> tuple[float, ...]:
     """
     ranges = [_range(channel) for channel in image.data]
     edges = [_edge(channel) for channel in image.data]
-    found = [_common(edge, *limits) for edge, limits in zip(edges, ranges, strict=True)]
-    if all(value is not None for value in found):
-        return tuple(value for value in found if value is not None)
+    levels = [_common(edge, *limits) for edge, limits in zip(edges, ranges, strict=True)]
+    if all(value is not None for value in levels):
+        return tuple(value for value in levels if value is not None)
     return tuple(_without_edge(low, high, image.unit) for low, high in ranges)
 
 

@@ -199,8 +199,8 @@ def _partial(extension: str = "") -> str:
 def _remove_stale(folder: Path) -> None:
     """Remove what runs of this machine left that are no longer there."""
     for entry in folder.glob(".roireg-*.partial*"):
-        found = _PARTIAL.match(entry.name)
-        if found and found[1] == _HOST and not _alive(int(found[2])):
+        match = _PARTIAL.match(entry.name)
+        if match and match[1] == _HOST and not _alive(int(match[2])):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
 
 
@@ -247,7 +247,7 @@ def new_folder(path: str | Path, *, record: str = RECORD, keep: bool = False) ->
         return
     if target.exists() and not target.is_dir():
         raise OutputError(f"{path}: cannot make this folder because a file has this name; choose another name")
-    made = [p for p in (target, *target.parents) if not p.exists()]
+    absent = [p for p in (target, *target.parents) if not p.exists()]
     try:
         with _explained(path):
             target.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ def new_folder(path: str | Path, *, record: str = RECORD, keep: bool = False) ->
         finally:
             shutil.rmtree(temporary)
     except BaseException:
-        for folder in made:
+        for folder in absent:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise
@@ -274,11 +274,11 @@ def is_complete(folder: Path, *, record: str = RECORD) -> bool:
 
 def intact_record(folder: Path, *, record: str = RECORD) -> dict[str, Any] | None:
     """Return the record of a folder whose files are all there as they were written; else None."""
-    found = _read(folder / record)
-    if found is None or not found["complete"]:
+    content = _read(folder / record)
+    if content is None or not content["complete"]:
         return None
-    unchanged = all(_is_as_written(folder / name, digest) for name, digest in found["written"].items())
-    return found if unchanged else None
+    unchanged = all(_is_as_written(folder / name, digest) for name, digest in content["written"].items())
+    return content if unchanged else None
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -293,10 +293,10 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _written(folder: Path, record: str) -> dict[str, str | None]:
     """Return what was written and may be replaced, with checksums; None for those of a run that was stopped."""
-    found = _read(folder / record)
-    if found is None:
+    content = _read(folder / record)
+    if content is None:
         return {}
-    return {name: digest if found["complete"] else None for name, digest in found["written"].items()}
+    return {name: digest if content["complete"] else None for name, digest in content["written"].items()}
 
 
 def _is_as_written(file: Path, digest: str | None) -> bool:
@@ -328,10 +328,10 @@ def _commit(source: Path, target: Path, record: str, keep: bool) -> None:
     old = _written(target, record)
     _refuse_foreign(target, {*old, *names, record}, old, record)
     content = json.loads((source / record).read_text(encoding="utf-8")) if (source / record).exists() else {}
-    kept = {name: digest for name, digest in old.items() if keep and name not in names and digest is not None}
+    previous = {name: digest for name, digest in old.items() if keep and name not in names and digest is not None}
     if keep and (earlier := _read(target / record)):
         content = earlier | content
-    content |= {"written": kept | {name: file_digest(source / name) for name in names}, "complete": True}
+    content |= {"written": previous | {name: file_digest(source / name) for name in names}, "complete": True}
     with _signals_held():
         write_json(target / record, {"complete": False, "written": {**old, **dict.fromkeys(names)}})
         for name in names:

@@ -201,8 +201,8 @@ class Grid:
 
         The outer faces stay exactly where they are, so the true spacing is rounded to fill the box.
         """
-        wanted = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (self.ndim,))
-        shape = tuple(int(n) for n in np.maximum(1, np.round(self.extent / wanted)))
+        steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (self.ndim,))
+        shape = tuple(int(n) for n in np.maximum(1, np.round(self.extent / steps)))
         return self.with_shape(shape)
 
     def with_shape(self, shape: Sequence[int]) -> Grid:

@@ -36,13 +36,13 @@ def suppress(overlap: Tensor, scores: Tensor, limit: float) -> list[int]:
     ----------
     overlap : (K, K). scores : (K,).
     """
-    chosen: list[int] = []
+    indices: list[int] = []
     alike = torch.zeros(len(scores), dtype=torch.bool, device="cpu")
     for k in torch.argsort(scores, descending=True, stable=True).tolist():
         if not alike[k]:
-            chosen.append(k)
+            indices.append(k)
             alike |= overlap[k] > limit
-    return chosen
+    return indices
 
 
 def mask_nms(masks: Tensor, scores: Tensor, limit: float) -> list[int]:
@@ -61,13 +61,13 @@ def box_nms(boxes: Tensor, scores: Tensor, limit: float) -> list[int]:
     high = high + 1e-3
     size = (high - low).prod(1)
     rest = torch.argsort(scores, descending=True, stable=True)
-    chosen: list[int] = []
+    indices: list[int] = []
     while len(rest):
         best, rest = rest[0], rest[1:]
-        chosen.append(int(best))
+        indices.append(int(best))
         shared = (torch.minimum(high[rest], high[best]) - torch.maximum(low[rest], low[best])).clamp(min=0).prod(1)
         rest = rest[shared <= limit * (size[rest] + size[best] - shared)]
-    return chosen
+    return indices
 
 
 def bounding_boxes(masks: Tensor) -> Tensor:

@@ -126,8 +126,8 @@ class ROISet:
     def subset(self, index: Sequence[int]) -> ROISet:
         """Return the regions at `index`, in that order."""
         assert self.scores is not None
-        chosen = torch.as_tensor(list(index), dtype=torch.long, device=self.masks.device)
-        return ROISet(self.masks[chosen], self.grid, tuple(self.names[i] for i in index), self.scores[chosen])
+        rows = torch.as_tensor(list(index), dtype=torch.long, device=self.masks.device)
+        return ROISet(self.masks[rows], self.grid, tuple(self.names[i] for i in index), self.scores[rows])
 
     def to(self, device: torch.device | str) -> ROISet:
         """Return the set on another device."""

@@ -152,8 +152,8 @@ def warp(
     large = whole and data.numel() > LARGE
     working = data if large else _as_float(data)
     size = torch.tensor(image.grid.shape[::-1], device=data.device)
-    kept = data.dtype if whole else working.dtype
-    out = torch.empty((image.channels, *grid.shape), dtype=kept, device=data.device)
+    dtype = data.dtype if whole else working.dtype
+    out = torch.empty((image.channels, *grid.shape), dtype=dtype, device=data.device)
     outside_values = None if fill is None else _per_channel(fill, image, working)
     for piece, points in _tiles(grid, data.device) if large else slab_points(grid, data.device):
         mapped = points if transform is None else transform.map_points(points)

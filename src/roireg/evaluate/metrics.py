@@ -229,11 +229,11 @@ def _surface_points(mask: NDArray[np.bool_], grid: Grid, corner: Array) -> Array
     axes = [a for a in range(grid.ndim) if grid.shape[a] > 1]
     for axis in axes:
         line = np.moveaxis(mask, axis, 0)
-        kept = np.moveaxis(inside, axis, 0)
-        kept[1:] &= line[:-1]
-        kept[:-1] &= line[1:]
-        kept[0] = False
-        kept[-1] = False
+        interior = np.moveaxis(inside, axis, 0)
+        interior[1:] &= line[:-1]
+        interior[:-1] &= line[1:]
+        interior[0] = False
+        interior[-1] = False
     surface = mask & ~inside if axes else mask
     return grid.world_from_index(np.argwhere(surface) + corner)
 

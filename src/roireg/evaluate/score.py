@@ -62,19 +62,19 @@ class Truth:
     def __post_init__(self) -> None:
         if self.grid is None and (self.transform is not None or self.mask is not None):
             raise InputError("a true transform and a mask are used at the voxels of a grid; give the fixed grid")
-        known = self._dimensions()
-        if len(set(known.values())) > 1:
-            described = ", ".join(f"{what} {ndim}D" for what, ndim in known.items())
+        dimensions = self._dimensions()
+        if len(set(dimensions.values())) > 1:
+            described = ", ".join(f"{what} {ndim}D" for what, ndim in dimensions.items())
             raise GeometryError(f"all parts of a truth must have the same dimension, found {described}")
 
     def _dimensions(self) -> dict[str, int]:
         parts = {"grid": self.grid, "true transform": self.transform, "images": self.images}
-        known = {what: part.ndim for what, part in parts.items() if part is not None}
+        dimensions = {what: part.ndim for what, part in parts.items() if part is not None}
         for labels in self.labels or ():
-            known[labels.name] = labels.ndim
+            dimensions[labels.name] = labels.ndim
         for side, points in zip(("fixed", "moving"), self.points or (), strict=False):
-            known[f"{side} points"] = points.shape[-1]
-        return known
+            dimensions[f"{side} points"] = points.shape[-1]
+        return dimensions
 
     @property
     def ndim(self) -> int | None:

@@ -92,12 +92,12 @@ class EncoderFeatures:
         window = volume_window(image, window=self.window)
         count = image.grid.shape[axis]
         step = _slice_step(image.grid, grid, axis)
-        chosen = range((count - 1) % step // 2, count, step)
+        slices = range((count - 1) % step // 2, count, step)
         maps: list[Tensor] = []
-        for done, index in enumerate(chosen, start=1):
+        for number, index in enumerate(slices, start=1):
             data, cells = self._features(slice_image(image, axis, index), window)
             maps.append(data)
-            self.progress(ProgressEvent("encoding slices", done / len(chosen)))
+            self.progress(ProgressEvent("encoding slices", number / len(slices)))
         # Slices have a world of their own; their index, though, is that of the volume without its slice axis.
         within_slice = [a for a in range(3) if a != axis]
         plane = slice_image(image, axis, 0).grid
@@ -105,7 +105,7 @@ class EncoderFeatures:
         within = np.linalg.inv(plane.affine) @ cells.affine
         index_from_cell[np.ix_(within_slice, within_slice)] = within[:-1, :-1]
         index_from_cell[within_slice, 3] = within[:-1, -1]
-        index_from_cell[axis, axis], index_from_cell[axis, 3] = step, chosen.start
+        index_from_cell[axis, axis], index_from_cell[axis, 3] = step, slices.start
         stacked = torch.stack(maps, dim=axis + 1)
         return image.with_data(stacked, Grid(tuple(stacked.shape[1:]), image.grid.affine @ index_from_cell))
 

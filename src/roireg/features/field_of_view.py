@@ -65,8 +65,8 @@ def _inside(values: NDArray[np.float32], margin: list[int]) -> Mask:
         return np.ones(values.shape, dtype=bool)
     if _is_geometric(shown):
         # Holes and notches of what is shown are dark things in it.
-        kept = ~_dilated(~convex_hull_image(shown), margin)
-        return kept if kept.mean() > 0.02 else shown
+        inner = ~_dilated(~convex_hull_image(shown), margin)
+        return inner if inner.mean() > 0.02 else shown
     return _dilated(shown, margin)
 
 

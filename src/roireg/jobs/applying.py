@@ -95,12 +95,12 @@ def _mapping(transform: Applied | Sequence[Applied], *, inverse: bool) -> Transf
     if isinstance(transform, Registration | SavedRegistration):
         return transform.inverse if inverse else transform.transform
     if isinstance(transform, str | os.PathLike):
-        found = load_transform(os.fspath(transform))
+        mapping = load_transform(os.fspath(transform))
     elif isinstance(transform, Sequence):
         if not transform:
             raise InputError("there is no transform to apply; name at least one")
         parts = [_mapping(t, inverse=inverse) for t in transform]
         return Chain(tuple(reversed(parts) if inverse else parts))
     else:
-        found = as_transform(transform)
-    return found.inverse() if inverse else found
+        mapping = as_transform(transform)
+    return mapping.inverse() if inverse else mapping

@@ -20,13 +20,13 @@ def ants_files(prefix: Path) -> list[Path]:
 
     Of ``prefix0GenericAffine.mat``, ``prefix1Warp.nii.gz`` the highest number comes first.
     """
-    found = []
+    files = []
     for number in range(10):
         for ending in (f"{number}GenericAffine.mat", f"{number}Warp.nii.gz"):
             file = prefix.with_name(prefix.name + ending)
             if file.is_file():
-                found.append(file)
-    return found[::-1]
+                files.append(file)
+    return files[::-1]
 
 
 def parse_transform(name: Path | str) -> tuple[bool, str | None, Path]:

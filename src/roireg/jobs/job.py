@@ -109,15 +109,15 @@ class Job(ABC):
 
     def inputs(self) -> dict[str, Path]:
         """Return the paths that are read, by field."""
-        found = {}
+        files = {}
         for name, (_, *marks) in _declared(type(self)).items():
             value = getattr(self, name)
             words = next((mark.words for mark in marks if isinstance(mark, Words)), None)
             if words is not None and value is not None and value not in words:
                 value = parse_transform(value)[2]
             if isinstance(value, Path) and ASIDE not in marks:
-                found[name] = value
-        return found
+                files[name] = value
+        return files
 
     def arguments(self) -> dict[str, Any]:
         """Return the options, without what is not chosen, paths that are read, and what has no part in the result."""
@@ -175,9 +175,9 @@ class Job(ABC):
         stamp = _stamp(self)
         earlier = intact_record(self.folder, record=self.record) if self.resume else None
         if earlier is not None and earlier.get("stamp") == stamp:
-            kept = _listed(earlier.pop("written"), self.record)
+            paths = _listed(earlier.pop("written"), self.record)
             del earlier["complete"]
-            return JobResult(earlier, kept, resumed=True)
+            return JobResult(earlier, paths, resumed=True)
         progress(ProgressEvent("loading", 0.0))
         work = self.compute(progress)
         progress(ProgressEvent("writing", 0.0))

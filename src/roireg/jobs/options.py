@@ -231,10 +231,10 @@ def parse_size(text: str) -> int:
     InputError
         When it is neither.
     """
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT])i?B?", text.strip(), re.ASCII | re.IGNORECASE)
-    if found is None or float(found[1]) == 0:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT])i?B?", text.strip(), re.ASCII | re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
         raise InputError(f"--max-memory is a size such as 4G or 800M, found {text!r}")
-    return int(float(found[1]) * 1000 ** ("KMGT".index(found[2].upper()) + 1))
+    return int(float(match[1]) * 1000 ** ("KMGT".index(match[2].upper()) + 1))
 
 
 def parse_frames(text: str | None) -> tuple[int | None, int | None]:
@@ -266,8 +266,8 @@ def parse_numbers(name: str, text: str, counts: Sequence[int]) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) not in counts:
-        wanted = " or ".join(map(str, counts))
-        raise InputError(f"{name} takes {wanted} numbers separated by commas, found {text!r}")
+        lengths = " or ".join(map(str, counts))
+        raise InputError(f"{name} takes {lengths} numbers separated by commas, found {text!r}")
     if not all(number - number == 0 for number in numbers):
         raise InputError(f"{name} {text}: a coordinate is no finite number; give numbers")
     return numbers

@@ -44,12 +44,18 @@ def draw_answers(path: Path, result: PromptResult, fixed: Image, moving: Image, 
     for row, answer, name in zip(axes, shown, names, strict=False):
         own, other = answer.side, "moving" if answer.side == "fixed" else "fixed"
         _draw(row[0], images[own], answer.given, answer.regions, f"{own}: prompt {name}")
-        found, sets = answer.found, {"fixed": result.pairs.fixed, "moving": result.pairs.moving}
+        counterpart, sets = answer.found, {"fixed": result.pairs.fixed, "moving": result.pairs.moving}
         if answer.pair is not None:
             title = f"{other}: counterpart, confidence {answer.confidence:.2f}"
-            _draw(row[1], images[other], found, sets[other].subset([answer.pair]), title)
+            _draw(row[1], images[other], counterpart, sets[other].subset([answer.pair]), title)
         else:
-            _draw(row[1], images[other], found, None, f"{other}: no counterpart, confidence {answer.confidence:.2f}")
+            _draw(
+                row[1],
+                images[other],
+                counterpart,
+                None,
+                f"{other}: no counterpart, confidence {answer.confidence:.2f}",
+            )
     picture = rendered(figure)
     with atomic_path(path) as temporary:
         PIL.Image.fromarray(picture).save(temporary, "PNG")

@@ -164,8 +164,8 @@ def _places(prompt: Prompt, image: Image) -> dict[str, Any]:
     def both(points: Array) -> dict[str, Any]:
         return {"mm": points.tolist(), "px": image.grid.index_from_world(points)[:, ::-1].tolist()}
 
-    found: dict[str, Any] = {"points": both(prompt.points), "labels": prompt.labels.tolist()}
-    return found if prompt.box is None else {**found, "box": both(prompt.box)}
+    entry: dict[str, Any] = {"points": both(prompt.points), "labels": prompt.labels.tolist()}
+    return entry if prompt.box is None else {**entry, "box": both(prompt.box)}
 
 
 def _regions(pairs: ROIPairs, answer: PromptAnswer) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ def load_transform(path: Path | str, *, fixed: Path | None = None, moving: Path 
     inverse, convention, place = parse_transform(path)
     if convention is not None:
         grids = {} if convention == "ras" else {"fixed": _grid(fixed), "moving": _grid(moving)}
-        found = read_transform(place, convention=convention, **grids)
+        transform = read_transform(place, convention=convention, **grids)
     elif place.is_dir():
         if not is_complete(place, record="result.json"):
             raise InputError(f"{place}: a run was stopped while it wrote into this folder; register again")
@@ -55,12 +55,12 @@ def load_transform(path: Path | str, *, fixed: Path | None = None, moving: Path 
             return read_transform(stored)
         if not inside.is_file():
             raise InputError(f"{place}: the folder holds no transform.h5; name a transform file or a result folder")
-        found = read_transform(inside)
+        transform = read_transform(inside)
     elif not place.exists() and (parts := ants_files(place)):
-        found = Chain(tuple(read_transform(p) for p in parts)) if len(parts) > 1 else read_transform(parts[0])
+        transform = Chain(tuple(read_transform(p) for p in parts)) if len(parts) > 1 else read_transform(parts[0])
     else:
-        found = read_transform(place)
-    return found.inverse() if inverse else found
+        transform = read_transform(place)
+    return transform.inverse() if inverse else transform
 
 
 def load_chain(

@@ -111,7 +111,7 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
     moving_points: MovingPoints = None
 
     @property
-    def wanted(self) -> Collection[str]:
+    def outputs(self) -> Collection[str]:
         """The outputs that were asked for.
 
         Raises
@@ -147,7 +147,7 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
         return value
 
     def check_options(self) -> None:
-        _ = self.pictures, self.wanted, self.fill_value
+        _ = self.pictures, self.outputs, self.fill_value
         if self.max_memory is not None:
             parse_size(self.max_memory)
         self.check_network()

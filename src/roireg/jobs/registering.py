@@ -81,9 +81,9 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
     accepted = sum(p.status == "accepted" for p in result.pairs.pairs)
 
     def write(folder: Path) -> None:
-        result.save(folder, only=[name for name in job.wanted if name != "report"])
+        result.save(folder, only=[name for name in job.outputs if name != "report"])
         _write_carried(folder, job, result, carried)
-        if "report" in job.wanted:
+        if "report" in job.outputs:
             with work.beside(folder / "report.html") as file:
                 file.write_text(result.report_html(), encoding="utf-8")
 
@@ -115,9 +115,9 @@ def _read_carried(job: RegisterJob, fixed: Image, moving: Image) -> _Carried:
         for path, frame, image in zip((job.fixed_labels, job.moving_labels), job.frames, (fixed, moving), strict=True)
     ]
     points = [None if path is None else read_points(path) for path in (job.fixed_points, job.moving_points)]
-    for given, image, path in zip(points, (fixed, moving), (job.fixed_points, job.moving_points), strict=True):
-        if given is not None:
-            check_points(given.points, image, name=str(path))
+    for landmarks, image, path in zip(points, (fixed, moving), (job.fixed_points, job.moving_points), strict=True):
+        if landmarks is not None:
+            check_points(landmarks.points, image, name=str(path))
     paired = None
     if points[0] is not None and points[1] is not None:
         paired = pair_points(

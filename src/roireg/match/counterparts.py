@@ -63,11 +63,11 @@ def answers(prompts: Sequence[Prompt], target: Side, *, best_only: bool) -> Cand
     keep: dict[bytes, int] = {}
     for k, mask in enumerate(masks):
         keep.setdefault(mask.cpu().numpy().tobytes(), k)
-    chosen = list(keep.values())
+    indices = list(keep.values())
     soft = [p.soft for p in parts if isinstance(p, NetworkAnswers) and p.soft is not None]
-    probability = torch.cat(soft)[chosen] if sum(map(len, soft)) == len(masks) else None
-    regions = NetworkAnswers(masks[chosen], parts[0].grid, scores=scores[chosen], soft=probability)
-    return Candidates(regions, [cause[k] for k in chosen], answered)
+    probability = torch.cat(soft)[indices] if sum(map(len, soft)) == len(masks) else None
+    regions = NetworkAnswers(masks[indices], parts[0].grid, scores=scores[indices], soft=probability)
+    return Candidates(regions, [cause[k] for k in indices], answered)
 
 
 def _answer(side: Side, prompt: Prompt) -> tuple[ROISet, Prompt]:

@@ -250,9 +250,9 @@ class _Problem:
         """(H,) scores from (H, M, F) gains, prior left out: both directions, hidden regions are half a miss."""
         seen_f, seen_m = self.visible(matrices)
         score = np.zeros(len(matrices))
-        for best, seen, weight in ((gain.max(1), seen_f, self.weight_f), (gain.max(2), seen_m, self.weight_m)):
-            shown = seen @ weight
-            score += 0.5 * (best * seen) @ weight / (0.5 + 0.5 * shown)
+        for best, visible, weight in ((gain.max(1), seen_f, self.weight_f), (gain.max(2), seen_m, self.weight_m)):
+            shown = visible @ weight
+            score += 0.5 * (best * visible) @ weight / (0.5 + 0.5 * shown)
             score[shown < self.options.min_visible] = 0
         return score
 
@@ -307,14 +307,14 @@ class _Problem:
         """Indices of the best scores whose maps differ by more than the separation, best first."""
         least = (self.options.separation if separation is None else separation) * self.size
         probes = self.probes @ matrices[:, :-1, :-1].transpose(0, 2, 1) + matrices[:, None, :-1, -1]
-        chosen: list[int] = []
+        indices: list[int] = []
         for i in np.argsort(-scores, kind="stable"):
-            if len(chosen) == count:
+            if len(indices) == count:
                 break
-            apart = np.linalg.norm(probes[chosen] - probes[i], axis=-1).mean(-1)
+            apart = np.linalg.norm(probes[indices] - probes[i], axis=-1).mean(-1)
             if not (apart < least).any():
-                chosen.append(int(i))
-        return chosen
+                indices.append(int(i))
+        return indices
 
     def refine(self, matrix: Array, *, rounds: int = 4) -> tuple[Array, float, str]:
         """Refit on the mutually best pairs, freer models as more pairs support them; keep what scores best."""

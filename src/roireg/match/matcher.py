@@ -162,11 +162,11 @@ def match(
         agreement = pair_agreement(fixed, moving, guide, options=options.geometry)
         together = (agreement >= options.least_agreement) & (allowed > options.threshold)
         ranked, threshold = np.where(together, allowed * agreement, -np.inf), -1.0
-    chosen = _ASSIGNMENTS[options.assignment](ranked, threshold=threshold, top=options.top)
-    trust = confidences(similarity, chosen, agreement=agreement)
+    index_pairs = _ASSIGNMENTS[options.assignment](ranked, threshold=threshold, top=options.top)
+    trust = confidences(similarity, index_pairs, agreement=agreement)
     pairs = [
         ROIPair(m, f, float(similarity[m, f]), float(c), name=_common_name(fixed, moving, f, m))
-        for (m, f), c in zip(chosen, trust, strict=True)
+        for (m, f), c in zip(index_pairs, trust, strict=True)
     ]
     if options.assignment == "many":
         fixed, moving, pairs = _merge(fixed, moving, pairs, fixed_features, moving_features, options)

@@ -104,11 +104,11 @@ def _splat(mask: Tensor, source: Grid, grid: Grid) -> Tensor:
     base = low.long() @ strides
     out = torch.zeros(grid.size, dtype=torch.float64, device=mask.device)
     for corner in itertools.product((0, 1), repeat=grid.ndim):
-        chosen = torch.tensor(corner, dtype=torch.float64, device=mask.device)
+        offset = torch.tensor(corner, dtype=torch.float64, device=mask.device)
         if any(c and n == 1 for c, n in zip(corner, grid.shape, strict=True)):
             continue
-        weight = torch.where(chosen > 0, fraction, 1 - fraction).prod(dim=1)
-        out.index_add_(0, base + int((chosen.long() * strides).sum()), weight)
+        weight = torch.where(offset > 0, fraction, 1 - fraction).prod(dim=1)
+        out.index_add_(0, base + int((offset.long() * strides).sum()), weight)
     return out.reshape(grid.shape).float()
 
 

@@ -40,8 +40,8 @@ def standardised(a: Image, b: Image) -> tuple[Image, Image]:
     spread = torch.as_tensor(power).sqrt()
     scale = torch.where(spread > 1e-6, 1 / spread.clamp(min=1e-6), torch.zeros_like(spread))
     shape = (-1, *[1] * a.ndim)
-    made = [image.with_data((image.data.float() - mean.reshape(shape)) * scale.reshape(shape)) for image in (a, b)]
-    return made[0], made[1]
+    maps = [image.with_data((image.data.float() - mean.reshape(shape)) * scale.reshape(shape)) for image in (a, b)]
+    return maps[0], maps[1]
 
 
 def similarity_map(features: Image, prototype: Tensor) -> Tensor:
@@ -69,14 +69,14 @@ def peaks(score: Tensor, grid: Grid, *, count: int, apart: float) -> list[tuple[
     """Return the highest places of a (*shape) score, at least `apart` mm from each other, as (world point, score)."""
     values = score.detach().double().cpu().numpy().ravel().copy()
     points = grid.points()
-    found: list[tuple[Array, float]] = []
+    maxima: list[tuple[Array, float]] = []
     for _ in range(count):
         best = int(np.argmax(values))
         if not np.isfinite(values[best]):
             break
-        found.append((points[best], float(values[best])))
+        maxima.append((points[best], float(values[best])))
         values[np.square(points - points[best]).sum(1) < max(apart, 1e-9) ** 2] = -np.inf
-    return found
+    return maxima
 
 
 def soft_argmax(score: Tensor, grid: Grid, around: Array, *, radius: float) -> Array:
@@ -119,7 +119,7 @@ def inverse_prompt(
     current = prototype_at(here)
     if current is None:
         return here
-    wanted = similarity_map(features, prototype).flatten()
+    goal = similarity_map(features, prototype).flatten()
     unit = (features.data.float() / features.data.float().norm(dim=0).clamp(min=1e-12)).flatten(1)
     target = prototype / prototype.norm().clamp(min=1e-12)
     for _ in range(rounds):
@@ -129,7 +129,7 @@ def inverse_prompt(
         # dS/dG, one row per place; its normal equations are C x C.
         rows = (unit.T - have[:, None] * (current / length)[None]) / length
         normal = (rows.T @ rows).double()
-        change = torch.linalg.pinv(normal, rcond=1e-6, hermitian=True) @ (rows.T @ (wanted - have)).double()
+        change = torch.linalg.pinv(normal, rcond=1e-6, hermitian=True) @ (rows.T @ (goal - have)).double()
         jacobian = torch.stack(columns, dim=1).double()
         move = (torch.linalg.pinv(jacobian, rcond=1e-3) @ change).numpy()
         length_mm = float(np.linalg.norm(move))
@@ -140,9 +140,12 @@ def inverse_prompt(
         better = None
         for shorten in (1.0, 0.5, 0.25):
             there = here + shorten * move
-            found = prototype_at(there)
-            if found is not None and float(found / found.norm().clamp(min=1e-12) @ target) > closeness + 1e-6:
-                better = (there, found)
+            candidate = prototype_at(there)
+            if (
+                candidate is not None
+                and float(candidate / candidate.norm().clamp(min=1e-12) @ target) > closeness + 1e-6
+            ):
+                better = (there, candidate)
                 break
         if better is None:
             return here
@@ -155,9 +158,9 @@ def _slope(prototype_at: Callable[[Array], Tensor | None], here: Array, axis: in
     offset = np.zeros(len(here))
     offset[axis] = step
     ends = [(prototype_at(here + sign * offset), sign) for sign in (1.0, -1.0)]
-    known = [(p, sign) for p, sign in ends if p is not None]
+    valid = [(p, sign) for p, sign in ends if p is not None]
     centre = prototype_at(here)
     assert centre is not None
-    if len(known) == 2:
-        return (known[0][0] - known[1][0]) / (2 * step)
-    return (known[0][0] - centre) * (known[0][1] / step) if known else torch.zeros_like(centre)
+    if len(valid) == 2:
+        return (valid[0][0] - valid[1][0]) / (2 * step)
+    return (valid[0][0] - centre) * (valid[0][1] / step) if valid else torch.zeros_like(centre)

@@ -28,11 +28,11 @@ SLICES = "matching slices"
 
 @dataclass(frozen=True, eq=False)
 class _Slice:
-    """A slice with regions that something can be matched with (`known`), or with nothing to match."""
+    """A slice with regions that something can be matched with (`description`), or with nothing to match."""
 
     rois: ROISet
     features: Image | None = None
-    known: Tensor | RegionDescriptors | None = None
+    description: Tensor | RegionDescriptors | None = None
 
 
 def match_slices(
@@ -95,31 +95,31 @@ def match_slices(
         for image, a in ((moving, moving_axis), (fixed, axis))
     )
 
-    found: list[tuple[tuple[int, ROISet, int], tuple[int, ROISet, int], ROIPair]] = []
+    matches: list[tuple[tuple[int, ROISet, int], tuple[int, ROISet, int], ROIPair]] = []
     for s, here in enumerate(moving_slices):
         there = [(int(t), fixed_slices[t]) for t in np.flatnonzero(near[s]) if fixed_slices[t].features is not None]
         if here.features is not None:
             # One-to-one means one partner in the whole range, not one in each of its slices.
             groups = [[part] for part in there] if options.assignment == "many" else [there] if there else []
             for group in groups:
-                found += _match_range(s, here, group, options, rng)
+                matches += _match_range(s, here, group, options, rng)
         progress(ProgressEvent(SLICES, (s + 1) / len(moving_slices)))
 
     placed_moving, moving_rois = _place(
-        [f[0] for f in found], moving_slices if keep_unmatched else [], moving.grid, moving_axis, memory
+        [f[0] for f in matches], moving_slices if keep_unmatched else [], moving.grid, moving_axis, memory
     )
     placed_fixed, fixed_rois = _place(
-        [f[1] for f in found], fixed_slices if keep_unmatched else [], fixed.grid, axis, memory
+        [f[1] for f in matches], fixed_slices if keep_unmatched else [], fixed.grid, axis, memory
     )
     coarser = max(
-        (kept.grid.spacing / image.grid.spacing).max() for kept, image in ((moving_rois, moving), (fixed_rois, fixed))
+        (rois.grid.spacing / image.grid.spacing).max() for rois, image in ((moving_rois, moving), (fixed_rois, fixed))
     )
     if coarser > 1.5:
         detail = f"to save memory, regions are kept {coarser:.0f} times as coarse within the slices"
         progress(ProgressEvent(SLICES, 1.0, detail, notice=True))
     result = [
         ROIPair(m, f, p.similarity, p.confidence, source="slices", name=p.name)
-        for m, f, (_, _, p) in zip(placed_moving, placed_fixed, found, strict=True)
+        for m, f, (_, _, p) in zip(placed_moving, placed_fixed, matches, strict=True)
     ]
     result.sort(key=lambda p: (-p.similarity, p.moving, p.fixed))
     return ROIPairs(moving_rois, fixed_rois, tuple(result))
@@ -152,11 +152,11 @@ def _match_range(
 ) -> list[tuple[tuple[int, ROISet, int], tuple[int, ROISet, int], ROIPair]]:
     """Match the regions of moving slice s with those of several fixed slices as if these were one image."""
     assert here.features is not None
-    assert here.known is not None
+    assert here.description is not None
     blocks = []
     for _, part in group:
-        assert part.known is not None
-        blocks.append(similarity_of(part.known, here.known, options=options))
+        assert part.description is not None
+        blocks.append(similarity_of(part.description, here.description, options=options))
     joined = group[0][1].rois
     if len(group) > 1:
         sets = [part.rois for _, part in group]
@@ -199,22 +199,22 @@ def _place(
     Returns for every entry (slice, regions, index) of `used` the index of its 3D region, and all 3D regions:
     those used first, then the others of `slices`, without repetition.
     """
-    wanted = [*used, *((s, part.rois, k) for s, part in enumerate(slices) for k in range(len(part.rois)))]
+    entries = [*used, *((s, part.rois, k) for s, part in enumerate(slices) for k in range(len(part.rois)))]
     plane = slice_grid(grid, axis)
-    grid = _affordable(grid, axis, len({(s, id(rois), k) for s, rois, k in wanted}), memory)
+    grid = _affordable(grid, axis, len({(s, id(rois), k) for s, rois, k in entries}), memory)
     plane = plane.with_shape([n for a, n in enumerate(grid.shape) if a != axis])
     masks: list[tuple[int, torch.Tensor, str | None, float]] = []
-    seen: dict[tuple[int, bytes], int] = {}
+    index_of: dict[tuple[int, bytes], int] = {}
     where = []
-    for s, rois, k in wanted:
+    for s, rois, k in entries:
         # Regions are told apart by their mask: merged regions of different matches may coincide.
         mask = rois.masks[k] if rois.grid.is_close(plane) else _on_plane(rois, k, plane)
         key = (s, np.packbits(mask.cpu().numpy()).tobytes())
-        if key not in seen:
+        if key not in index_of:
             assert rois.scores is not None
-            seen[key] = len(masks)
+            index_of[key] = len(masks)
             masks.append((s, mask, rois.names[k], float(rois.scores[k])))
-        where.append(seen[key])
+        where.append(index_of[key])
     if not masks:
         return [], ROISet.empty(grid)
     volume = torch.zeros((len(masks), *grid.shape), dtype=torch.bool)

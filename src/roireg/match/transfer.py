@@ -264,7 +264,7 @@ def _prototype_at(side: Side, point: Array) -> torch.Tensor | None:
 
 def _boxes(readings: ROISet, source: Side, target: Side, guide: Guide) -> list[Prompt]:
     """Bounding boxes of the readings as the guide carries them."""
-    made = []
+    boxes = []
     grid = target.image.grid
     for mask in readings.masks:
         index = torch.nonzero(mask).double().numpy()
@@ -276,8 +276,8 @@ def _boxes(readings: ROISet, source: Side, target: Side, guide: Guide) -> list[P
         high = np.minimum(place.max(0), np.array(grid.shape) - 0.5)
         if (high > low).all():
             none = np.zeros((0, grid.ndim)), np.zeros(0, dtype=np.int64)
-            made.append(Prompt(*none, np.stack([grid.world_from_index(low), grid.world_from_index(high)])))
-    return made
+            boxes.append(Prompt(*none, np.stack([grid.world_from_index(low), grid.world_from_index(high)])))
+    return boxes
 
 
 # -- auxiliary prompts, views, the way back -----------------------------------------------------------
@@ -293,11 +293,11 @@ def _mended(pair: _Pair, source: Side, target: Side, guide: Guide | None, o: Tra
             offset = pair.region.centroids[0] - pair.reading.centroids[0]
             lay = Guide(Affine.translation(offset), Affine.translation(-offset), 1.0)
         assert lay is not None
-        wanted = carried_regions(pair.reading, grid, lay)[0] > 0.5
-        if not wanted.any():
+        goal = carried_regions(pair.reading, grid, lay)[0] > 0.5
+        if not goal.any():
             return pair
         extra = auxiliary_point(
-            wanted, pair.region.masks[0], grid, tolerance=o.tolerance * size, inward=o.inward * size
+            goal, pair.region.masks[0], grid, tolerance=o.tolerance * size, inward=o.inward * size
         )
         if extra is None:
             return pair

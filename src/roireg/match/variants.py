@@ -106,16 +106,16 @@ def view_of(image: Image, view: View) -> Image:
     low, high = data.amin(), data.amax()
     if view.gamma != 1.0 and float(high) > float(low):
         data = low + (high - low) * ((data - low) / (high - low)) ** view.gamma
-    made = warp(image.with_data(data), None, view.grid(image.grid), fill=float(low))
-    return made.with_data(made.data, made.grid)
+    shown = warp(image.with_data(data), None, view.grid(image.grid), fill=float(low))
+    return shown.with_data(shown.data, shown.grid)
 
 
 def visible(prompt: Prompt, view: View, grid: Grid) -> bool:
     """Tell whether a view shows all of a prompt; boxes need a view without rotation to stay boxes."""
-    seen = view.grid(grid)
-    if prompt.box is not None and (view.angle != 0 or not seen.contains(prompt.box).all()):
+    view_grid = view.grid(grid)
+    if prompt.box is not None and (view.angle != 0 or not view_grid.contains(prompt.box).all()):
         return False
-    return bool(seen.contains(prompt.points).all())
+    return bool(view_grid.contains(prompt.points).all())
 
 
 def average_answers(answers: Sequence[ROISet], grid: Grid) -> Tensor:

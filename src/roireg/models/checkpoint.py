@@ -167,9 +167,9 @@ def _named_tensors(content: object, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
-        found = f"the entries {_some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
+        kind = f"the entries {_some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
         raise InputError(
-            f"{path}: is not a checkpoint: expected tensors by name, found {found}; check that this is the file "
+            f"{path}: is not a checkpoint: expected tensors by name, found {kind}; check that this is the file "
             "with the weights"
         )
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

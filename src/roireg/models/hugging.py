@@ -140,10 +140,10 @@ class HubFormat:
             settings = self.settings(folder)
             _require_blocks(settings, len(tensors))
             with torch.device("meta"):
-                wanted = sum(value.numel() for value in self.build(settings).state_dict().values())
+                size = sum(value.numel() for value in self.build(settings).state_dict().values())
             held = sum(value.numel() for value in tensors.values())
-            if wanted > 2 * held + 2**20:
-                raise ValueError(f"config.json describes {wanted} numbers, the weights are {held}")
+            if size > 2 * held + 2**20:
+                raise ValueError(f"config.json describes {size} numbers, the weights are {held}")
             with _quiet():
                 network, info = transformers_class(self.network).from_pretrained(
                     None,

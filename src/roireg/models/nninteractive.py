@@ -241,9 +241,9 @@ def _rows(
     for p in range(count):
         places: list[tuple[list[int], bool]] = []
         if points is not None and labels is not None:
-            kept = labels[p] >= 0
-            voxels = points[p][kept].round().long().tolist()
-            places = list(zip(voxels, (labels[p][kept] == 1).tolist(), strict=True))
+            real = labels[p] >= 0
+            voxels = points[p][real].round().long().tolist()
+            places = list(zip(voxels, (labels[p][real] == 1).tolist(), strict=True))
         box = None
         if boxes is not None:
             low, high = boxes[p].detach().cpu().double().numpy()

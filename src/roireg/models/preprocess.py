@@ -279,9 +279,9 @@ class VolumeInput:
     def words(self) -> str:
         """The same in words, for people."""
         voxels = "the image's own voxels" if self.spacing is None else f"{self.spacing:g} mm voxels"
-        seen = "all at once" if self.patch is None else f"cubes of {self.patch} voxels"
+        view = "all at once" if self.patch is None else f"cubes of {self.patch} voxels"
         window = "" if self.window is None else f", CT window {self.window[0]:.0f} to {self.window[1]:.0f} HU"
-        return f"{voxels}, {seen}{window}"
+        return f"{voxels}, {view}{window}"
 
     def raster(self, data: Tensor, *, name: str, window: tuple[float, float] | None = None) -> Tensor:
         """Scale (1, *shape) intensities for `PromptableModel.encode`.
@@ -306,8 +306,8 @@ class VolumeInput:
                 f"{name}: this network reads CT in Hounsfield units (air -1000, fat -100), found {lowest:g} as the "
                 "lowest value; convert the image, choose another model, or give the window of intensities to use"
             )
-        if (chosen := window or self.window) is not None:
-            low, high = chosen
+        if (limits := window or self.window) is not None:
+            low, high = limits
             return ((data - low) / (high - low)).clamp(0, 1) * 255
         if lowest <= AIR:
             data = data.clamp(-1000, 1000)

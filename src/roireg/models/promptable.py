@@ -34,13 +34,13 @@ class Prompts:
     boxes: Tensor | None
     masks: Tensor | None
 
-    def rows(self, chosen: Tensor, count: int) -> Prompts:
+    def rows(self, index: Tensor, count: int) -> Prompts:
         """Return some of the prompts, with their first `count` points."""
         return Prompts(
-            None if self.points is None or count == 0 else self.points[chosen, :count],
-            None if self.labels is None or count == 0 else self.labels[chosen, :count],
-            None if self.boxes is None else self.boxes[chosen],
-            None if self.masks is None else self.masks[chosen],
+            None if self.points is None or count == 0 else self.points[index, :count],
+            None if self.labels is None or count == 0 else self.labels[index, :count],
+            None if self.boxes is None else self.boxes[index],
+            None if self.masks is None else self.masks[index],
         )
 
 
@@ -139,8 +139,7 @@ class PromptableNetwork(RasterNetwork, ABC):
             raise InputError("a prompt has neither a point with label 0 or 1 nor a box nor a mask; give one")
         rows = [torch.nonzero(counts == count)[:, 0] for count in counts.unique()]
         answers = [
-            self._decode(embedding.tensors, prompts.rows(chosen, int(counts[chosen[0]])), multimask)
-            for chosen in rows
+            self._decode(embedding.tensors, prompts.rows(index, int(counts[index[0]])), multimask) for index in rows
         ]
         back = torch.argsort(torch.cat(rows))
         return MaskLogits(torch.cat([a for a, _ in answers])[back], torch.cat([b for _, b in answers])[back])
@@ -197,8 +196,8 @@ class PromptableNetwork(RasterNetwork, ABC):
             e is None or n == e for n, e in zip(value.shape, expected, strict=True)
         )
         if not fits or not torch.isfinite(value.float()).all():
-            wanted = ", ".join("n" if e is None else str(e) for e in expected)
-            raise InputError(f"{name} of shape {tuple(value.shape)} are unsuitable; expected finite ({wanted})")
+            shape = ", ".join("n" if e is None else str(e) for e in expected)
+            raise InputError(f"{name} of shape {tuple(value.shape)} are unsuitable; expected finite ({shape})")
 
     @abstractmethod
     def _encode(self, pixels: Tensor) -> dict[str, Tensor]:

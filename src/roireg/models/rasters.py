@@ -65,9 +65,9 @@ def slice_axis(grid: Grid, axis: int | None = None) -> int:
 
 def slice_grid(grid: Grid, axis: int) -> Grid:
     """Return the 2D grid of a slice of a 3D grid: the in-plane spacing in mm, origin 0, axes as the world's."""
-    kept = [a for a in range(3) if a != axis]
-    spacing = [float(grid.spacing[a]) for a in kept]
-    return Grid.from_itk([grid.shape[a] for a in kept][::-1], spacing[::-1], [0.0, 0.0], np.eye(2))
+    axes = [a for a in range(3) if a != axis]
+    spacing = [float(grid.spacing[a]) for a in axes]
+    return Grid.from_itk([grid.shape[a] for a in axes][::-1], spacing[::-1], [0.0, 0.0], np.eye(2))
 
 
 def slice_image(image: Image, axis: int, index: int) -> Image:

@@ -123,13 +123,13 @@ def resize_cube(network: SamMed3DNetwork, size: int | None, card: ModelCard) -> 
     with torch.device("meta"):
         new = SamMed3DNetwork(replace(old, side=side, windows=windows))
     state = dict(network.state_dict())
-    for name, wanted in new.state_dict().items():
-        if state[name].shape == wanted.shape:
+    for name, template in new.state_dict().items():
+        if state[name].shape == template.shape:
             continue
         if name == "image_encoder.pos_embed":
             state[name] = resize(state[name][0].movedim(-1, 0), (tokens,) * 3).movedim(0, -1)[None].contiguous()
         else:
-            state[name] = resize(state[name].T, wanted.shape[:1]).T.contiguous()
+            state[name] = resize(state[name].T, template.shape[:1]).T.contiguous()
     new.load_state_dict({k: nn.Parameter(v) for k, v in state.items()}, assign=True)
     return new, side
 

@@ -297,8 +297,8 @@ class TwoWayTransformer(nn.Module):
         tokens = prompts
         for layer in self.layers:
             tokens, image = layer(tokens, image, prompts, image_place)
-        seen = self.final_attn_token_to_image(tokens + prompts, image + image_place, image)
-        return self.norm_final_attn(tokens + seen), image
+        update = self.final_attn_token_to_image(tokens + prompts, image + image_place, image)
+        return self.norm_final_attn(tokens + update), image
 
 
 class Perceptron(nn.Module):
@@ -336,8 +336,8 @@ class MaskDecoder(nn.Module):
         """(P, masks, 4a, 4b, 4c) logits from (P, C, a, b, c) embeddings and (P, N, C) prompts."""
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(len(prompts), -1, -1)
         places = positions.flatten(2).transpose(1, 2).expand(len(prompts), -1, -1)
-        tokens, seen = self.transformer(image.flatten(2).transpose(1, 2), places, torch.cat([own, prompts], dim=1))
-        fine = self.output_upscaling(seen.transpose(1, 2).reshape(image.shape))
+        tokens, update = self.transformer(image.flatten(2).transpose(1, 2), places, torch.cat([own, prompts], dim=1))
+        fine = self.output_upscaling(update.transpose(1, 2).reshape(image.shape))
         weights = [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
         return torch.einsum("pkc,pcxyz->pkxyz", torch.stack(weights, dim=1), fine)
 

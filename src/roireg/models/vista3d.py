@@ -94,9 +94,9 @@ class Vista3D(VolumeNetwork):
         data = cube.fill(raster.to(self.device))
         with self.encoding():
             features = self._branch(xyz(data[None]), classes=True)
-        wanted = torch.tensor(numbers, device=self.device)[:, None]
+        queries = torch.tensor(numbers, device=self.device)[:, None]
         with self.computing(f"segmenting {len(numbers)} classes"):
-            logits = xyz(self.network.class_head(features, wanted)[0])
+            logits = xyz(self.network.class_head(features, queries)[0])
             return MaskLogits(cube.release(logits), stability(logits))
 
 

@@ -90,8 +90,8 @@ def check_points(card: ModelCard, points: Tensor | None, labels: Tensor | None) 
         When there are no points, shapes do not fit, or a prompt has padding only.
     """
     if points is None or labels is None or points.ndim != 3 or points.shape[-1] != 3 or 0 in points.shape:
-        found = "none" if points is None else f"shape {tuple(points.shape)}"
-        raise InputError(f"{card.name} needs points of shape (prompts, points, 3) with labels, found {found}")
+        shape = "none" if points is None else f"shape {tuple(points.shape)}"
+        raise InputError(f"{card.name} needs points of shape (prompts, points, 3) with labels, found {shape}")
     if labels.shape != points.shape[:2]:
         raise InputError(
             f"labels of shape {tuple(labels.shape)} do not fit points of shape {tuple(points.shape)}; "

@@ -64,7 +64,7 @@ class LabelSegmenter(Segmenter):
         return tuple(int(i) for i in torch.unique(self.labels) if int(i) != 0)
 
     @property
-    def wanted(self) -> tuple[int, ...]:
+    def class_ids(self) -> tuple[int, ...]:
         """The ids asked for, whether they occur or not.
 
         Raises
@@ -88,7 +88,7 @@ class LabelSegmenter(Segmenter):
     def missing(self) -> tuple[str, ...]:
         """Names of the classes asked for that do not occur."""
         present = set(self.present)
-        return tuple(self.name_of(i) for i in self.wanted if i not in present)
+        return tuple(self.name_of(i) for i in self.class_ids if i not in present)
 
     def name_of(self, label: int) -> str:
         """Return the class name of an id."""
@@ -118,7 +118,7 @@ class LabelSegmenter(Segmenter):
 
     def _regions(self, image: Image) -> ROISet:
         present = set(self.present)
-        ids = [i for i in self.wanted if i in present]
+        ids = [i for i in self.class_ids if i in present]
         if not ids:
             wanted = ", ".join(map(str, self.classes)) if self.classes is not None else "any"
             raise InputError(f"the label map of {image.name} has {self._listed()}; asked for: {wanted}")

@@ -166,31 +166,35 @@ class Anatomy:
         return canvas.values.clamp(0, 255), canvas.labels
 
     def _distances(self, points: Tensor) -> dict[str, Tensor]:
-        found = {}
+        distances = {}
         for k, (name, shape) in enumerate(self.shapes.items()):
             # Far from a shape only "far" is of interest; most points are far from most shapes.
             near = shape.near(points, FAR_MM)
             # Small parts get small dents, and the wall keeps its layers apart.
             dent = 1.8 if name in ("body", "cavity") else min(3.0, 0.1 * float(shape.radii.min()))
-            found[name] = torch.full_like(points[:, 0], FAR_MM)
-            found[name][near] = shape(points[near]) + dent * self.outline(points[near], 53.0 * k)
-        cavity = found["cavity"]
+            distances[name] = torch.full_like(points[:, 0], FAR_MM)
+            distances[name][near] = shape(points[near]) + dent * self.outline(points[near], 53.0 * k)
+        cavity = distances["cavity"]
         for name in ("lung r", "lung l", "liver", "left dome", "stomach", "spleen", "kidney r", "kidney l"):
-            found[name] = torch.maximum(found[name], cavity + 3)
+            distances[name] = torch.maximum(distances[name], cavity + 3)
         # The liver and the left dome press into the lungs, the heart rests on both and dents the lungs.
-        below = torch.minimum(found["liver"], found["left dome"]) - 3
-        found["heart"] = torch.maximum(found["heart"], -below)
-        middle = torch.minimum(torch.minimum(found["mediastinum"], found["heart"] - 4), below)
-        middle = torch.minimum(middle, torch.minimum(found["vertebra"] - 4, found["aorta"] - 3))
+        below = torch.minimum(distances["liver"], distances["left dome"]) - 3
+        distances["heart"] = torch.maximum(distances["heart"], -below)
+        middle = torch.minimum(torch.minimum(distances["mediastinum"], distances["heart"] - 4), below)
+        middle = torch.minimum(middle, torch.minimum(distances["vertebra"] - 4, distances["aorta"] - 3))
         for name in ("lung r", "lung l"):
-            found[name] = torch.maximum(found[name], -middle)
+            distances[name] = torch.maximum(distances[name], -middle)
         for name in ("left ventricle", "right ventricle"):
-            found[name] = torch.maximum(found[name], found["heart"] + 4)
-        found["atrium"] = torch.maximum(found["atrium"], found["heart"] + 2)
-        neighbours = torch.minimum(torch.minimum(found["kidney r"], found["stomach"]), found["vertebra"] - 6)
-        found["liver"] = torch.maximum(found["liver"], -(neighbours - 2.5))
-        found["spleen"] = torch.maximum(found["spleen"], -(torch.minimum(found["stomach"], found["kidney l"]) - 2.5))
-        return found
+            distances[name] = torch.maximum(distances[name], distances["heart"] + 4)
+        distances["atrium"] = torch.maximum(distances["atrium"], distances["heart"] + 2)
+        neighbours = torch.minimum(
+            torch.minimum(distances["kidney r"], distances["stomach"]), distances["vertebra"] - 6
+        )
+        distances["liver"] = torch.maximum(distances["liver"], -(neighbours - 2.5))
+        distances["spleen"] = torch.maximum(
+            distances["spleen"], -(torch.minimum(distances["stomach"], distances["kidney l"]) - 2.5)
+        )
+        return distances
 
     def _paint_wall(self, canvas: _Canvas, distance: dict[str, Tensor]) -> None:
         body, cavity = distance["body"], distance["cavity"]

@@ -80,9 +80,9 @@ def trunk_grid(
     if ndim not in (2, 3):
         raise InputError(f"phantoms have 2 or 3 dimensions, found {ndim}")
     view = np.array(FIELD_OF_VIEW_MM[:ndim][::-1])
-    for name, given in (("shape", shape), ("spacing", spacing)):
-        if given is not None and len(given) != ndim:
-            raise InputError(f"the {name} of a {ndim}D phantom has {ndim} values, found {tuple(given)}")
+    for name, values in (("shape", shape), ("spacing", spacing)):
+        if values is not None and len(values) != ndim:
+            raise InputError(f"the {name} of a {ndim}D phantom has {ndim} values, found {tuple(values)}")
     if shape is None:
         default = (192, 256) if ndim == 2 else (64, 96, 128)
         shape = default if spacing is None else tuple(int(n) for n in np.round(view / np.asarray(spacing)))
@@ -248,12 +248,12 @@ def _degrade(image: Image, rng: np.random.Generator, noise: float, bias: float) 
 
 def _landmarks(labels: Image) -> Array:
     """(N, d) world points: of each label the mean and the extreme voxels along the world axes."""
-    found = []
+    landmarks = []
     for value in torch.unique(labels.data).tolist():
         if value == 0:
             continue
         points = labels.grid.world_from_index(torch.nonzero(labels.data[0] == value).numpy())
-        found.append(points.mean(0))
+        landmarks.append(points.mean(0))
         for axis in range(labels.ndim):
-            found += [points[points[:, axis].argmin()], points[points[:, axis].argmax()]]
-    return np.array(found, dtype=np.float64).reshape(-1, labels.ndim)
+            landmarks += [points[points[:, axis].argmin()], points[points[:, axis].argmax()]]
+    return np.array(landmarks, dtype=np.float64).reshape(-1, labels.ndim)
