@@ -18,7 +18,7 @@ from roireg.core.transforms import Affine
 from roireg.fit import start
 from roireg.match import KeypointMap
 from roireg.pipeline.config import PromptConfig
-from roireg.pipeline.steering import accepted, blocked, combined, onto, overlaps
+from roireg.pipeline.steering import accepted, blocked, combined, overlaps
 from roireg.segment.hierarchy import HierarchyImage, HierarchySegmenter
 from roireg.synth import SyntheticPair
 from support import dice
@@ -270,9 +270,9 @@ def test_what_is_ruled_out_by_hand():
 def test_regions_meet_on_the_grid_of_the_proposals_and_none_vanishes():
     fine = squares(3, size=1)
     coarse = fine.grid.with_shape((5, 5))
-    there = onto(fine, coarse)
+    there = fine.on(coarse)
     assert int(there.masks.sum()) == 1 and bool(there.masks[0, 0, 0])
-    assert len(onto(ROISet.empty(fine.grid), coarse)) == 0
+    assert len(ROISet.empty(fine.grid).on(coarse)) == 0
     joined = combined(ROIPairs(fine, fine, (ROIPair(0, 0, 1, 1, status="accepted"),)), ROIPairs(there, there, ()))
     assert joined.moving.grid == coarse and len(joined.moving) == 2
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
+from roireg.core.image import Image
+from roireg.core.warp import resample
 
 __all__ = ["ROIPair", "ROIPairs", "ROISet", "Prompt"]
 
@@ -133,6 +135,24 @@ class ROISet:
         """Return the set on another device."""
         assert self.scores is not None
         return replace(self, masks=self.masks.to(device), scores=self.scores.to(device))
+
+    def on(self, grid: Grid) -> ROISet:
+        """Return the same regions on another grid over the same box of the world; none vanishes."""
+        if self.grid == grid or not len(self):
+            return self if self.grid == grid else ROISet.empty(grid)
+        masks = torch.stack([self._on(k, grid) for k in range(len(self))])
+        return ROISet(masks, grid, self.names, self.scores)
+
+    def _on(self, k: int, grid: Grid) -> Tensor:
+        """(*shape) bool: what one region covers by half, or else the voxels that it covers most."""
+        share = resample(Image(self.masks[k][None].float(), self.grid), grid).data[0]
+        most = float(share.max())
+        if most > 0:
+            return (share > 0) & (share >= min(most, 0.5))
+        # It may lie between voxel centres: the voxel it is in.
+        index = np.clip(np.round(grid.index_from_world(self.centroids[k])), 0, np.array(grid.shape) - 1)
+        share[tuple(index.astype(int).tolist())] = 1
+        return share > 0
 
     @cached_property
     def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -245,8 +245,10 @@ def _pooled(data: Tensor, pool: tuple[int, ...]) -> Tensor:
     for a in range(0, data.shape[1], rows):
         part = data[:, a : a + rows].to(torch.float32, memory_format=torch.contiguous_format)
         first = a // pool[0]
+        # The last slab may be thinner than a block.
+        block = (min(pool[0], part.shape[1]), *pool[1:])
         out[:, first : first + -(-part.shape[1] // pool[0])] = average(
-            part[None], pool, ceil_mode=True, count_include_pad=False
+            part[None], block, ceil_mode=True, count_include_pad=False
         )[0]
     return out
 

@@ -32,6 +32,7 @@ from roireg.fit.objectives import (
     diffusion,
     noise_level,
 )
+from roireg.fit.region_codes import CodedAgreement
 from roireg.fit.region_pairs import RegionPairs
 
 __all__ = ["Level", "VelocityOptions", "build_levels", "level_spacings", "normalise"]
@@ -92,6 +93,9 @@ class VelocityOptions(BaseModel):
         allow_inf_nan=False,
         description="weight of all accepted pairs and prompts together; None: twice region_weight",
     )
+    label_weight: float = Field(
+        3.0, ge=0, allow_inf_nan=False, description="weight of all pairs of label maps together"
+    )
     max_regions: int = Field(24, ge=1, description="proposed pairs that take part at most, the most confident first")
     region_truncation: float = Field(
         0.06, gt=0, description="distance from a border up to which a region pulls, fraction of the longest side"
@@ -106,6 +110,11 @@ class VelocityOptions(BaseModel):
     )
     low_pass: float = Field(1.0, ge=0, description="Gaussian low-pass of the velocity in control steps")
     step: float = Field(0.5, gt=0, allow_inf_nan=False, description="step of the optimiser in voxels of the level")
+
+    @property
+    def own_weight(self) -> float:
+        """Weight of all accepted pairs together."""
+        return 2 * self.region_weight if self.accepted_weight is None else self.accepted_weight
 
     @property
     def blind(self) -> bool:
@@ -200,14 +209,14 @@ class Level:
         )
         self.step_mm = options.step * finest
         device = fixed.data.device
-        self.sigma = options.low_pass * float(self.control.spacing.min()) / self.control.spacing
-        self.sigma[self.sigma < 0.3] = 0
+        self.low_pass = options.low_pass
         linear = self.control.affine[:-1, :-1][:, ::-1]
         self.world_from_voxel = torch.as_tensor(linear.copy(), dtype=torch.float32, device=device)
         self.voxel_from_world = torch.linalg.inv(self.world_from_voxel)
         self.correlation: LocalCorrelation | None = None
         self.distance: FeatureDistance | None = None
         self.regions: RegionAgreement | None = None
+        self.codes: CodedAgreement | None = None
         self.moving_grid = moving.grid.with_spacing(np.maximum(moving.grid.spacing, spacing.min()))
         f, m = resample(fixed, self.grid), resample(moving, self.moving_grid)
         weight = None if pair.fixed_mask is None else resample(pair.fixed_mask, self.grid).data
@@ -242,7 +251,8 @@ class Level:
 
         `rest` is the flow that costs nothing; None is no motion.
         """
-        self.initial, self.regions = initial, None
+        self.initial, self.regions, self.codes = initial, None, None
+        self.low_pass = self.options.low_pass
         device = self.world_from_voxel.device
         self.rest = torch.zeros(self.grid.ndim, *self.control.shape, device=device)
         if rest is not None:
@@ -255,15 +265,26 @@ class Level:
             self.feature_mask_pull = _Pull.of(self.compared, self.moving_grid, initial, device)
 
     def add_regions(self, regions: RegionPairs) -> None:
-        """Add the region term.
+        """Add the region term: signed distances, which pull from afar, and codes, which are exact at borders.
 
-        Its cost grows with pairs times control points: fine levels of a fit that sees the images, which say
-        themselves where borders are, keep the first few pairs only (and always those that a person accepted).
+        The cost of distances grows with pairs times control points: fine levels of a fit that sees the images, which
+        say themselves where borders are, keep the distances of a few pairs only. That of codes does not grow.
         """
-        samples = BLIND_SAMPLES if self.options.blind else REGION_SAMPLES
-        part = regions.first(max(4, samples // self.control.size))
+        count = (BLIND_SAMPLES if self.options.blind else REGION_SAMPLES) // self.control.size
+        if regions.codes is not None:
+            # The last level sees borders as sharp as they are.
+            spacing = float(self.grid.spacing.min()) if self.part[1] < 1 else 0.0
+            self.codes = CodedAgreement(regions.codes.at(spacing), self.initial, self.control)
+            # Borders that are known may bend the field more than what images suggest.
+            self.low_pass = 0.5 * self.options.low_pass
+            # Codes take over where distances to all of the borders cost too much.
+            part = regions.first(len(regions.weights)) if count >= len(regions.weights) else None
+        else:
+            part = regions.first(max(4, count))
+        if part is None:
+            return
         on_control = warp(Image(part.fixed, part.fixed_grid), None, self.control).data
-        self.regions = RegionAgreement(on_control, part.weights(self.options))
+        self.regions = RegionAgreement(on_control, part.weights)
         # Distances are smooth: at the voxels of the level they are as good, and a small array is faster to sample.
         grid = part.moving_grid
         coarse = grid.with_spacing(np.maximum(grid.spacing, self.grid.spacing.min()))
@@ -272,7 +293,8 @@ class Level:
 
     def smooth(self, parameters: Tensor) -> Tensor:
         """Return the velocity whose deviation from the flow at rest is low-passed."""
-        return self.rest + gaussian_smooth(parameters - self.rest, self.sigma)
+        sigma = self.low_pass * float(self.control.spacing.min()) / self.control.spacing
+        return self.rest + gaussian_smooth(parameters - self.rest, np.where(sigma < 0.3, 0.0, sigma))
 
     def displacement(self, velocity: Tensor) -> Tensor:
         if self.options.model == "displacement":
@@ -298,6 +320,8 @@ class Level:
             warped = self.feature_pull(self.moving_features.data, displacement, self.compared.shape)
             weight = self._moving_weight(self.feature_mask_pull, displacement, self.compared)
             total = total + o.feature_weight * self.distance(warped, weight)
+        if self.codes is not None:
+            total = total + self.codes(displacement)
         if self.regions is not None:
             warped = self.region_pull(self.moving_regions, displacement, self.control.shape)
             total = total + self.regions(warped)

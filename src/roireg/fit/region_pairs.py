@@ -1,4 +1,4 @@
-"""Region pairs as the dense fit sees them: signed distances of both sides, and how much every pair counts."""
+"""Region pairs as the dense fit sees them: distances and codes of both sides, and how much every pair counts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from roireg.core.grid import Grid
-from roireg.core.rois import ROIPairs
+from roireg.core.rois import ROIPair, ROIPairs
+from roireg.fit.region_codes import RegionCodes
 from roireg.fit.signed_distance import signed_distances
 
 if TYPE_CHECKING:
     from roireg.fit.level import VelocityOptions
 
 __all__ = ["RegionPairs"]
+
+DISTANCE_VOXELS = 300_000
+"""Voxels of the grid that distances are measured on; they are looked at on coarse lattices only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,57 +28,63 @@ class RegionPairs:
 
     Attributes
     ----------
-    fixed, moving : (K, *shape) signed distances on the grids of the regions, divided by the distance at which they
-        are cut off, negative inside.
-    fixed_grid, moving_grid : of the regions.
-    confidence : (K,) 0..1.
-    accepted : how many of the first pairs a person has accepted.
+    fixed, moving : (K, *shape) signed distances, divided by the distance at which they are cut off, negative inside.
+    fixed_grid, moving_grid : of these distances.
+    weights : (K,) weight of every pair in the loss.
+    certain : how many of the first pairs are those of label maps or accepted by a person.
+    codes : of the certain pairs, or of all where no term looks at the images; None where there are none.
     """
 
     fixed: Tensor
     moving: Tensor
     fixed_grid: Grid
     moving_grid: Grid
-    confidence: Tensor
-    accepted: int
+    weights: Tensor
+    certain: int
+    codes: RegionCodes | None
 
     @classmethod
     def of(cls, pairs: ROIPairs | None, options: VelocityOptions) -> RegionPairs | None:
-        """Return the pairs that take part in a fit, accepted ones first; None where none does."""
+        """Return the pairs that take part in a fit, certain ones first; None where none does."""
         if pairs is None:
             return None
-        weights = {"accepted": options.accepted_weight, "proposed": options.region_weight, "rejected": 0.0}
-        if weights["accepted"] is None:
-            weights["accepted"] = 2 * options.region_weight
-        rank = sorted(
-            (p for p in pairs.pairs if weights[p.status]), key=lambda p: (p.status != "accepted", -p.confidence)
-        )
-        accepted = sum(p.status == "accepted" for p in rank)
-        kept = replace(pairs, pairs=tuple(rank[: max(options.max_regions, accepted)]))
+        labels = [p for p in pairs.active.pairs if p.source == "labels"]
+        accepted = [p for p in pairs.pairs if p.status == "accepted" and p.source != "labels"]
+        certain: list[ROIPair] = []
+        weights: list[float] = []
+        for weight, members in ((options.label_weight, labels), (options.own_weight, accepted)):
+            if weight > 0 and members:
+                certain += members
+                weights += [weight / len(members)] * len(members)
+        others = [p for p in pairs.pairs if p.status == "proposed" and p.source != "labels"]
+        others = sorted(others, key=lambda p: -p.confidence)[: max(0, options.max_regions - len(certain))]
+        total = max(sum(p.confidence for p in others), 1e-6)
+        if options.region_weight > 0:
+            weights += [options.region_weight * p.confidence / total for p in others]
+        kept = replace(pairs, pairs=(*certain, *others) if options.region_weight > 0 else tuple(certain))
         if not len(kept):
             return None
         cut = options.region_truncation * float(pairs.fixed.grid.extent.max())
+        coarse = [r.on(r.grid.coarsened(DISTANCE_VOXELS)) for r in (kept.fixed_masks(), kept.moving_masks())]
+        device = pairs.fixed.masks.device
+        tensor = torch.as_tensor(weights, dtype=torch.float32, device=device)
+        coded = len(kept) if options.blind else len(certain)
         return cls(
-            signed_distances(kept.fixed_masks(), truncation=cut),
-            signed_distances(kept.moving_masks(), truncation=cut),
-            pairs.fixed.grid,
-            pairs.moving.grid,
-            torch.as_tensor(kept.confidence, dtype=torch.float32, device=pairs.fixed.masks.device),
-            accepted,
+            signed_distances(coarse[0], truncation=cut),
+            signed_distances(coarse[1], truncation=cut),
+            coarse[0].grid,
+            coarse[1].grid,
+            tensor,
+            len(certain),
+            RegionCodes.of(replace(kept, pairs=kept.pairs[:coded]), tensor[:coded]) if coded else None,
         )
 
-    def first(self, count: int) -> RegionPairs:
-        """Return the first so many pairs, and all that a person has accepted."""
-        count = max(count, self.accepted)
-        return replace(self, fixed=self.fixed[:count], moving=self.moving[:count], confidence=self.confidence[:count])
-
-    def weights(self, options: VelocityOptions) -> Tensor:
-        """(K,) weights in the loss: accepted pairs share theirs equally, the others by confidence."""
-        own = 2 * options.region_weight if options.accepted_weight is None else options.accepted_weight
-        proposed = self.confidence[self.accepted :]
-        return torch.cat(
-            [
-                torch.full_like(self.confidence[: self.accepted], own / max(self.accepted, 1)),
-                options.region_weight * proposed / proposed.sum().clamp(min=1e-6),
-            ]
-        )
+    def first(self, count: int) -> RegionPairs | None:
+        """Return the first so many pairs, the others' weight shared among them; None where that is none."""
+        if count < 1:
+            return None
+        weights = self.weights[:count].clone()
+        proposed = self.weights[self.certain :].sum()
+        if count > self.certain:
+            weights[self.certain :] *= proposed / weights[self.certain :].sum().clamp(min=1e-6)
+        return replace(self, fixed=self.fixed[:count], moving=self.moving[:count], weights=weights)

@@ -45,6 +45,9 @@ from roireg.segment import LabelSegmenter, Prepared
 
 __all__ = ["find_guide", "register"]
 
+LABEL_MEMORY = 400_000_000
+"""Bytes of the masks of a label map at most; the regions of larger ones are kept coarser."""
+
 POSITIONS = {"identity": "where the images lie", "centers": "centres together"}
 """What a start that is given by a word is called."""
 
@@ -88,8 +91,8 @@ def register(
         Their counterparts are found, and the pairs are as good as accepted. A prompt without a counterpart is named
         in the reasons.
     prompt_side : "fixed" or "moving": the image the prompts are given in.
-    roi_weight : weight of accepted pairs and prompts in the dense fit, its option `accepted_weight`; where there are
-        none, of all region pairs, its option `region_weight`.
+    roi_weight : weight in the dense fit of the pairs of label maps (its option `label_weight`), else of accepted
+        pairs and prompts (`accepted_weight`), else of all region pairs (`region_weight`).
     pairs_only : look for no pairs beside `pairs`.
     init : "auto" (where the images lie, unless a stage finds something better), "identity" (exactly that), "centers"
         (grid centres together), or any transform, a file or one of SimpleITK: the stages go on from it, and it stays
@@ -134,13 +137,18 @@ def register(
         raise InputError(
             "every ROI pair is rejected and no others are looked for; accept at least one, or leave --pairs-only out"
         )
+    labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
     if roi_weight is not None:
         if not (np.isfinite(roi_weight) and roi_weight >= 0):
             raise InputError(f"the weight of regions is a number of at least 0, found {roi_weight}")
-        sure = bool(checked) or any(
-            p.status == "accepted" for p in (pairs or decisions or _none(Pair(fixed, moving))).pairs
-        )
-        settings = settings.with_options("velocity", **{"accepted_weight" if sure else "region_weight": roi_weight})
+        decided = pairs or decisions
+        if labels is not None:
+            option = "label_weight"
+        elif checked or (decided is not None and any(p.status == "accepted" for p in decided.pairs)):
+            option = "accepted_weight"
+        else:
+            option = "region_weight"
+        settings = settings.with_options("velocity", **{option: roi_weight})
 
     where = resolve_device(device)
     masks = (maps.fixed_mask, maps.moving_mask)
@@ -156,7 +164,6 @@ def register(
         seed=seed,
         clock=_Stopwatch(progress),
     )
-    labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
     with limited_threads(threads):
         if settings.prompt.count and pairs is None and decisions is None and labels is None:
             pairs = run.drawn_pairs()
@@ -284,7 +291,7 @@ class _Run:
         )
         if labels is not None:
             regions = [
-                LabelSegmenter(m.data[0], m.grid)(image)
+                label_regions(m, image)
                 for m, image in zip(labels, (self.given.fixed, self.given.moving), strict=True)
             ]
             pairs = match_labels(regions[0], regions[1])
@@ -449,6 +456,13 @@ class _Run:
             "moving": {"name": moving.name, "grid": repr(moving.grid), **moving.metadata},
             "settings": self.settings.model_dump(mode="json"),
         }
+
+
+def label_regions(labels: Image, image: Image) -> ROISet:
+    """Return the classes of a label map as regions, at its own resolution where memory allows."""
+    segmenter = LabelSegmenter(labels.data[0], labels.grid)
+    voxels = max(LABEL_MEMORY // max(1, len(segmenter.present)), 1000)
+    return replace(segmenter, max_voxels=voxels)(image)
 
 
 class _Stopwatch:

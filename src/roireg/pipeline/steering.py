@@ -13,9 +13,8 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.masks import iou
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
-from roireg.core.warp import warp
 
-__all__ = ["accepted", "blocked", "combined", "onto", "overlaps", "stacked"]
+__all__ = ["accepted", "blocked", "combined", "overlaps", "stacked"]
 
 ALIKE = 0.5
 """Regions with an intersection over union above this are the same thing, to a person."""
@@ -29,27 +28,12 @@ def accepted(pairs: ROIPairs) -> ROIPairs:
     )
 
 
-def onto(rois: ROISet, grid: Grid) -> ROISet:
-    """Return the same regions on another grid over the same box of the world; none vanishes."""
-    if rois.grid == grid or not len(rois):
-        return rois if rois.grid == grid else ROISet.empty(grid)
-    soft = warp(Image(rois.masks.float(), rois.grid), None, grid, fill=0.0).data
-    most = soft.flatten(1).amax(1)
-    # A region of a finer grid may reach no half voxel of this one; its best voxels then stand for it.
-    masks = (soft > 0) & (soft >= most.clamp(max=0.5).reshape(-1, *(1 for _ in grid.shape)))
-    for k in torch.nonzero(most == 0)[:, 0].tolist():
-        # Or lie between its voxel centres: the voxel it is in.
-        index = np.clip(np.round(grid.index_from_world(rois.centroids[k])), 0, np.array(grid.shape) - 1)
-        masks[(k, *index.astype(int).tolist())] = True
-    return ROISet(masks, grid, rois.names, rois.scores)
-
-
 def stacked(parts: Sequence[ROISet], image: Image) -> ROISet:
     """Return the regions of several sets as one; on the grid of the image where they lie on several grids."""
     if not parts:
         return ROISet.empty(image.grid)
     grid = parts[0].grid if all(p.grid == parts[0].grid for p in parts) else image.grid
-    return _joined([onto(p, grid) for p in parts], grid)
+    return _joined([p.on(grid) for p in parts], grid)
 
 
 def _joined(parts: Sequence[ROISet], grid: Grid) -> ROISet:
@@ -60,7 +44,7 @@ def _joined(parts: Sequence[ROISet], grid: Grid) -> ROISet:
 
 def overlaps(a: ROISet, b: ROISet) -> NDArray[np.float64]:
     """(A, B) intersections over unions; b is brought onto the grid of a."""
-    return np.asarray(iou(a.masks, onto(b, a.grid).masks).numpy())
+    return np.asarray(iou(a.masks, b.on(a.grid).masks).numpy())
 
 
 def blocked(fixed: ROISet, moving: ROISet, known: ROIPairs) -> NDArray[np.bool_]:
@@ -90,7 +74,7 @@ def combined(known: ROIPairs, found: ROIPairs) -> ROIPairs:
     rank = {"accepted": 0, "proposed": 1, "rejected": 2}
     ordered = sorted([*own, *kept], key=lambda p: rank[p.status])
     sides = [
-        _joined([theirs, onto(ours, theirs.grid)], theirs.grid)
+        _joined([theirs, ours.on(theirs.grid)], theirs.grid)
         for theirs, ours in ((found.moving, known.moving), (found.fixed, known.fixed))
     ]
     return ROIPairs(sides[0], sides[1], tuple(ordered))
