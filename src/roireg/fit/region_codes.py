@@ -97,7 +97,7 @@ class RegionCodes:
 
 
 class CodedAgreement:
-    """Half the squared difference of code maps, summed over the image in mm^d: a weighted sum of 1 - Dice.
+    """Squared difference of code maps, summed over the image in mm^d: a weighted sum of 1 - Dice.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ class CodedAgreement:
         warped = sample(self.moving, coords.reshape(shape)).flatten(2)[0] * ~outside
         if not len(coords):
             return displacement.sum() * 0
-        return 0.5 * self.total * (warped - codes).square().sum(0).mean()
+        return self.total * (warped - codes).square().sum(0).mean()
 
 
 def _groups(pairs: ROIPairs) -> NDArray[np.int64]:
