@@ -190,22 +190,22 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
 
         @wraps(function)
         def run(**values: Any) -> None:
-            chosen = {key: values.pop(key) for key in common}
+            general = {key: values.pop(key) for key in common}
             started = values.pop("context").obj or time.perf_counter()
-            session = Session(chosen["json_output"], chosen["verbose"], chosen["debug"], chosen["quiet"], started)
+            session = Session(general["json_output"], general["verbose"], general["debug"], general["quiet"], started)
 
             def body() -> Outcome:
                 filled: Any = None if options is None else _filled(options, values)
                 if options is not None:
                     # Before the function imports what takes a second to load.
                     filled.check()
-                for host in chosen.get("allow_remote") or ():
+                for host in general.get("allow_remote") or ():
                     from roireg.models import allow_remote
 
                     allow_remote(host)
                 return function(session, **values) if options is None else function(session, filled)
 
-            code = _guarded(session, chosen["threads"], body)
+            code = _guarded(session, general["threads"], body)
             if code:
                 raise typer.Exit(code)
 
@@ -232,18 +232,18 @@ def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
 def _parameters(options: Any) -> list[inspect.Parameter]:
     """Return a parameter for every field of a dataclass; two for an argument that is an option, too."""
     hints = get_type_hints(options, include_extras=True)
-    found = []
+    parameters = []
     for each in fields(options):
         kind, *marks = get_args(hints[each.name])
         argument = [m for m in marks if isinstance(m, typer.models.ArgumentInfo)]
         option = [m for m in marks if isinstance(m, typer.models.OptionInfo)]
         default = inspect.Parameter.empty if each.default is MISSING else each.default
         if argument and option:
-            found.append(_parameter(each.name, Annotated[kind | None, argument[0]], None))
-            found.append(_parameter(each.name + BY_NAME, Annotated[kind | None, option[0]], None))
+            parameters.append(_parameter(each.name, Annotated[kind | None, argument[0]], None))
+            parameters.append(_parameter(each.name + BY_NAME, Annotated[kind | None, option[0]], None))
         else:
-            found.append(_parameter(each.name, Annotated[kind, (argument + option)[0]], default))
-    return found
+            parameters.append(_parameter(each.name, Annotated[kind, (argument + option)[0]], default))
+    return parameters
 
 
 def _filled(options: Any, values: dict[str, Any]) -> Any:

@@ -37,8 +37,8 @@ def demo(session: Session, out: Path, *, volume: bool, seed: int) -> Outcome:
     )
     session.say(f"made a phantom pair in {escape(str(out / 'inputs'))}; now the same as")
     session.say(f"  [bold]roireg register {escape(f'{job.fixed} {job.moving} -o {out}')}[/]\n")
-    done = session.run(job)
-    outcome, result = say_registration(session, job, done), done.value
+    job_result = session.run(job)
+    outcome, result = say_registration(session, job, job_result), job_result.value
     body = pair.fixed_labels.data[0] != 0
     scores = score(result.transform, Truth(pair.fixed.grid, pair.fixed.unit, transform=pair.transform, mask=body))
     truth = {name: value for name, value in scores.metrics.items() if name.startswith("displacement_error")}

@@ -42,10 +42,10 @@ def info(session: Session, paths: Sequence[Path], *, picture: Mapping[str, Any],
         return Outcome({"presets": settings}, printed=True)
     if not paths:
         raise InputError("info needs at least one file, or --presets")
-    found = [describe(path, **picture) for path in paths]
-    for document in found:
+    entries = [describe(path, **picture) for path in paths]
+    for document in entries:
         _say(session, document)
-    return Outcome({"files": found}, printed=True)
+    return Outcome({"files": entries}, printed=True)
 
 
 def describe(path: Path, **picture: Any) -> dict[str, Any]:

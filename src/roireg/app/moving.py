@@ -123,41 +123,41 @@ def _nothing(image: Image, *, labels: bool, series: bool) -> float | tuple[float
     """Return what is put outside the image, as `Registration.warped` does; the same in all volumes of a series."""
     if labels:
         return 0.0
-    known = image.with_data(torch.nan_to_num(image.data[:1] if series else image.data))
-    found = background(known)
-    return found[0] if series else found
+    finite = image.with_data(torch.nan_to_num(image.data[:1] if series else image.data))
+    fill = background(finite)
+    return fill[0] if series else fill
 
 
 def _apply_to_points(
     session: Session, mapping: Transform, transforms: Sequence[str], subject: Path, out: Path, *, inverse: bool
 ) -> Outcome:
-    found = read_points(subject)
-    if found.ndim != mapping.ndim:
+    landmarks = read_points(subject)
+    if landmarks.ndim != mapping.ndim:
         raise InputError(
-            f"{subject}: the points are {found.ndim}D but {', '.join(transforms)} is {mapping.ndim}D; expected "
+            f"{subject}: the points are {landmarks.ndim}D but {', '.join(transforms)} is {mapping.ndim}D; expected "
             f"{mapping.ndim} coordinates per point"
         )
-    beyond = np.flatnonzero(unmoved(mapping, found.points))
+    beyond = np.flatnonzero(unmoved(mapping, landmarks.points))
     if len(beyond):
-        names = ", ".join(found.names[i] or f"row {i + 1}" for i in beyond[:5])
+        names = ", ".join(landmarks.names[i] or f"row {i + 1}" for i in beyond[:5])
         more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
         session.note(
             "warning",
             f"beyond the end of a displacement field, which does not move them: {names}{more}",
             "yellow",
         )
-    write_points(out, PointSet(mapping.map_points(found.points), found.names))
-    session.say(f"{len(found)} points mapped: {escape(str(out))}")
-    document = {"out": out, "kind": "points", "count": len(found)}
+    write_points(out, PointSet(mapping.map_points(landmarks.points), landmarks.names))
+    session.say(f"{len(landmarks)} points mapped: {escape(str(out))}")
+    document = {"out": out, "kind": "points", "count": len(landmarks)}
     return Outcome(document | ({"beyond_field": beyond.tolist()} if len(beyond) else {}))
 
 
 def _tell_scale(session: Session, mapping: Transform, target: Image) -> None:
     """Tell that a reference in pixels is several times as large as what was registered."""
-    made = field_grid(mapping)
-    if target.unit != "px" or made is None or made.ndim != target.ndim:
+    lattice = field_grid(mapping)
+    if target.unit != "px" or lattice is None or lattice.ndim != target.ndim:
         return
-    times = target.grid.extent / made.extent
+    times = target.grid.extent / lattice.extent
     if times.min() > 1.5:
         session.note(
             "warning",
@@ -204,8 +204,8 @@ def convert(
     if kind is not None and kind not in ("transform", *_CONVERTERS):
         raise InputError(f"--kind is transform, {', '.join(_CONVERTERS)}, found {kind!r}")
     what = kind or _kind_of_job(source, out, as_transform=bool(ants or reference or inverse))
-    for option, given in (("--slice", cut), *((f"--{name}", value) for name, value in picture.items())):
-        if given is not None and what not in ("image", "labels"):
+    for option, setting in (("--slice", cut), *((f"--{name}", value) for name, value in picture.items())):
+        if setting is not None and what not in ("image", "labels"):
             raise InputError(f"{option} is for images, but {source} is taken as {what}; leave it out")
     if what == "transform":
         mapping = load_chain([str(source)], inverse=inverse, fixed=fixed, moving=moving)
@@ -222,10 +222,10 @@ def convert(
 
 
 def _kind_of_job(source: Path, out: Path | None, *, as_transform: bool) -> str:
-    found = kind_of(source)
-    if found == "result" or as_transform or (out is not None and extension_of(out) in (".h5", ".tfm", ".mat")):
+    kind = kind_of(source)
+    if kind == "result" or as_transform or (out is not None and extension_of(out) in (".h5", ".tfm", ".mat")):
         return "transform"
-    return found
+    return kind
 
 
 def _convert_transform(
@@ -297,16 +297,16 @@ def extract_slice(image: Image, cut: str) -> Image:
 
 
 def _slice_grid(grid: Grid, axis: int, index: int) -> Grid:
-    kept = [a for a in range(3) if a != axis]
-    shape = tuple(grid.shape[a] for a in kept)
+    axes = [a for a in range(3) if a != axis]
+    shape = tuple(grid.shape[a] for a in axes)
     across = int(np.argmax(np.abs(grid.direction[:, axis])))
     world = [a for a in range(3) if a != across]
     affine = np.eye(3)
     if np.abs(grid.direction[:, axis]).max() > 1 - 1e-6:
         start = np.zeros(3)
         start[axis] = index
-        affine[:2, :2] = grid.affine[np.ix_(world, kept)]
+        affine[:2, :2] = grid.affine[np.ix_(world, axes)]
         affine[:2, 2] = grid.world_from_index(start)[world]
         return Grid(shape, affine)
-    spacing = grid.spacing[kept]
+    spacing = grid.spacing[axes]
     return Grid.from_itk(shape[::-1], spacing[::-1].tolist(), [0.0, 0.0], np.eye(2))

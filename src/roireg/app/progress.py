@@ -44,8 +44,8 @@ class _Clock(ProgressColumn):
         self.seconds = seconds
 
     def render(self, task: Task) -> Text:
-        now, done = self.seconds(), task.completed
-        left = f", about {_time(now * (1 - done) / done)} left" if 0.1 < done < 1 else ""
+        now, share = self.seconds(), task.completed
+        left = f", about {_time(now * (1 - share) / share)} left" if 0.1 < share < 1 else ""
         return Text(f"{_time(now)}{left}")
 
 

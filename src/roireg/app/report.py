@@ -117,8 +117,8 @@ def _check_stored(content: dict[str, Any], file: Path) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part)[:40] for part in first["loc"])
-        found = reprlib.repr(first["input"])
-        raise InputError(f"{file}: {place}: {first['msg']}, found {found}; correct it or register again") from error
+        text = reprlib.repr(first["input"])
+        raise InputError(f"{file}: {place}: {first['msg']}, found {text}; correct it or register again") from error
 
 
 def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, picture: Mapping[str, Any]) -> Any:
@@ -130,8 +130,8 @@ def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, picture: 
     if place is None or not (place.exists() or "::" in str(place)):
         raise InputError(f"{place or side}: the {side} image of this result is not there; name it with --{side} FILE")
     image = read_image(place, **picture)
-    known = entry.get("sha256")
-    if known and sha256_of(place) != known:
+    digest = entry.get("sha256")
+    if digest and sha256_of(place) != digest:
         raise InputError(
             f"{place}: this is not the {side} image the result was made from; name it with --{side} FILE"
         )

@@ -72,8 +72,10 @@ def _place(prompt: Mapping[str, Any]) -> str:
 def say_regions(session: Session, job: SegmentJob, result: JobResult) -> Outcome:
     """Print the first regions with stability, size and place."""
     document, regions = result.document, result.document["regions"]
-    asked = bool(job.point) or job.box is not None
-    session.say(f"{len(regions)} {'regions for the prompt, best first' if asked else 'regions, most stable first'}")
+    prompted = bool(job.point) or job.box is not None
+    session.say(
+        f"{len(regions)} {'regions for the prompt, best first' if prompted else 'regions, most stable first'}"
+    )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     flat = bool(regions) and len(regions[0]["centroid"]) == 2
     size, axes = (f"{document['unit']}²", "x, y") if flat else (f"{document['unit']}³", "x, y, z")
@@ -86,7 +88,9 @@ def say_regions(session: Session, job: SegmentJob, result: JobResult) -> Outcome
     if document["note"]:
         session.note("note", document["note"], "blue")
     if not regions:
-        advice = "ask elsewhere or with a box" if asked else "allow smaller ones with --min-size, or name a --model"
+        advice = (
+            "ask elsewhere or with a box" if prompted else "allow smaller ones with --min-size, or name a --model"
+        )
         session.note("note", f"there is no region; {advice}", "yellow")
     session.say(f"written into {escape(str(job.out.parent))}: {escape(', '.join(result.files))}")
     return Outcome({**document, "files": [job.out.parent / name for name in result.files]})

@@ -91,9 +91,9 @@ class _Judge:
         coords = torch.baddbmm(offset[:, None], self.points.expand(count, -1, -1), matrix.mT)
         values = sample(self.moving.expand(count, *self.moving.shape), coords.reshape(count, *shape, len(shape)))
         warped = values[:, 0]
-        seen = ((coords >= -0.5) & (coords <= self.size - 0.5)).all(-1).reshape(warped.shape).to(warped.dtype)
+        visible = ((coords >= -0.5) & (coords <= self.size - 0.5)).all(-1).reshape(warped.shape).to(warped.dtype)
         if len(self.moving) > 1:
-            seen = seen * values[:, 1].detach()
+            visible = visible * values[:, 1].detach()
         mean, square, product = box_mean(torch.cat([warped, warped**2, self.fixed * warped]), self.radius).split(
             count
         )
@@ -101,21 +101,21 @@ class _Judge:
         covariance = product - self.mean * mean + FLOOR
         cc = covariance**2 / ((self.variance + FLOOR) * (variance + FLOOR))
         texture_fixed = self.variance / (self.variance + 10 * FLOOR)
-        texture = texture_fixed + seen * (1 - texture_fixed) * (variance / (variance + 10 * FLOOR)).detach()
+        texture = texture_fixed + visible * (1 - texture_fixed) * (variance / (variance + 10 * FLOOR)).detach()
         weight = texture * self.weight
         total = weight.flatten(1).sum(1).clamp(min=1e-6)
-        signed = (weight * seen * cc * covariance.sign()).flatten(1).sum(1) / total
-        unsigned = (weight * seen * (cc - CHANCE)).flatten(1).sum(1) / total
+        signed = (weight * visible * cc * covariance.sign()).flatten(1).sum(1) / total
+        unsigned = (weight * visible * (cc - CHANCE)).flatten(1).sum(1) / total
         return torch.maximum(signed, unsigned)
 
     def scores(self, affines: Sequence[Affine]) -> list[float]:
         """Scores of affines without gradient."""
-        found: list[float] = []
+        values: list[float] = []
         with torch.no_grad():
             for first in range(0, len(affines), AT_ONCE):
                 matrix = self.matrices(affines[first : first + AT_ONCE])
-                found += self(matrix[:, :-1, :-1], matrix[:, :-1, -1]).tolist()
-        return found
+                values += self(matrix[:, :-1, :-1], matrix[:, :-1, -1]).tolist()
+        return values
 
     def matrices(self, affines: Sequence[Affine]) -> Tensor:
         """(B, d + 1, d + 1) float32 matrices on the device of the images."""

@@ -111,8 +111,8 @@ def itk_reason(error: Exception) -> str:
     reason = lines[-1] if lines else type(error).__name__
     for prefix in ("ITK ERROR:", "sitk::ERROR:"):
         reason = reason.removeprefix(prefix).strip()
-    head, found, tail = reason.partition("): ")
-    return tail if found and "(0x" in head else reason
+    head, colon, tail = reason.partition("): ")
+    return tail if colon and "(0x" in head else reason
 
 
 def not_finite(name: str, nan: int, infinite: int) -> str:
@@ -160,10 +160,10 @@ def chosen_frame(name: str, frames: int, frame: int | None, *, shape: Sequence[i
     if frame is None and frames == 1:
         return 0
     if frame is None or not 0 <= frame < frames:
-        asked = "" if frame is None else f" and no frame {frame}"
+        extra = "" if frame is None else f" and no frame {frame}"
         size = f" ({' x '.join(map(str, shape))})" if shape else ""
         raise InputError(
-            f"{name}: the image is 4D{size} with {frames} frames{asked}, expected one 2D or 3D image; "
+            f"{name}: the image is 4D{size} with {frames} frames{extra}, expected one 2D or 3D image; "
             f"choose one with --frame N, N from 0 to {frames - 1}"
         )
     return frame
@@ -245,9 +245,9 @@ def unwritten(target: Path, reason: str) -> OutputError:
 def holds_itk(file: Path, array: NDArray[np.generic]) -> bool:
     """Tell whether ITK reads (channel, *spatial) values from a file, bit for bit."""
     with plain_name(file) as name, quiet():
-        found = sitk.GetArrayFromImage(sitk.ReadImage(name))
+        content = sitk.GetArrayFromImage(sitk.ReadImage(name))
     values = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
-    return np.array_equal(found.reshape(values.shape), values, equal_nan=values.dtype.kind == "f")
+    return np.array_equal(content.reshape(values.shape), values, equal_nan=values.dtype.kind == "f")
 
 
 def extension(path: Path) -> str:

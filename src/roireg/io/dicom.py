@@ -122,7 +122,7 @@ def _scan(folder: Path) -> dict[str, Entries]:
     """Return the files with pixels or contours of a folder by series, sorted by name."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check the path")
-    found: dict[str, Entries] = defaultdict(list)
+    groups: dict[str, Entries] = defaultdict(list)
     damaged = []
     for file in sorted(folder.iterdir()):
         if file.name == "DICOMDIR" or not file.is_file() or not is_dicom(file):
@@ -131,19 +131,19 @@ def _scan(folder: Path) -> dict[str, Entries]:
         if header is None:
             damaged.append(file.name)
         elif _has_pixels(header) or str(header.get("SOPClassUID")) in LABEL_CLASSES:
-            found[str(header.get("SeriesInstanceUID", ""))].append((file, header))
+            groups[str(header.get("SeriesInstanceUID", ""))].append((file, header))
     if damaged:
         raise InputError(
             f"{folder}: {len(damaged)} of its DICOM files are damaged, such as {damaged[0]}; copy them again, or "
             "move them elsewhere"
         )
-    if not found:
+    if not groups:
         inside = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and any(_dicom_inside(p))]
         advice = (
             f"its folder {inside[0]} does: name that" if inside else "name a folder of DICOM slices or an image file"
         )
         raise InputError(f"{folder}: the folder holds no DICOM series; {advice}")
-    return found
+    return groups
 
 
 def _dicom_inside(folder: Path) -> Sequence[Path]:
@@ -182,39 +182,39 @@ def _described(uid: str, entries: Entries) -> DicomSeries:
     )
 
 
-def _choose(folder: Path, found: dict[str, Entries], series: str | None, *, indices: bool) -> Entries:
+def _choose(folder: Path, groups: dict[str, Entries], series: str | None, *, indices: bool) -> Entries:
     def listing() -> str:
         return "; ".join(
             f"{s.uid} ({s.modality or 'no modality'}, {s.description or 'no description'}, {slices(s.uid)} slices)"
-            for s in (_described(uid, entries) for uid, entries in sorted(found.items()))
+            for s in (_described(uid, entries) for uid, entries in sorted(groups.items()))
         )
 
     def slices(uid: str) -> int:
-        return sum(frame_count(file, header) for file, header in found[uid])
+        return sum(frame_count(file, header) for file, header in groups[uid])
 
     if series is not None:
-        if series in found:
-            return found[series]
+        if series in groups:
+            return groups[series]
         raise InputError(f"{folder}: no DICOM series {series}; found {listing()}")
     # Label maps that lie beside the images are taken where a label map is wanted, and only there.
-    wanted = [e for e in found.values() if (str(e[0][1].get("SOPClassUID")) in LABEL_CLASSES) == indices]
-    wanted = wanted or list(found.values())
-    if len(wanted) == 1:
-        return wanted[0]
+    candidates = [e for e in groups.values() if (str(e[0][1].get("SOPClassUID")) in LABEL_CLASSES) == indices]
+    candidates = candidates or list(groups.values())
+    if len(candidates) == 1:
+        return candidates[0]
     raise InputError(
-        f"{folder}: the folder holds {len(found)} DICOM series, expected one: {listing()}; choose one as "
+        f"{folder}: the folder holds {len(groups)} DICOM series, expected one: {listing()}; choose one as "
         f"{folder}::SERIES_UID"
     )
 
 
 def _without_copies(name: str, entries: Entries) -> Entries:
     """Leave out files that are the same image again, and tell."""
-    seen: dict[str, tuple[Path, Dataset]] = {}
+    by_uid: dict[str, tuple[Path, Dataset]] = {}
     for file, header in entries:
-        seen.setdefault(str(header.get("SOPInstanceUID") or file), (file, header))
-    if len(seen) < len(entries):
-        warn_header(name, f"{len(entries) - len(seen)} of its files are copies of others and are left out")
-    return list(seen.values())
+        by_uid.setdefault(str(header.get("SOPInstanceUID") or file), (file, header))
+    if len(by_uid) < len(entries):
+        warn_header(name, f"{len(entries) - len(by_uid)} of its files are copies of others and are left out")
+    return list(by_uid.values())
 
 
 def _series_near(folder: Path, uid: str) -> Stored | None:

@@ -219,20 +219,20 @@ def numbers(file: Path, header: Dataset, keyword: str, count: int) -> Array | No
             value = header.get(keyword)
         if value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0):
             return None
-        found = np.atleast_1d(np.asarray(value, dtype=np.float64))
+        values = np.atleast_1d(np.asarray(value, dtype=np.float64))
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(
             f"{file}: its {keyword} is malformed ({' '.join(str(error).split())[:80]}), expected {count} number(s); "
             "export it again"
         ) from error
-    if len(found) != count or not np.isfinite(found).all():
-        raise InputError(f"{file}: its {keyword} is {_listed(found)}, expected {count} number(s); export it again")
-    return found
+    if len(values) != count or not np.isfinite(values).all():
+        raise InputError(f"{file}: its {keyword} is {_listed(values)}, expected {count} number(s); export it again")
+    return values
 
 
 def _number(file: Path, header: Dataset, keyword: str, default: float | None) -> float | None:
-    found = numbers(file, header, keyword, 1)
-    return default if found is None else float(found[0])
+    values = numbers(file, header, keyword, 1)
+    return default if values is None else float(values[0])
 
 
 def _listed(values: Any) -> str:
@@ -375,12 +375,12 @@ def _values(name: str, planes: Sequence[Plane]) -> Array:
             if len({p.file for p in planes}) == len(planes):
                 files.clear()  # one plane per file: none is wanted twice
             files[plane.file] = _pixels(plane.file, planes)
-        frames, done = files[plane.file]
+        frames, as_is = files[plane.file]
         if plane.frame >= len(frames):
             raise InputError(
                 f"{plane.file}: the file holds {len(frames)} frames, its header says more; export it again"
             )
-        slices.append(frames[plane.frame] if done else _rescaled(frames[plane.frame], plane))
+        slices.append(frames[plane.frame] if as_is else _rescaled(frames[plane.frame], plane))
     if len({s.shape for s in slices}) > 1:
         raise InputError(f"{name}: its slices have different sizes, expected one; choose another series")
     if all((p.slope, p.intercept) == (1.0, 0.0) for p in planes):

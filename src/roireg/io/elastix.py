@@ -68,11 +68,11 @@ def read_elastix(path: Path, text: str) -> Transform:
 
 
 def _entries(text: str) -> Entries:
-    found: Entries = {}
+    entries: Entries = {}
     for line in text.splitlines():
         if match := _ENTRY.match(line):
-            found[match[1]] = [quoted or bare for quoted, bare in _VALUE.findall(match[2])]
-    return found
+            entries[match[1]] = [quoted or bare for quoted, bare in _VALUE.findall(match[2])]
+    return entries
 
 
 def _initial(entries: Entries) -> str | None:
@@ -113,9 +113,9 @@ def _transform(entries: Entries, name: str) -> Transform:
     if kind in _SPLINES:
         return _spline(entries, d, name)
     if kind not in _LINEAR:
-        known = ", ".join(("TranslationTransform", *_LINEAR, *_SPLINES))
+        kinds = ", ".join(("TranslationTransform", *_LINEAR, *_SPLINES))
         raise InputError(
-            f"{name}: transforms of elastix of type {kind[:80]!r} are not supported, expected one of {known}; let "
+            f"{name}: transforms of elastix of type {kind[:80]!r} are not supported, expected one of {kinds}; let "
             "transformix write the displacement field (-def all)"
         )
     fixed = _numbers(entries, "CenterOfRotationPoint", name, d)
@@ -150,7 +150,7 @@ def _numbers(entries: Entries, key: str, name: str, count: int | None = None) ->
     except (TypeError, ValueError):
         numbers = np.array([np.nan])
     if values is None or not np.isfinite(numbers).all() or count not in (None, len(numbers)):
-        wanted = "numbers" if count is None else f"{count} number{'s' * (count > 1)}"
-        found = "nothing" if values is None else " ".join(values[:4])[:60] or "nothing"
-        raise InputError(f"{name}: ({key} ...) has {wanted}, found {found}; write the file again")
+        expected = "numbers" if count is None else f"{count} number{'s' * (count > 1)}"
+        text = "nothing" if values is None else " ".join(values[:4])[:60] or "nothing"
+        raise InputError(f"{name}: ({key} ...) has {expected}, found {text}; write the file again")
     return numbers

@@ -62,9 +62,9 @@ def check_data(path: Path) -> None:
     if header.compressed:
         with header.file.open("rb") as stream:
             stream.seek(header.start)
-            found = sum(len(block) for block in inflated(stream, str(path)))
-        if found < header.needed:
-            raise _short(path, header.needed, f"its compressed data hold {found}")
+            size = sum(len(block) for block in inflated(stream, str(path)))
+        if size < header.needed:
+            raise _short(path, header.needed, f"its compressed data hold {size}")
 
 
 def companions(path: Path) -> list[Path]:
@@ -80,9 +80,9 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _short(path: Path, needed: int, found: str) -> InputError:
+def _short(path: Path, needed: int, fault: str) -> InputError:
     return InputError(
-        f"{path}: the file is truncated: its header announces {needed} bytes of voxels, {found}; copy it again"
+        f"{path}: the file is truncated: its header announces {needed} bytes of voxels, {fault}; copy it again"
     )
 
 
@@ -188,9 +188,9 @@ def _check_numbers(path: Path, field: str, words: list[str], count: int) -> None
 def _whole(path: Path, field: str, words: list[str], *, most: int = 1 << 40) -> list[int]:
     numbers = [int(w) if w.isascii() and w.isdigit() and len(w) < 20 else 0 for w in words]
     if not numbers or min(numbers) < 1 or max(numbers) > most:
-        found = " ".join(words)[:80] or "nothing"
+        text = " ".join(words)[:80] or "nothing"
         raise InputError(
-            f"{path}: its header says {field} {found}, expected whole numbers from 1 to {most} (at least one voxel "
+            f"{path}: its header says {field} {text}, expected whole numbers from 1 to {most} (at least one voxel "
             "along every axis); the file is damaged"
         )
     return numbers

@@ -276,8 +276,8 @@ def _read_file(path: Path, frame: int | None) -> sitk.Image:
             size = list(reader.GetSize())
             _check_size(path, size)
             if len(size) > 3:
-                chosen = chosen_frame(str(path), math.prod(size[3:]), frame, shape=size)
-                index = [int(i) for i in np.unravel_index(chosen, size[3:], order="F")]
+                number = chosen_frame(str(path), math.prod(size[3:]), frame, shape=size)
+                index = [int(i) for i in np.unravel_index(number, size[3:], order="F")]
                 reader.SetExtractSize(size[:3] + [0] * (len(size) - 3))
                 reader.SetExtractIndex([0, 0, 0, *index])
             return reader.Execute()
@@ -334,8 +334,8 @@ def write_image(path: str | Path, image: Image) -> None:
     if kind in _RASTER_TYPES:
         _check_raster(target, image, array)
     elif kind not in VOLUME:
-        known = ", ".join((*VOLUME, *_RASTER_TYPES))
-        raise InputError(f"{target}: cannot write an image with the extension {kind!r}; use one of {known}")
+        extensions = ", ".join((*VOLUME, *_RASTER_TYPES))
+        raise InputError(f"{target}: cannot write an image with the extension {kind!r}; use one of {extensions}")
     grid = Grid.pixels(image.grid.shape) if kind in _RASTER_TYPES else image.grid
     check_shear(grid)
     with verified_path(target, lambda file: _holds(file, kind, array)) as temporary:
@@ -361,8 +361,8 @@ def _holds(file: Path, kind: str, array: Array) -> bool:
     """Tell whether a file that was just written has the (channel, *spatial) values that were meant."""
     if kind in (".tif", ".tiff"):
         with tifffile.TiffFile(file) as tiff:
-            found = tiff.asarray()
-        return found.size == array.size
+            content = tiff.asarray()
+        return content.size == array.size
     if kind in (".nii", ".nii.gz"):
         return np.array_equal(read_nifti(file).array.reshape(array.shape), array, equal_nan=array.dtype.kind == "f")
     if kind in (".jpg", ".jpeg"):

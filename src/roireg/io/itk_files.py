@@ -44,22 +44,22 @@ def read_text(text: str, name: str) -> list[Record]:
     InputError
         When a line is none of those ITK writes, or holds what is no number.
     """
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         key, colon, value = line.partition(":")
         key = key.strip()
         if key == "Transform" and colon:
-            found.append({"kind": value.strip(), "Parameters": np.zeros(0), "FixedParameters": np.zeros(0)})
-        elif key in ("Parameters", "FixedParameters") and colon and found:
-            found[-1][key] = _numbers(value, f"{name}: line {number}")
+            records.append({"kind": value.strip(), "Parameters": np.zeros(0), "FixedParameters": np.zeros(0)})
+        elif key in ("Parameters", "FixedParameters") and colon and records:
+            records[-1][key] = _numbers(value, f"{name}: line {number}")
         else:
             raise InputError(
                 f"{name}: line {number} starts with {line[:40]!r} where ITK's text files have Transform:, "
                 "Parameters: or FixedParameters:; write the file again"
             )
-    return [Record(f["kind"], f["Parameters"], f["FixedParameters"]) for f in found]
+    return [Record(f["kind"], f["Parameters"], f["FixedParameters"]) for f in records]
 
 
 def _numbers(text: str, where: str) -> Array:
@@ -136,14 +136,14 @@ def _read_in_child(path: Path) -> Contents:
     memory = (2 << 30) + 40 * size
     command = [sys.executable, "-P", hdf5.__file__, str(path), str(memory)]
     try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=15 + size / 20e6)
+        process = subprocess.run(command, capture_output=True, check=False, timeout=15 + size / 20e6)
     except subprocess.TimeoutExpired as error:
         raise DamagedError("the HDF5 file is damaged (reading it does not end); copy or write it again") from error
-    if done.returncode == 1:
-        raise DamagedError(done.stderr.decode("utf-8", "replace")[-400:].replace("\n", " "))
-    if done.returncode != 0:
+    if process.returncode == 1:
+        raise DamagedError(process.stderr.decode("utf-8", "replace")[-400:].replace("\n", " "))
+    if process.returncode != 0:
         raise DamagedError("the HDF5 file is damaged (the HDF5 library crashed over it); copy or write it again")
-    stream = io.BytesIO(done.stdout)
+    stream = io.BytesIO(process.stdout)
     kinds = json.loads(stream.readline())
     arrays = [np.lib.format.read_array(stream, allow_pickle=False) for _ in range(2 * len(kinds))]
     return list(zip(kinds, arrays[::2], arrays[1::2], strict=True))

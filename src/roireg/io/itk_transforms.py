@@ -222,8 +222,8 @@ def from_records(records: Sequence[Record], *, name: str) -> Transform:
     """
     members = records[1:] if records and records[0].kind.startswith("CompositeTransform_") else records
     if not members:
-        if records and (found := _KIND.fullmatch(records[0].kind)):
-            return Affine.identity(int(found["d"]))
+        if records and (match := _KIND.fullmatch(records[0].kind)):
+            return Affine.identity(int(match["d"]))
         raise InputError(f"{name}: the file holds no transform")
     parts = tuple(_from_record(record, name) for record in reversed(members))
     if len({part.ndim for part in parts}) != 1:
@@ -241,17 +241,17 @@ _SPLINES = ("BSplineTransform", "BSplineDeformableTransform")
 
 
 def _from_record(record: Record, name: str) -> Transform:
-    found = _KIND.fullmatch(record.kind)
-    if found is None:
+    match = _KIND.fullmatch(record.kind)
+    if match is None:
         raise InputError(f"{name}: transforms of type {record.kind[:80]!r} are not supported; {EXPECTED}")
-    base, d = found["base"], int(found["d"])
-    if base in _FIELDS and found["order"] is None:
+    base, d = match["base"], int(match["d"])
+    if base in _FIELDS and match["order"] is None:
         grid = _gridded(record.fixed, record.parameters, d, "a displacement field", name)
         return DisplacementField(grid, _finite(np.moveaxis(record.parameters.reshape(*grid.shape, d), -1, 0), name))
     if base in _SPLINES:
-        return _bspline(record.fixed, record.parameters, d, int(found["order"] or 3), name)
+        return _bspline(record.fixed, record.parameters, d, int(match["order"] or 3), name)
     kind = _linear_kinds(d).get(base)
-    if kind is None or found["order"] is not None:
+    if kind is None or match["order"] is not None:
         raise InputError(f"{name}: transforms of type {record.kind[:80]} are not supported; {EXPECTED}")
     if len(record.parameters) != kind.parameters or len(record.fixed) not in kind.fixed:
         expected = " or ".join(map(str, kind.fixed))
@@ -287,9 +287,9 @@ def _gridded(fixed: Array, values: NDArray[Any], d: int, kind: str, name: str) -
         )
     size, origin, spacing, direction = np.split(fixed, [d, 2 * d, 3 * d])
     if (size != np.round(size)).any() or size.min() < 1 or np.prod(size) * d != len(values):
-        found = " x ".join(f"{n:g}" for n in size)
+        shape = " x ".join(f"{n:g}" for n in size)
         raise InputError(
-            f"{name}: {kind} claims a grid of {found}, but the file holds {len(values)} parameters; write it again"
+            f"{name}: {kind} claims a grid of {shape}, but the file holds {len(values)} parameters; write it again"
         )
     return grid_from_itk(size.astype(int).tolist(), spacing.tolist(), origin.tolist(), direction.tolist(), name)
 

@@ -192,8 +192,8 @@ def _partner(path: Path, kind: str) -> Path:
     names = [f"{stem}.{kind}{gz}" for gz in ("", ".gz")] + [f"{stem}.{kind.upper()}{gz}" for gz in ("", ".GZ")]
     if path.name.lower().removesuffix(".gz").endswith(kind):
         return path
-    found = [path.with_name(n) for n in names if path.with_name(n).is_file()]
-    return found[0] if found else path.with_name(names[0])
+    files = [path.with_name(n) for n in names if path.with_name(n).is_file()]
+    return files[0] if files else path.with_name(names[0])
 
 
 def _is_pair(path: Path) -> bool:
@@ -345,11 +345,11 @@ def _flat(lps: Array) -> Array:
 
 def _spacing(header: Any, size: Sequence[int], name: str) -> Array:
     """Return three positive voxel sizes; warn where the header has others."""
-    found = np.asarray(header["pixdim"], dtype=np.float64)[1:4]
-    usable = np.where(np.isfinite(found) & (found != 0), np.abs(found), 1.0)
-    for axis, (n, said, used) in enumerate(zip(size, found, usable, strict=False)):
-        if n > 1 and said != used:
-            warn_header(name, f"the voxel size along axis {'xyz'[axis]} is {said:g}, read as {used:g} mm")
+    steps = np.asarray(header["pixdim"], dtype=np.float64)[1:4]
+    usable = np.where(np.isfinite(steps) & (steps != 0), np.abs(steps), 1.0)
+    for axis, (n, step, used) in enumerate(zip(size, steps, usable, strict=False)):
+        if n > 1 and step != used:
+            warn_header(name, f"the voxel size along axis {'xyz'[axis]} is {step:g}, read as {used:g} mm")
     return usable
 
 
@@ -365,31 +365,31 @@ def _world_from_voxel(header: Any, size: Sequence[int], spacing: Array, name: st
     if not usable:
         _refuse(present, faults, name)
     labels = {form: f"{form} ({_CODES.get(codes[form], f'code {codes[form]}')})" for form in present}
-    chosen = "sform" if "sform" in usable and (codes["sform"] == 1 or "qform" not in usable) else usable[-1]
+    source = "sform" if "sform" in usable and (codes["sform"] == 1 or "qform" not in usable) else usable[-1]
     if len(present) == 1:
-        mended = _placeholder(matrices["sform"], size, spacing, name) if chosen == "sform" else None
+        mended = _placeholder(matrices["sform"], size, spacing, name) if source == "sform" else None
         if mended is not None:
             return mended, "voxel sizes of the header, its sform is a placeholder"
-        return matrices[chosen], labels[chosen]
-    other = "qform" if chosen == "sform" else "sform"
+        return matrices[source], labels[source]
+    other = "qform" if source == "sform" else "sform"
     if faults[other]:
-        warn_header(name, f"its {other} is {faults[other]}, so its {chosen} says where the image lies")
-        return matrices[chosen], labels[chosen]
+        warn_header(name, f"its {other} is {faults[other]}, so its {source} says where the image lies")
+        return matrices[source], labels[source]
     sizes = np.linalg.norm(matrices["sform"][:3, : len(size)], axis=0)
     apart = _distance(matrices["sform"], matrices["qform"], size)
     if apart <= _SAME_PLACE * float(spacing[: len(size)].min()):
-        chosen, other = "sform", "qform"
+        source, other = "sform", "qform"
     elif np.abs(sizes / spacing[: len(size)] - 1).max() > _SIZE_DIFFERS:
-        chosen, other = "qform", "sform"
+        source, other = "qform", "sform"
     if apart > 1e-3:
-        labels[chosen] += f"; the {labels[other]} puts voxels up to {apart:.3g} mm from there"
+        labels[source] += f"; the {labels[other]} puts voxels up to {apart:.3g} mm from there"
     if apart > max(0.5 * float(spacing[: len(size)].max()), 1e-3):
         warn_header(
             name,
-            f"its qform and sform put the image in different places (up to {apart:.3g} mm apart); the {chosen} is "
+            f"its qform and sform put the image in different places (up to {apart:.3g} mm apart); the {source} is "
             "used, as ITK and Slicer do, while programs such as nibabel, FSL and SPM use the sform",
         )
-    return matrices[chosen], labels[chosen]
+    return matrices[source], labels[source]
 
 
 def _sform(header: Any) -> Array:
@@ -429,10 +429,10 @@ def _refuse(present: dict[str, Array], faults: dict[str, str], name: str) -> Non
     form = next(iter(present))
     if faults[form].startswith("sheared"):
         refuse_shear(shear_of(present[form][:3, :3]), name)
-    said = f"its only orientation, the {form}, is {faults[form]}"
+    fault = f"its only orientation, the {form}, is {faults[form]}"
     if len(present) == 2:
-        said = f"its sform is {faults['sform']} and its qform is {faults['qform']}"
-    raise GeometryError(f"{name}: {said}; correct it or export it again")
+        fault = f"its sform is {faults['sform']} and its qform is {faults['qform']}"
+    raise GeometryError(f"{name}: {fault}; correct it or export it again")
 
 
 def _placeholder(sform: Array, size: Sequence[int], spacing: Array, name: str) -> Array | None:

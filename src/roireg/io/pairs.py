@@ -359,15 +359,15 @@ def _read_side(folder: Path, name: str, side: str, data: _Side) -> tuple[ROISet,
         index[roi.label] = k
     for number, labels_of in enumerate(maps):
         listed = {r.label for r in data.rois if r.layer == number}
-        found = {int(v) for v in torch.unique(labels_of)} - {0}
-        if listed - found:
+        values = {int(v) for v in torch.unique(labels_of)} - {0}
+        if listed - values:
             raise InputError(
-                f"{name}/{data.layers[number]}: no voxel has label {min(listed - found)}, which pairs.json lists; "
+                f"{name}/{data.layers[number]}: no voxel has label {min(listed - values)}, which pairs.json lists; "
                 f"paint it, or remove it from {side}.rois and from the pairs"
             )
-        if found - listed:
+        if values - listed:
             raise InputError(
-                f"{name}/{data.layers[number]}: label {min(found - listed)} is not listed in {side}.rois of "
+                f"{name}/{data.layers[number]}: label {min(values - listed)} is not listed in {side}.rois of "
                 "pairs.json; add it there or erase it"
             )
     if not data.rois:

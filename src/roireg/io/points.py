@@ -81,10 +81,8 @@ class PointSet:
 
     def take(self, index: Sequence[int]) -> PointSet:
         """Return some of the points, in the order of their indices."""
-        chosen = [int(i) for i in index]
-        return PointSet(
-            self.points[chosen], tuple(self.names[i] for i in chosen), tuple(self.rows[i] for i in chosen)
-        )
+        rows = [int(i) for i in index]
+        return PointSet(self.points[rows], tuple(self.names[i] for i in rows), tuple(self.rows[i] for i in rows))
 
 
 def pair_points(
@@ -120,17 +118,17 @@ def pair_points(
             )
         keys = (fixed.rows, moving.rows)
     places = {key: i for i, key in enumerate(keys[1])}
-    chosen = [(i, places[key]) for i, key in enumerate(keys[0]) if key in places]
-    if not chosen:
+    matches = [(i, places[key]) for i, key in enumerate(keys[0]) if key in places]
+    if not matches:
         raise InputError(f"{moving_name}: none of its points corresponds to one of {fixed_name}; check their names")
     for points, name, used in (
-        (fixed, fixed_name, {i for i, _ in chosen}),
-        (moving, moving_name, {j for _, j in chosen}),
+        (fixed, fixed_name, {i for i, _ in matches}),
+        (moving, moving_name, {j for _, j in matches}),
     ):
         alone = [points.names[i] or f"row {points.rows[i] + 1}" for i in range(len(points)) if i not in used]
         if alone:
             warn_header(name, f"without a partner on the other side, left out: {_listed(alone)}")
-    return fixed.take([i for i, _ in chosen]), moving.take([j for _, j in chosen])
+    return fixed.take([i for i, _ in matches]), moving.take([j for _, j in matches])
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
@@ -261,10 +259,10 @@ def _to_csv(points: PointSet) -> str:
 
 
 def _system(place: Path, value: object) -> str:
-    found = _SYSTEMS.get(str(value).strip().upper())
-    if found is None:
+    system = _SYSTEMS.get(str(value).strip().upper())
+    if system is None:
         raise InputError(f"{place}: the coordinate system is LPS or RAS, found {_shown(value)}")
-    return found
+    return system
 
 
 def _to_lps(point: Sequence[float], system: str) -> list[float]:

@@ -54,29 +54,29 @@ class Stored:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def choose(name: str, what: str, chosen: int | None, count: int, *, holds: str, listing: Sequence[str] = ()) -> int:
+def choose(name: str, what: str, number: int | None, count: int, *, holds: str, listing: Sequence[str] = ()) -> int:
     """Return the index of one of `count` pictures of a file.
 
     Parameters
     ----------
     name : the file.
     what : the option that chooses: "frame", "page" ...
-    chosen : the wish; None is fine where there is one.
+    number : the wish; None is fine where there is one.
     holds : what the file is, for the message: "a time series of 3 frames".
     listing : one description each, for the message.
 
     Raises
     ------
     InputError
-        When nothing is chosen of several, or one that is not there.
+        When none of several is chosen, or one that is not there.
     """
-    if chosen is None and count == 1:
+    if number is None and count == 1:
         return 0
-    if chosen is not None and 0 <= chosen < count:
-        return chosen
+    if number is not None and 0 <= number < count:
+        return number
     if count == 1:
-        raise InputError(f"{name}: there is no {what} {chosen}, the file holds one; leave out --{what}")
-    wrong = "" if chosen is None else f" and no {what} {chosen}"
+        raise InputError(f"{name}: there is no {what} {number}, the file holds one; leave out --{what}")
+    wrong = "" if number is None else f" and no {what} {number}"
     shown = f" ({'; '.join(f'{i}: {text}' for i, text in enumerate(listing[:12]))})" if listing else ""
     raise InputError(
         f"{name}: the file holds {holds}{wrong}{shown}, expected one image; choose one with --{what} N, "
@@ -110,8 +110,8 @@ def check_memory(name: str, size: int, *, advice: str) -> None:
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 36
     if size > memory:
-        wanted, there = (f"{n / 2**30:.3g} GiB" for n in (size, memory))
-        raise InputError(f"{name}: the image unpacks to {wanted}, this machine has {there}; {advice}")
+        need, there = (f"{n / 2**30:.3g} GiB" for n in (size, memory))
+        raise InputError(f"{name}: the image unpacks to {need}, this machine has {there}; {advice}")
 
 
 def rgb_from_cmyk(values: NDArray[Any]) -> NDArray[Any]:

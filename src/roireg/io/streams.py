@@ -74,8 +74,8 @@ def read_exactly(path: Path, count: int, *, skip: int, total: int, name: str) ->
         zipped = stream.read(2) == GZIP
         stream.seek(0)
         if total > size * (MOST_DEFLATED if zipped else 1):
-            found = f"of which {size} compressed ones cannot hold more" if zipped else f"found {size}"
-            raise _truncated(name, total, found)
+            fault = f"of which {size} compressed ones cannot hold more" if zipped else f"found {size}"
+            raise _truncated(name, total, fault)
         values = np.empty(count, np.uint8)
         if not zipped:
             stream.seek(skip)
@@ -124,5 +124,5 @@ def inflated(stream: BinaryIO | Any, name: str) -> Iterator[bytes]:
         raise InputError(f"{name}: the file is truncated: its compressed data end early; copy it again")
 
 
-def _truncated(name: str, total: int, found: str) -> InputError:
-    return InputError(f"{name}: the file is truncated: its header announces {total} bytes, {found}; copy it again")
+def _truncated(name: str, total: int, fault: str) -> InputError:
+    return InputError(f"{name}: the file is truncated: its header announces {total} bytes, {fault}; copy it again")

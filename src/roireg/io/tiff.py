@@ -138,13 +138,13 @@ def _choose_picture(file: tifffile.TiffFile, name: str, selection: Selection) ->
         number = choose(name, "page", page, len(pictures), holds=holds, listing=[p.text for p in pictures])
     except InputError as error:
         raise InputError(f"{error}, or stack them as slices with --page all" if stackable else str(error)) from None
-    chosen = pictures[number]
-    return chosen, {"page": f"{number} of 0 to {len(pictures) - 1}, {chosen.text}"} if len(pictures) > 1 else {}
+    picture = pictures[number]
+    return picture, {"page": f"{number} of 0 to {len(pictures) - 1}, {picture.text}"} if len(pictures) > 1 else {}
 
 
 def _pictures(file: tifffile.TiffFile) -> list[_Picture]:
     """Return every picture of a file, in the order of its pages."""
-    found: list[tuple[int, _Picture]] = []
+    pictures: list[tuple[int, _Picture]] = []
     for series in file.series:
         unknown = [
             n for a, n in zip(series.get_axes(False), series.get_shape(False), strict=True) if a not in _KNOWN_AXES
@@ -155,9 +155,9 @@ def _pictures(file: tifffile.TiffFile) -> list[_Picture]:
         for i in range(count):
             page = pages[i] if pages else series.keyframe
             place = page.index if page is not None else series.keyframe.index
-            found.append((int(np.atleast_1d(place)[0]), _Picture(series, i if count > 1 else None, text)))
+            pictures.append((int(np.atleast_1d(place)[0]), _Picture(series, i if count > 1 else None, text)))
     # Python sorts stably: series that share a page (several OME images in one file) stay as they are.
-    return [p for _, p in sorted(found, key=lambda entry: entry[0])]
+    return [p for _, p in sorted(pictures, key=lambda entry: entry[0])]
 
 
 def _is_slide(file: tifffile.TiffFile) -> bool:
@@ -206,9 +206,9 @@ def _values(
         if shape[i] > 1:
             taken["frame"] = f"{index[i]} of 0 to {shape[i] - 1}"
     _choose_channel(file, name, picture.series, selection, axes, shape, index, taken)
-    kept = [n for n, i in zip(shape, index, strict=True) if isinstance(i, slice)]
+    sides = [n for n, i in zip(shape, index, strict=True) if isinstance(i, slice)]
     advice = "choose one --channel or --frame" if full else "choose a higher --level"
-    check_memory(name, int(np.prod(kept, dtype=object)) * np.dtype(series.dtype).itemsize, advice=advice)
+    check_memory(name, int(np.prod(sides, dtype=object)) * np.dtype(series.dtype).itemsize, advice=advice)
     array = _take(file, series, shape, index)
     left = "".join(a for a, i in zip(axes, index, strict=True) if isinstance(i, slice))
     if picture.index is None and unknown:  # pages stacked as slices, or an axis of length 1

@@ -108,8 +108,8 @@ def write_transform(path: str | Path, transform: Transform, *, grid: Grid | None
             with verified_path(target, lambda file: holds_itk(file, vectors)) as file:
                 write_itk(file, target, to_itk_image(vectors, field.grid))
     else:
-        known = ", ".join((*HDF5, *TEXT, ".mat", *WRITTEN_FIELD))
-        raise InputError(f"{target}: cannot write a transform with the extension {kind!r}; use one of {known}")
+        extensions = ", ".join((*HDF5, *TEXT, ".mat", *WRITTEN_FIELD))
+        raise InputError(f"{target}: cannot write a transform with the extension {kind!r}; use one of {extensions}")
 
 
 def write_ants(prefix: str | Path, transform: Transform) -> AntsFiles:
@@ -170,8 +170,8 @@ def _single_field(target: Path, transform: Transform, parts: Sequence[Part], gri
         )
     if grid is None and len(parts) == 1:
         return fields[0]
-    chosen = fields[0].grid if grid is None else grid
-    return DisplacementField(chosen, transform.displacement_on(chosen))
+    lattice = fields[0].grid if grid is None else grid
+    return DisplacementField(lattice, transform.displacement_on(lattice))
 
 
 def _write_itk(target: Path, transform: sitk.Transform) -> None:

@@ -111,8 +111,8 @@ def weight_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     for suffix in SUFFIXES:
-        if found := sorted(path.glob(f"*{suffix}")):
-            return found
+        if files := sorted(path.glob(f"*{suffix}")):
+            return files
     return []
 
 
@@ -126,8 +126,8 @@ def weights_digest(path: Path) -> str:
     """
     digests = [sha256_of(file) for file in weight_files(path)]
     if not digests:
-        wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
-        raise InputError(f"{path}: no weight file here ({wanted}); fetch the model again")
+        patterns = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+        raise InputError(f"{path}: no weight file here ({patterns}); fetch the model again")
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -153,8 +153,8 @@ def fetch_weights(name: str, *, hub_id: str | None, source: str, files: Sequence
     hub, errors = _hub(), _hub("errors")
     try:
         present = [file.rfilename for file in hub.model_info(hub_id).siblings or ()]
-        if wanted := _wanted(present, files):
-            hub.snapshot_download(hub_id, allow_patterns=wanted)
+        if missing := _wanted(present, files):
+            hub.snapshot_download(hub_id, allow_patterns=missing)
     except errors.GatedRepoError as error:
         raise InputError(
             f"{name}: the authors ask you to accept their licence first; do so at https://huggingface.co/{hub_id}, "

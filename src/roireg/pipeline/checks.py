@@ -199,10 +199,10 @@ def check_points(points: ArrayLike, image: Image, *, name: str, partner: ArrayLi
     """
     array = np.asarray(points, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != image.ndim:
-        found = f"{array.shape[1]} coordinates" if array.ndim == 2 else f"an array of shape {array.shape}"
+        shape = f"{array.shape[1]} coordinates" if array.ndim == 2 else f"an array of shape {array.shape}"
         columns = "x,y" if image.ndim == 2 else "x,y,z"
         raise InputError(
-            f"{name}: the points have {found} but {image.name} is {image.ndim}D; expected the columns {columns}"
+            f"{name}: the points have {shape} but {image.name} is {image.ndim}D; expected the columns {columns}"
         )
     if partner is not None and len(array) != len(np.asarray(partner)):
         raise InputError(

@@ -190,8 +190,8 @@ class Config(_Section):
             known_or_near(window, (*CT_WINDOWS, "none"), what="window")
         if points is not None and points < 1:
             raise InputError(f"a network is asked at 1 point per side or more, found {points}")
-        chosen = {"model": str(model), "profile": profile, "window": window, "points": points}
-        network = self.network.model_copy(update=chosen | {"cache": None if cache is None else str(cache)})
+        changes = {"model": str(model), "profile": profile, "window": window, "points": points}
+        network = self.network.model_copy(update=changes | {"cache": None if cache is None else str(cache)})
         return self.model_copy(
             update={"network": network, "match": self.match.model_copy(update={"features": "model"})}
         )
@@ -241,7 +241,7 @@ def _first_mistake(error: ValidationError) -> str:
     return f"setting {'.'.join(where)!r}: {message}, found {reprlib.repr(value)}"
 
 
-def known_or_near(name: str, known: Sequence[str], *, what: str) -> None:
+def known_or_near(name: str, names: Sequence[str], *, what: str) -> None:
     """Refuse a name that is not among those known, suggesting the nearest.
 
     Raises
@@ -249,10 +249,10 @@ def known_or_near(name: str, known: Sequence[str], *, what: str) -> None:
     InputError
         When it is not.
     """
-    if name in known:
+    if name in names:
         return
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(known)}"
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(names)}"
     raise InputError(f"{what} {name!r} is unknown; {hint}")
 
 

@@ -34,10 +34,10 @@ def without_missing(image: Image) -> tuple[Image, Image | None]:
     count = int(empty.sum())
     if not count:  # infinite values of both signs, which are refused elsewhere
         return image, None
-    known = image.data[~empty.expand_as(image.data)]
-    if not len(known):
+    values = image.data[~empty.expand_as(image.data)]
+    if not len(values):
         raise InputError(f"{image.name}: every voxel is NaN, so there is nothing to register; give another file")
-    low, high = float(known.min()), float(known.max())
+    low, high = float(values.min()), float(values.max())
     fill = 0.0 if low <= 0 <= high else low
     told = f"{count} voxels are NaN and taken as no data: left out of the comparison, filled with {fill:g}"
     warn_header(image.name, told)

@@ -60,11 +60,11 @@ def prompt_session(
     """
     settings = prompt_settings(settings)
     fixed, moving = images_of(fixed, moving)
-    wanted = map_of(settings.guide if guide is None else guide, GUIDE_WORDS, "guide")
-    check_guide(wanted)
+    choice = map_of(settings.guide if guide is None else guide, GUIDE_WORDS, "guide")
+    check_guide(choice)
     # Where nothing says that the images share a place, they need not.
-    anywhere = wanted in ("none", "centers")
-    check_inputs(fixed, moving, init="centers" if anywhere else "auto" if isinstance(wanted, str) else wanted)
+    anywhere = choice in ("none", "centers")
+    check_inputs(fixed, moving, init="centers" if anywhere else "auto" if isinstance(choice, str) else choice)
     with limited_threads(threads):
         session = PromptSession.of(
             fixed,
@@ -78,7 +78,7 @@ def prompt_session(
         )
         started = time.perf_counter()
         progress(ProgressEvent("finding where things lie", 0.0))
-        expectation = find_guide(fixed, moving, wanted, settings=settings, device=device, seed=seed)
+        expectation = find_guide(fixed, moving, choice, settings=settings, device=device, seed=seed)
     progress(ProgressEvent("finding where things lie", 1.0))
     timings = {**session.timings, "guide": time.perf_counter() - started}
     return replace(session, guide=expectation, timings=timings)

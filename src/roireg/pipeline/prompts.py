@@ -102,15 +102,15 @@ def random_prompts(
     if not len(places):
         raise InputError(f"{image.name}: no voxel lies {where} the mask; give another mask")
     rng = generator(seed, stream="prompts")
-    chosen: list[Array] = []
+    picks: list[Array] = []
     for _ in range(count):
         drawn = image.grid.world_from_index(places[rng.integers(len(places), size=10)])
-        if not chosen:
-            chosen.append(drawn[0])
+        if not picks:
+            picks.append(drawn[0])
             continue
-        nearest = np.linalg.norm(drawn[:, None] - np.array(chosen)[None], axis=-1).min(1)
-        chosen.append(drawn[int(np.argmax(nearest))])
-    return [Prompt.at(point) for point in chosen]
+        nearest = np.linalg.norm(drawn[:, None] - np.array(picks)[None], axis=-1).min(1)
+        picks.append(drawn[int(np.argmax(nearest))])
+    return [Prompt.at(point) for point in picks]
 
 
 def check_prompt(prompt: Prompt, image: Image) -> Prompt:

@@ -191,21 +191,21 @@ class Registration:
         OutputError
             When the folder cannot be written.
         """
-        wanted = set(OUTPUTS if only is None else only)
-        if unknown := wanted - set(OUTPUTS):
+        outputs = set(OUTPUTS if only is None else only)
+        if unknown := outputs - set(OUTPUTS):
             raise InputError(f"unknown output {', '.join(sorted(unknown))}; choose from {', '.join(OUTPUTS)}")
         with new_folder(folder, record="result.json") as out:
-            if "transform" in wanted:
+            if "transform" in outputs:
                 write_transform(out / "transform.h5", self.transform)
-            if "inverse" in wanted:
+            if "inverse" in outputs:
                 write_transform(out / "inverse.h5", self.inverse)
-            if "warped" in wanted:
+            if "warped" in outputs:
                 self._write_warped(out / self.warped_name)
-            if "pairs" in wanted:
+            if "pairs" in outputs:
                 write_pairs(out / "pairs", self.pairs)
             with atomic_path(out / "result.json") as path:
                 path.write_text(json.dumps(self.result_json(), indent=1) + "\n", encoding="utf-8")
-            if "report" in wanted:
+            if "report" in outputs:
                 with atomic_path(out / "report.html") as path:
                     path.write_text(self.report_html(), encoding="utf-8")
 

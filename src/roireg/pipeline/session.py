@@ -227,21 +227,21 @@ def _sides(
         gammas=settings.gammas,
     )
     sides: list[Side] = []
-    steps, done = 2 * (1 + len(views)), 0
+    steps, count = 2 * (1 + len(views)), 0
     for k, image in enumerate(images):
         # First the segmenter: a network says best itself which images it takes.
         own = as_promptable(segmenter.prepare(image) if prepared is None else prepared[k])
         if isinstance(own, SlicedVolume):
             own.encode()
         features = feature_map(image.to(device), extractor).to("cpu")
-        done += 1
-        progress(ProgressEvent("encoding the images", done / steps))
-        seen = []
+        count += 1
+        progress(ProgressEvent("encoding the images", count / steps))
+        variants = []
         for view in views:
-            seen.append((view, as_promptable(segmenter.prepare(view_of(image, view)))))
-            done += 1
-            progress(ProgressEvent("encoding the images", done / steps))
-        sides.append(Side(own, features, tuple(seen)))
+            variants.append((view, as_promptable(segmenter.prepare(view_of(image, view)))))
+            count += 1
+            progress(ProgressEvent("encoding the images", count / steps))
+        sides.append(Side(own, features, tuple(variants)))
     if settings.standardise:
         maps = standardised(sides[0].features, sides[1].features)
         sides = [replace(side, features=features) for side, features in zip(sides, maps, strict=True)]

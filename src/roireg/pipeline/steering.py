@@ -47,34 +47,34 @@ def overlaps(a: ROISet, b: ROISet) -> NDArray[np.float64]:
     return np.asarray(iou(a.masks, b.on(a.grid).masks).numpy())
 
 
-def blocked(fixed: ROISet, moving: ROISet, known: ROIPairs) -> NDArray[np.bool_]:
-    """(M, F) pairs of candidates that what a person has said rules out.
+def blocked(fixed: ROISet, moving: ROISet, decisions: ROIPairs) -> NDArray[np.bool_]:
+    """(M, F) pairs of candidates that the decisions of a person rule out.
 
     A candidate like a region of an accepted pair has its partner already. Two candidates like the two regions of a
     rejected pair are that pair.
     """
-    # (M, K) and (F, K): which candidates are like the regions of which known pair.
-    like_m = overlaps(moving, known.moving_masks()) > ALIKE
-    like_f = overlaps(fixed, known.fixed_masks()) > ALIKE
-    sure = np.array([p.status == "accepted" for p in known.pairs], dtype=bool)
+    # (M, K) and (F, K): which candidates are like the regions of which decided pair.
+    like_m = overlaps(moving, decisions.moving_masks()) > ALIKE
+    like_f = overlaps(fixed, decisions.fixed_masks()) > ALIKE
+    sure = np.array([p.status == "accepted" for p in decisions.pairs], dtype=bool)
     taken = np.add.outer(like_m[:, sure].sum(1), like_f[:, sure].sum(1)) > 0
     refused = (like_m[:, ~sure].astype(int) @ like_f[:, ~sure].T.astype(int)) > 0
     return np.asarray(taken | refused)
 
 
-def combined(known: ROIPairs, found: ROIPairs) -> ROIPairs:
-    """Return what a person has said and the proposals that do not contradict it: accepted, found, rejected.
+def combined(decisions: ROIPairs, proposals: ROIPairs) -> ROIPairs:
+    """Return what a person has decided and the proposals that do not contradict it: accepted, proposed, rejected.
 
-    The regions lie on the grids of `found`; those of `found` come first and keep their numbers.
+    The regions lie on the grids of `proposals`, whose own regions come first and keep their numbers.
     """
-    out = blocked(found.fixed, found.moving, known)
-    kept = [p for p in found.pairs if not out[p.moving, p.fixed]]
-    first_m, first_f = len(found.moving), len(found.fixed)
-    own: list[ROIPair] = [replace(p, moving=p.moving + first_m, fixed=p.fixed + first_f) for p in known.pairs]
+    out = blocked(proposals.fixed, proposals.moving, decisions)
+    consistent = [p for p in proposals.pairs if not out[p.moving, p.fixed]]
+    first_m, first_f = len(proposals.moving), len(proposals.fixed)
+    own: list[ROIPair] = [replace(p, moving=p.moving + first_m, fixed=p.fixed + first_f) for p in decisions.pairs]
     rank = {"accepted": 0, "proposed": 1, "rejected": 2}
-    ordered = sorted([*own, *kept], key=lambda p: rank[p.status])
+    ordered = sorted([*own, *consistent], key=lambda p: rank[p.status])
     sides = [
         _joined([theirs, ours.on(theirs.grid)], theirs.grid)
-        for theirs, ours in ((found.moving, known.moving), (found.fixed, known.fixed))
+        for theirs, ours in ((proposals.moving, decisions.moving), (proposals.fixed, decisions.fixed))
     ]
     return ROIPairs(sides[0], sides[1], tuple(ordered))

@@ -150,8 +150,8 @@ class Tools:
         InputError
             When the network gives none.
         """
-        wanted = any(getattr(stage, "features", None) == "model" for stage in settings.stages)
-        if not wanted or self.network is None:
+        needed = any(getattr(stage, "features", None) == "model" for stage in settings.stages)
+        if not needed or self.network is None:
             return None
         extractor = self.network.extractor()
         return extractor(fixed, fixed.grid), extractor(moving, moving.grid)

@@ -94,12 +94,12 @@ def _similarity(
     fixed = resample(result.fixed, grid).gray()
     moving = resample(result.moving, _judged_grid(result.moving.grid)).gray()
     judged = None if fixed_mask is None else warp(fixed_mask, None, grid, mode="nearest").data[0] != 0
-    found: list[dict[str, float] | None] = []
+    values: list[dict[str, float] | None] = []
     for transform in (None, result.transform):
         mask = overlap_mask(transform, grid, moving.grid)
         mask = mask if judged is None else mask & judged
-        found.append(similarity(fixed, warp(moving, transform, grid), mask) if bool(mask.any()) else None)
-    return found[0], found[1]
+        values.append(similarity(fixed, warp(moving, transform, grid), mask) if bool(mask.any()) else None)
+    return values[0], values[1]
 
 
 def _agreement(result: Registration) -> float | None:

@@ -70,8 +70,8 @@ class Volume:
         """
         shape, size = np.array(self.grid.shape), self.size
         step = np.maximum(1, size // 4)
-        wanted = np.round((centre - (size - 1) / 2) / step) * step
-        inside = np.clip(wanted, 0, np.maximum(0, shape - size))
+        corner = np.round((centre - (size - 1) / 2) / step) * step
+        inside = np.clip(corner, 0, np.maximum(0, shape - size))
         return tuple(int(v) for v in np.where(shape > size, inside, -((size - shape) // 2)))
 
     def cubes_around(self, points: Floats) -> list[Offset]:

@@ -96,9 +96,9 @@ class EverythingOptions(BaseModel):
         InputError
             When there is no such profile, see `roireg.models.profiles`.
         """
-        chosen = profile_named(profile)
-        points = chosen.points if self.points is None else self.points
-        crop_layers = chosen.crop_layers if self.crop_layers is None else self.crop_layers
+        base = profile_named(profile)
+        points = base.points if self.points is None else self.points
+        crop_layers = base.crop_layers if self.crop_layers is None else self.crop_layers
         return self.model_copy(update={"points": points, "crop_layers": crop_layers})
 
     def batch_for(self, embedding: Embedding) -> int:
@@ -163,9 +163,9 @@ def everything(
     counts = [len(point_grid(shape, options, layer)) for layer, _ in crops]
     clock = _Clock(counts)
     candidates: list[Candidate] = []
-    done = 0
+    count = 0
     for layer, crop in crops:
-        progress(ProgressEvent("segmenting everything", done / clock.points, clock.detail("encoding the image")))
+        progress(ProgressEvent("segmenting everything", count / clock.points, clock.detail("encoding the image")))
         part = raster[(slice(None), *(slice(int(a), int(b)) for a, b in crop.T))]
         with clock.encoding():
             embedding = (encode or model.encode)(part)
@@ -176,8 +176,8 @@ def everything(
             batch = points[first : first + size]
             with clock.decoding(len(batch)):
                 here += _answers(model, embedding, batch, options, crop, shape)
-            done += len(batch)
-            progress(ProgressEvent("segmenting everything", done / clock.points, clock.detail()))
+            count += len(batch)
+            progress(ProgressEvent("segmenting everything", count / clock.points, clock.detail()))
         candidates += suppressed(here, [c.quality for c in here], options.box_nms_thresh)
     if len(crops) > 1:
         # Smaller crops see more: of two like boxes the one of the smaller crop stays, as published.

@@ -156,19 +156,19 @@ class _Walk:
         tracks = [Track({start: m}, {start: float(score)}) for m, score in zip(masks, rois.scores, strict=True)]
         if not tracks:
             return []
-        total, done = self.prompts.last - self.prompts.first, 0
+        total, steps = self.prompts.last - self.prompts.first, 0
         for direction, end in ((1, self.prompts.last), (-1, self.prompts.first)):
             live = dict.fromkeys(range(len(tracks)), start)
-            wanted = {
+            targets = {
                 s for s in self.prompts.points if (s - start) * direction > 0 and self.prompts.own(s) is not None
             }
             for s in range(start + direction, end + direction, direction):
-                done += 1
-                if not live and not any((t - s) * direction >= 0 for t in wanted):
-                    done += abs(end - s)
+                steps += 1
+                if not live and not any((t - s) * direction >= 0 for t in targets):
+                    steps += abs(end - s)
                     break
                 self._step(s, tracks, live)
-                self.progress(ProgressEvent("following the region", done / total))
+                self.progress(ProgressEvent("following the region", steps / total))
         return tracks
 
     def _step(self, s: int, tracks: list[Track], live: dict[int, int]) -> None:

@@ -138,11 +138,11 @@ class Hierarchy:
             return ROISet.empty(self.grid)
         members = np.concatenate([self.members(int(tree_of[i]), nodes[i : i + 1]) for i in first])
         union, _ = self.overlaps(members)
-        chosen = np.array(suppress(torch.from_numpy(union), torch.from_numpy(scores[first]), similar))
-        picked = first[chosen]
+        rows = np.array(suppress(torch.from_numpy(union), torch.from_numpy(scores[first]), similar))
+        picked = first[rows]
         turn = _in_turn(scores[picked], fractions[picked], limits)[: limits.max_count]
         turn = turn[np.argsort(-scores[picked][turn], kind="stable")]
-        return filter_regions(self.rois(members[chosen[turn]], scores[picked[turn]]), limits)
+        return filter_regions(self.rois(members[rows[turn]], scores[picked[turn]]), limits)
 
 
 def _stability(tree: MergeTree, parts: Partition) -> Floats:

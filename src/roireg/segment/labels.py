@@ -120,8 +120,8 @@ class LabelSegmenter(Segmenter):
         present = set(self.present)
         ids = [i for i in self.class_ids if i in present]
         if not ids:
-            wanted = ", ".join(map(str, self.classes)) if self.classes is not None else "any"
-            raise InputError(f"the label map of {image.name} has {self._listed()}; asked for: {wanted}")
+            classes = ", ".join(map(str, self.classes)) if self.classes is not None else "any"
+            raise InputError(f"the label map of {image.name} has {self._listed()}; asked for: {classes}")
         names = tuple(self.name_of(i) for i in ids)
         grid = working_grid(self.grid, max_voxels=self.max_voxels)
         if grid == self.grid:
@@ -132,5 +132,5 @@ class LabelSegmenter(Segmenter):
 def _coverage(mask: Tensor, source: Grid, target: Grid) -> Tensor:
     """Return the voxels of a coarser grid that a mask covers by half, or else the ones it covers most."""
     share = resample(Image(mask[None].float(), source), target).data[0]
-    chosen = share >= 0.5
-    return chosen if bool(chosen.any()) else share >= share.max()
+    inside = share >= 0.5
+    return inside if bool(inside.any()) else share >= share.max()

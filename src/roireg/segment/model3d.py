@@ -226,20 +226,20 @@ class ModelVolume:
         s = self.segmenter
         points = self.volume.foreground_points(s.points)
         candidates: list[tuple[Tensor, float]] = []
-        done = 0
+        count = 0
         for offset, members in self.volume.tiles(points):
-            s.progress(ProgressEvent("segmenting everything", done / len(points), "encoding a part of the volume"))
+            s.progress(ProgressEvent("segmenting everything", count / len(points), "encoding a part of the volume"))
             embedding = self._embedding(offset)
             for first in range(0, len(members), self._batch):
                 batch = members[first : first + self._batch]
                 candidates += self._candidates(offset, embedding, batch)
-                done += len(batch)
-                s.progress(ProgressEvent("segmenting everything", done / len(points)))
+                count += len(batch)
+                s.progress(ProgressEvent("segmenting everything", count / len(points)))
         if not candidates:
             return ROISet.empty(self._grid)
         masks, scores = torch.stack([m for m, _ in candidates]), torch.tensor([q for _, q in candidates])
-        chosen = mask_nms(masks, scores, s.similar)
-        return filter_regions(ROISet(masks[chosen], self._grid, scores=scores[chosen]), s.limits)
+        rows = mask_nms(masks, scores, s.similar)
+        return filter_regions(ROISet(masks[rows], self._grid, scores=scores[rows]), s.limits)
 
     @property
     def _grid(self) -> Grid:

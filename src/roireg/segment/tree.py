@@ -256,9 +256,9 @@ def _boxes(labels: Ints, n: int, total: int) -> tuple[Ints, Ints]:
     high = np.zeros((total, labels.ndim), dtype=np.int64)
     for axis, length in enumerate(labels.shape):
         # Which superpixels occur at which index of the axis: their first and last one are the box.
-        seen = np.zeros((n, length), dtype=bool)
+        present = np.zeros((n, length), dtype=bool)
         position = np.arange(length).reshape([-1 if a == axis else 1 for a in range(labels.ndim)])
-        seen[labels.ravel(), np.broadcast_to(position, labels.shape).ravel()] = True
-        low[:n, axis] = seen.argmax(axis=1)
-        high[:n, axis] = length - 1 - seen[:, ::-1].argmax(axis=1)
+        present[labels.ravel(), np.broadcast_to(position, labels.shape).ravel()] = True
+        low[:n, axis] = present.argmax(axis=1)
+        high[:n, axis] = length - 1 - present[:, ::-1].argmax(axis=1)
     return low, high

@@ -43,8 +43,8 @@ class _SliceProgress:
         self.done += 1
         self._tell(self.done)
 
-    def _tell(self, done: float) -> None:
-        fraction = done / self.count
+    def _tell(self, steps: float) -> None:
+        fraction = steps / self.count
         left = (perf_counter() - self.start) * (1 - fraction) / fraction if fraction > 0 else 0.0
         detail = f"{left:.0f} s left" if left >= 1 else ""
         self.progress(ProgressEvent(self.stage, fraction, detail))

@@ -97,10 +97,10 @@ def _look(fixed: FixedSide, moving: MovingSide, matrix: Array, *, slope: bool) -
     count = moving.channels
     stack = moving.stack if slope else torch.cat([moving.stack[:count], moving.stack[-1:]])
     flat = torch.as_tensor(coords.copy(), dtype=torch.float32).reshape(1, *[1] * (d - 1), -1, d)
-    seen = sample(stack[None], flat)[0].reshape(len(stack), -1)
-    weight = fixed.weight * seen[-1] * torch.as_tensor(inside, dtype=torch.float32)
-    values = seen[:count]
-    slopes = seen[count:-1].reshape(count, d, -1) if slope else None
+    samples = sample(stack[None], flat)[0].reshape(len(stack), -1)
+    weight = fixed.weight * samples[-1] * torch.as_tensor(inside, dtype=torch.float32)
+    values = samples[:count]
+    slopes = samples[count:-1].reshape(count, d, -1) if slope else None
     if moving.turns:
         back = rotation_of(matrix[:-1, :-1]).T
         values = steered(values, back)
