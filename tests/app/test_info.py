@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,13 @@ def test_the_text_names_every_file(flat, volume):
     assert result.exit_code == 0
     for words in ("56 x 48 pixels", "2D uint8", "affine", "points"):
         assert words in result.stdout
+
+
+def test_lengths_have_the_unit_of_the_image(flat, volume):
+    picture, scan = (run("info", image).output for image in (flat.fixed, volume.fixed))
+    for name in ("origin", "spans"):
+        assert re.search(rf"{name} .* px\b", picture) and not re.search(rf"{name} .* mm\b", picture)
+        assert re.search(rf"{name} .* mm\b", scan)
 
 
 def test_presets_are_printed_as_files_that_load(tmp_path):

@@ -247,6 +247,34 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors, f"{page.name} links to {target}"
 
 
+def test_points_that_are_named_lie_in_a_body(volumes: SyntheticPair, photos: SyntheticPair) -> None:
+    places = 0
+    for page in PAGES:
+        for line in [line for kind, block in blocks(page) if kind in ("console", "text") for line in commands(block)]:
+            words = shlex.split(line)
+            given = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--point", "--prompt")]
+            signs = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--label"] or ["1"] * len(given)
+            pair = photos if "fixed.png" in words else volumes
+            side = "moving" if "--prompt-in" in words else "fixed"
+            labels = getattr(pair, f"{side}_labels")
+            for text, sign in zip(given, signs, strict=True):
+                place = np.array([float(number) for number in text.split(",")])
+                index = place[::-1] if "--unit" in words else labels.grid.index_from_world(place)
+                value = int(labels.data[(0, *np.round(index).astype(int))])
+                assert (value != 0) == (sign == "1"), f"{page.name}: {text} in '{line}' has the label {value}"
+                places += 1
+    assert places > 5
+
+
+def test_the_tutorial_names_the_sections_of_the_report() -> None:
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    part = text.split("## 2. Read the report")[1].split("## 3.")[0]
+    names = re.findall(r"^- .*?\*\*([^*]+)\*\*", part, re.MULTILINE)
+    page = (ROOT / "src/roireg/evaluate/templates/report.html.j2").read_text(encoding="utf-8")
+    titles = re.findall(r"<(?:h2[^>]*|summary)>([^<]+)<", page)
+    assert set(names) - {"The badge"} <= set(titles), f"the report has the sections {titles}"
+
+
 def test_options_that_are_named_exist() -> None:
     known = set()
     for name in [c.name for c in app.registered_commands]:

@@ -185,6 +185,9 @@ def test_scores_add_the_state_before_and_after(flat, flat_result):
 
 def test_an_empty_truth_adds_nothing_and_uneven_points_are_refused(flat, flat_result):
     assert flat_result.scored(Truth()).metrics == flat_result.metrics
+    lists = flat_result.scored(Truth(points=(flat.fixed_points.tolist(), flat.moving_points.tolist()))).metrics
+    arrays = flat_result.scored(Truth(points=(flat.fixed_points, flat.moving_points))).metrics
+    assert lists == arrays
     with pytest.raises(InputError, match="as many points"):
         flat_result.scored(Truth(points=(flat.fixed_points, flat.moving_points[:-1])))
 

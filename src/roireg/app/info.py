@@ -203,11 +203,12 @@ def _triple(values: Any) -> str:
 
 def _grid_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     letters = f"{d['orientation']} (x, y, z run towards), " if d["orientation"] else ""
+    unit = d.get("unit", "mm")
     return [
         ("size", d["text"]),
-        ("origin", _triple(d["origin"])),
+        ("origin", f"{_triple(d['origin'])} {unit}"),
         ("orientation", letters + ("oblique" if d["oblique"] else "along the axes")),
-        ("spans", f"{_triple(d['from'])}  to  {_triple(d['to'])}"),
+        ("spans", f"{_triple(d['from'])}  to  {_triple(d['to'])} {unit}"),
     ]
 
 

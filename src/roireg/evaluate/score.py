@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
@@ -38,7 +38,7 @@ class Truth:
     grid : voxels of the fixed image, at which the deformation and the error of the displacement are measured.
     unit : "mm" or "px", of all lengths.
     labels : label maps (fixed, moving) on any grids, 0 is background; equal ids are equal structures.
-    points : landmarks (fixed, moving), each (N, d) world points (x, y[, z]); equal rows correspond.
+    points : landmarks (fixed, moving), each (N, d) world points (x, y[, z]), lists too; equal rows correspond.
     transform : the true map, fixed to moving; needs the grid.
     images : compared by intensity where they overlap.
     mask : (*grid.shape) bool, the voxels of the grid that count, usually the body.
@@ -54,7 +54,7 @@ class Truth:
     grid: Grid | None = None
     unit: str = "mm"
     labels: tuple[Image, Image] | None = None
-    points: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    points: tuple[ArrayLike, ArrayLike] | None = None
     transform: Transform | None = None
     images: Pair | None = None
     mask: Tensor | None = None
@@ -73,7 +73,7 @@ class Truth:
         for labels in self.labels or ():
             dimensions[labels.name] = labels.ndim
         for side, points in zip(("fixed", "moving"), self.points or (), strict=False):
-            dimensions[f"{side} points"] = points.shape[-1]
+            dimensions[f"{side} points"] = np.shape(points)[-1]
         return dimensions
 
     @property

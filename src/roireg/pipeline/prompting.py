@@ -10,9 +10,10 @@ from roireg.core.ambient import limited_threads, own_settings
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.rois import Prompt
+from roireg.core.words import GUIDE_WORDS
 from roireg.features import FeatureExtractor
 from roireg.io import ImageLike, TransformLike
-from roireg.pipeline.checks import GUIDE_WORDS, check_guide, check_inputs
+from roireg.pipeline.checks import check_guide, check_inputs
 from roireg.pipeline.config import QUICK
 from roireg.pipeline.inputs import images_of, map_of
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings, prompt_settings
