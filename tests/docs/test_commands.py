@@ -21,10 +21,12 @@ from typer.testing import CliRunner
 from roireg.app.cli import app
 from roireg.core.image import Image
 from roireg.evaluate import ReportInput, render_report
+from roireg.features.base import _EXTRACTORS
 from roireg.fit import RegionAffine, Search, Stage, Velocity
 from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.models import registry
 from roireg.pipeline import PRESETS, Config, registration
+from roireg.segment.base import _SEGMENTERS
 from roireg.synth import SyntheticPair, as_raster, make_pair
 from roireg_bench import prompts
 from roireg_bench.cli import bench_app
@@ -205,8 +207,10 @@ def write_settings(block: str) -> None:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
 def test_every_block_of_a_page_runs(page: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(inputs)
-    # What a page adds to the models ends with it.
+    # What a page adds to models, segmenters and features ends with it.
     monkeypatch.setattr(registry, "FAMILIES", [*registry.FAMILIES])
+    for known in (_SEGMENTERS, _EXTRACTORS):
+        monkeypatch.setattr(known, "_factories", dict(known._factories))
     names: dict[str, object] = {}
     for language, block in blocks(page):
         if language in ("console", "bash"):

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from roireg.app.console import Outcome, Session
 from roireg.app.summary import escape, size_of
-from roireg.core.background import background
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.files import check_file, check_folder, extension_of
 from roireg.core.grid import Grid
@@ -38,7 +36,7 @@ from roireg.io.timeseries import frame_count, read_series, write_series
 from roireg.jobs.files import POINTS, kind_of, parse_transform
 from roireg.jobs.options import parse_numbers
 from roireg.jobs.reading import load_chain
-from roireg.jobs.resampling import Interpolation, check_fill, resampled, unmoved
+from roireg.jobs.resampling import Interpolation, check_fill, outside_value, resampled, unmoved
 
 __all__ = ["apply", "convert", "extract_slice"]
 
@@ -99,7 +97,7 @@ def apply(
         grid = grid.with_spacing(sizes[::-1])
     if value is not None:
         check_fill(value, image, labels=labels)
-    outside = _nothing(image, labels=labels, series=series) if value is None else value
+    outside = outside_value(image, labels=labels, series=series) if value is None else value
     warped = resampled(image, mapping, grid, mode="nearest" if labels else interpolation or "linear", fill=outside)
     warped = replace(warped, unit=target.unit)
     (write_series if series else write_labels if labels else write_image)(out, warped)
@@ -117,15 +115,6 @@ def _fill(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise InputError(f"--fill is auto or a number, found {text!r}") from None
-
-
-def _nothing(image: Image, *, labels: bool, series: bool) -> float | tuple[float, ...]:
-    """Return what is put outside the image, as `Registration.warped` does; the same in all volumes of a series."""
-    if labels:
-        return 0.0
-    finite = image.with_data(torch.nan_to_num(image.data[:1] if series else image.data))
-    fill = background(finite)
-    return fill[0] if series else fill
 
 
 def _apply_to_points(

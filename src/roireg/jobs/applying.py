@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias, get_args
 
-import torch
 from numpy.typing import ArrayLike
 
 from roireg.core.ambient import own_settings
-from roireg.core.background import background
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -19,7 +17,7 @@ from roireg.core.transforms import Chain, Transform
 from roireg.core.words import Interpolation
 from roireg.io import ImageLike, LabelsLike, TransformLike, as_image, as_labels, as_transform
 from roireg.jobs.reading import load_transform
-from roireg.jobs.resampling import check_fill, resampled
+from roireg.jobs.resampling import check_fill, outside_value, resampled
 from roireg.pipeline import Registration
 from roireg.pipeline.saved import SavedRegistration
 
@@ -80,9 +78,7 @@ def apply(
     if isinstance(fill, str):
         if fill != "auto":
             raise InputError(f"fill is 'auto' or a number, found {fill!r}")
-        outside: float | Sequence[float] = (
-            0.0 if labels else background(image.with_data(torch.nan_to_num(image.data)))
-        )
+        outside: float | Sequence[float] = outside_value(image, labels=labels)
     else:
         check_fill(fill, image, labels=labels)
         outside = fill

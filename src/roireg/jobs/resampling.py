@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from roireg.core.background import background
 from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
@@ -21,7 +22,7 @@ from roireg.core.words import Interpolation
 from roireg.io import to_itk
 from roireg.io._itk import check_shear, to_itk_image
 
-__all__ = ["check_fill", "resampled", "unmoved"]
+__all__ = ["check_fill", "outside_value", "resampled", "unmoved"]
 
 _ITK = {"bspline": sitk.sitkBSpline, "lanczos": sitk.sitkLanczosWindowedSinc}
 
@@ -78,6 +79,15 @@ def _interpolated(
         )
         moved.append(torch.from_numpy(sitk.GetArrayFromImage(result)))
     return image.with_data(torch.stack(moved), grid)
+
+
+def outside_value(image: Image, *, labels: bool = False, series: bool = False) -> float | tuple[float, ...]:
+    """Return what is put outside an image, as `Registration.warped` does; the same in all volumes of a series."""
+    if labels:
+        return 0.0
+    finite = image.with_data(torch.nan_to_num(image.data[:1] if series else image.data))
+    fill = background(finite)
+    return fill[0] if series else fill
 
 
 def check_fill(fill: float, image: Image, *, labels: bool) -> None:
