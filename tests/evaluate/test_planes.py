@@ -13,7 +13,7 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
 from roireg.core.transforms import Affine, DisplacementField, jacobian_determinant
-from roireg.core.warp import warp
+from roireg.core.warp import sample, warp
 from roireg.evaluate import planes as module
 from roireg.evaluate.planes import best_cut, body_letters, display_planes, jacobian_on_plane, sample_plane
 
@@ -130,11 +130,11 @@ def test_fine_images_are_averaged_not_skipped() -> None:
 def test_only_the_reached_box_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    def spy(image: Image, *args: object, **kwargs: object) -> Image:
-        sizes.append(image.grid.size * image.channels)
-        return warp(image, *args, **kwargs)  # type: ignore[arg-type]
+    def spy(data: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        sizes.append(data.numel())
+        return sample(data, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "warp", spy)
+    monkeypatch.setattr(module, "sample", spy)
     grid = Grid.from_itk((300, 300, 300), (1, 1, 1), (0, 0, 0), np.eye(3))
     masks = torch.zeros(1, dtype=torch.bool).expand(50, *grid.shape)
     for plane in display_planes(grid, grid.center):
@@ -172,3 +172,17 @@ def test_best_cut_prefers_confident_regions_and_their_middle() -> None:
     rois = ROISet(masks, grid)
     np.testing.assert_allclose(best_cut(rois, [0, 1, 2], [0.3, 0.9, 0.1])[2], 14 * 2)
     assert 2 <= best_cut(rois, [0, 1], [0.9, 0.3])[0] <= 4
+
+
+def test_parallel_planes_and_joined_voxels() -> None:
+    grid = Grid.from_itk((40, 30, 20), (1, 1, 4), (0, 0, -8), np.eye(3))
+    image = world_pattern(grid)
+    axial, coronal, _ = display_planes(grid, (2, 3, 8))
+    moved = axial.at(axial.index + 3)
+    assert (axial.position, moved.position) == ("z = 8.0 mm, slice 5/20", "z = 20.0 mm, slice 8/20")
+    np.testing.assert_allclose(sample_plane(image.data, grid, moved.native)[0], image.data[0, 7], atol=1e-5)
+    assert moved.display.shape == axial.display.shape
+    assert coronal.sampled(400).shape == coronal.native.shape
+    # 80 mm by 40 mm: a pixel of 4 mm joins voxels across, not down.
+    assert coronal.sampled(20).shape == (1, 20, 10)
+    np.testing.assert_allclose(coronal.sampled(20).extent[1:], coronal.native.extent[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -21,16 +22,10 @@ from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.transforms import Affine, DisplacementField, VelocityField
 from roireg.core.warp import warp
 from roireg.evaluate import MetricValue, ReportInput, metric, render_report
-from roireg.evaluate.plots import (
-    checkerboard,
-    draw_grid,
-    draw_jacobian,
-    draw_regions,
-    intensity_window,
-    to_picture,
-)
+from roireg.evaluate.plots import intensity_window, to_picture
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
+LIMIT = 5_000_000
 
 
 class Page(HTMLParser):
@@ -55,6 +50,12 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not {"style", "script"} & set(self.open):
             self.text += data
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def of_class(self, name: str) -> list[dict[str, str | None]]:
+        return [a for _, a in self.tags if name in (a.get("class") or "").split()]
 
     def images(self) -> list[dict[str, str | None]]:
         return [attributes for tag, attributes in self.tags if tag == "img"]
@@ -92,14 +93,14 @@ GRIDS = {
 def check(html: str) -> Page:
     page = Page(html)
     assert page.open == []
-    assert not re.search(r"https?:|//[a-z]|url\(|@import", re.sub(r"base64,[^\"]+", "", html))
+    assert not re.search(r"https?:|//[a-z]|url\((?!#)|@import", re.sub(r"base64,[^\"]+", "", html))
     assert {tag for tag, _ in page.tags}.isdisjoint({"link", "iframe", "object", "embed"})
     for image in page.images():
         assert image["alt"]
         head, _, body = str(image["src"]).partition(",")
         assert head == "data:image/jpeg;base64"
         assert min(PillowImage.open(BytesIO(base64.b64decode(body))).size) >= 1
-    assert len(html) < 3_000_000
+    assert len(html) < LIMIT
     return page
 
 
@@ -112,7 +113,8 @@ def test_every_kind_of_image_gives_a_complete_page(name: str, with_pairs: bool) 
     pairs = two_pairs(grid) if with_pairs and grid.size > 100 else None
     page = check(render_report(ReportInput("A case", image, image, transform, pairs=pairs)))
     shown = 3 if name == "3D anisotropic" else 1
-    assert len(page.images()) == shown * (5 + 2 + 2 * (pairs is not None))
+    assert len(page.images()) == shown * (4 + 2 + 2 * (pairs is not None))
+    assert "No doubt found" in page.text
     assert ("Axial" in page.text) == (name in ("3D anisotropic", "3D one slice"))
 
 
@@ -171,7 +173,7 @@ def test_given_warped_image_is_what_is_shown() -> None:
     given = ReportInput("A", image, image, transform, warped=warp(image, transform, grid, fill=0))
     changed = replace(given, warped=image)
     after, same, other = (
-        decoded(Page(html).images()[2]) for html in (alone, render_report(given), render_report(changed))
+        decoded(Page(html).images()[3]) for html in (alone, render_report(given), render_report(changed))
     )
     # Interpolated once or twice: edges differ by a little.
     assert np.abs(after - same).mean() < 2
@@ -182,9 +184,10 @@ def test_state_before_follows_the_initial_transform() -> None:
     image = phantom(GRIDS["2D"])
     transform = Affine.translation([9, 0])
     page = Page(render_report(ReportInput("A", image, image, transform, initial=transform)))
-    assert page.images()[1]["src"] == page.images()[2]["src"]
+    assert page.images()[1]["src"] == page.images()[3]["src"]
     page = Page(render_report(ReportInput("A", image, image, transform)))
     assert page.images()[1]["src"] == page.images()[0]["src"]
+    assert page.images()[3]["src"] != page.images()[0]["src"]
 
 
 def test_raster_images_are_measured_in_pixels() -> None:
@@ -213,10 +216,11 @@ def test_pairs_that_are_too_many_are_counted_not_hidden() -> None:
         masks[i, 10 * (i // 6) : 10 * (i // 6) + 8, 10 * (i % 6) : 10 * (i % 6) + 8] = True
     rois = ROISet(masks, grid)
     pairs = ROIPairs(rois, rois, tuple(ROIPair(i, i, 1, 0.5) for i in range(24)))
-    page = check(render_report(ReportInput("A", phantom(grid), phantom(grid), Affine.identity(2), pairs=pairs)))
-    assert "Drawn: the 20 most confident" in page.text
-    swatches = [a for tag, a in page.tags if tag == "span" and "swatch" in (a.get("class") or "")]
-    assert sum("none" in str(a["class"]) for a in swatches) == 4
+    even = Image(torch.rand(1, *grid.shape, generator=torch.Generator().manual_seed(0)), grid)
+    page = check(render_report(ReportInput("A", even, even, Affine.identity(2), pairs=pairs)))
+    assert "Drawn: 20 confident ones" in page.text
+    assert sum("none" in str(a["class"]) for a in page.of_class("swatch")) == 4
+    assert len(page.of_class("region")) == len(page.of_class("shape-number")) == 40
 
 
 def test_folding_is_stated_and_drawn() -> None:
@@ -252,33 +256,95 @@ def test_window_and_picture() -> None:
     assert intensity_window(phantom(GRIDS["2D"], 3, "uint8")) == (0, 255)
 
 
-def test_checkerboard_takes_turns() -> None:
-    black, white = np.zeros((40, 80, 3), np.uint8), np.full((40, 80, 3), 255, np.uint8)
-    board = checkerboard(black, white, tiles=8)[..., 0]
-    assert board[5, 5] == 0
-    assert board[5, 15] == 255
-    assert board[15, 15] == 0
-    assert board.mean() == pytest.approx(127.5)
+def slices(html: str) -> list[list[dict[str, object] | None]]:
+    return json.loads(str(re.search(r'id="slices">(.*?)</script>', html, re.DOTALL)[1]))  # type: ignore[index]
 
 
-def test_drawings_change_what_they_should() -> None:
-    base = np.full((50, 80, 3), 90, np.uint8)
-    mask = np.zeros((1, 50, 80), np.float32)
-    assert (draw_regions(base, mask, ["#ff0000"], [1], longest=80) == 90).all()
-    mask[:, 10:40, 20:60] = 1
-    drawn = draw_regions(base, mask, ["#ff0000"], [1], longest=80).astype(int)
-    assert drawn.shape == (50, 80, 3)
-    assert drawn[20, 25, 0] > drawn[20, 25, 1] + 20
-    assert (drawn[:6, :15] == 90).all()
-    rows, columns = np.meshgrid(np.arange(50.0), np.arange(80.0), indexing="ij")
-    lines = draw_grid(base, rows, columns, step=20, longest=80).astype(int)
-    assert lines[10, 20, 0] > 150
-    assert lines[10, 30, 0] < 100
-    folded = np.zeros((50, 80), bool)
-    folded[20:30, 20:30] = True
-    determinant = np.where(columns < 40, 0.5, 2.0)
-    colours = draw_jacobian(determinant, folded, base, limit=1.0, longest=80).astype(int)
-    assert colours[5, 5, 2] > colours[5, 5, 0]
-    assert colours[5, 75, 0] > colours[5, 75, 2]
-    assert colours[25, 25, 0] > 240
-    assert colours[25, 25, 2] < 20
+def test_slices_of_the_body_can_be_scrolled() -> None:
+    grid = Grid.from_itk((40, 50, 60), (1, 1, 1), (0, 0, 0), np.eye(3))
+    data = torch.zeros(1, *grid.shape)
+    data[0, 20:50, 10:40, 12:30] = torch.rand(30, 30, 18, generator=torch.Generator().manual_seed(0)) + 1
+    image = Image(data, grid)
+    html = render_report(ReportInput("A", image, image, Affine.translation([2, 0, 0])))
+    page = check(html)
+    axial, coronal, sagittal = slices(html)
+    assert [len(frames) for frames in (axial, coronal, sagittal)] == [20, 20, 18]
+    for frames, (first, last) in ((axial, (20, 49)), (sagittal, (12, 29))):
+        places = [int(str(f["position"]).split("slice ")[1].split("/")[0]) - 1 for f in frames if f]
+        assert first <= places[0] <= first + 3
+        assert last - 3 <= places[-1] <= last
+        assert places == sorted(set(places))
+    sliders = page.of_class("slice")
+    assert [frames[int(str(s["value"]))] for frames, s in zip((axial, coronal, sagittal), sliders, strict=True)] == [
+        None
+    ] * 3
+    assert all(set(f) == {"position", "fixed", "before", "after", "marks"} for f in axial if f)
+
+
+def test_noise_stays_below_the_size_of_a_page() -> None:
+    grid = Grid.from_itk((320, 320, 10), (1, 1, 8), (0, 0, 0), np.eye(3))
+    random = torch.Generator().manual_seed(0)
+    image = Image(torch.randint(0, 256, (3, *grid.shape), generator=random).float(), grid, dtype="uint8")
+    labels = Image(torch.randint(0, 4, (1, *grid.shape), generator=random).int(), grid)
+    check(render_report(ReportInput("A", image, image, Affine.identity(3), labels=(labels, labels))))
+
+
+def test_labels_and_landmarks_are_drawn_where_they_lie_before_and_after() -> None:
+    grid = Grid.pixels((100, 200))
+    image = phantom(grid)
+    fixed, moving = torch.zeros(1, 100, 200), torch.zeros(1, 100, 200)
+    fixed[0, 20:60, 100:140] = 7
+    moving[0, 30:70, 120:160] = 7
+    labels = tuple(Image(data, grid) for data in (fixed, moving))
+    points = np.array([[100.0, 50.0]]), np.array([[120.0, 60.0]])
+    shift = Affine.translation([20, 10])
+    page = check(render_report(ReportInput("A", image, image, shift, labels=labels, points=points)))
+    marks = {a["data-mark"]: numbers(str(a["d"])) for _, a in page.tags if "data-mark" in a}
+    # 1000 units are 200 pixels; a path begins with the absolute position of its first point.
+    assert marks["outline_fixed"] == marks["outline_after"] != marks["outline_before"]
+    assert marks["outline_fixed"][0] == pytest.approx(500, abs=205)
+    assert marks["dots_fixed"][:2] == marks["dots_after"][:2] == [502, 252]
+    assert marks["dots_before"][:2] == [602, 302]
+    assert marks["arrows_before"][:4] == [602, 302, 502, 252]
+    assert marks["arrows_after"] == [502, 252, 502, 252]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_labels_and_landmarks_of_one_side_are_drawn_alone(side: int) -> None:
+    grid = GRIDS["3D anisotropic"]
+    image = phantom(grid)
+    labels, points = [None, None], [None, None]
+    labels[side], points[side] = image.with_data((image.data > 20).int()), grid.center[None]
+    html = render_report(
+        ReportInput("A", image, image, Affine.identity(3), labels=tuple(labels), points=tuple(points))
+    )
+    marks = [a["data-mark"] for _, a in check(html).tags if a.get("d") and "data-mark" in a]
+    assert ("outline_fixed" in marks, "dots_fixed" in marks) == (side == 0, side == 0)
+    assert ("outline_after" in marks, "dots_before" in marks) == (side == 1, side == 1)
+    assert not {"arrows_before", "arrows_after"} & set(marks)
+
+
+def numbers(path: str) -> list[int]:
+    return [int(n) for n in re.findall(r"-?\d+", path)]
+
+
+def test_what_got_worse_is_said_beside_the_verdict() -> None:
+    image = phantom(GRIDS["2D"])
+    html = render_report(ReportInput("A", image, image, Affine.identity(2), worse=["Label 3 <overlaps> less."]))
+    head = html[html.index("<header") : html.index("</header")]
+    assert "Label 3 &lt;overlaps&gt; less." in head[: head.index("<dl")]
+
+
+@pytest.mark.parametrize("spacing", [1e-6, 1e6])
+def test_any_spacing_can_be_laid_out(spacing: float) -> None:
+    grid = Grid.from_itk((24, 20, 16), (spacing,) * 3, (0, 0, 0), np.eye(3))
+    image = phantom(grid)
+    html = render_report(ReportInput("A", image, image, Affine.translation([spacing, 0, 0]), pairs=two_pairs(grid)))
+    ratios = {a["style"] for a in check(html).of_class("frame")}
+    assert ratios == {f"aspect-ratio:{w}/{h}" for w, h in ((1.0, 0.8333), (1.0, 0.6667), (0.8333, 0.6667))}
+
+
+def test_landmarks_without_partners_are_refused() -> None:
+    image = phantom(GRIDS["2D"])
+    with pytest.raises(InputError, match="row by row"):
+        ReportInput("A", image, image, Affine.identity(2), points=(np.zeros((2, 2)), np.zeros((3, 2))))

@@ -17,7 +17,7 @@ from roireg.core.image import Image
 from roireg.core.pair import Pair
 from roireg.core.transforms import Affine, DisplacementField
 from roireg.core.warp import warp
-from roireg.evaluate import Scores, Truth, score, surface_distances
+from roireg.evaluate import Scores, Truth, score, surface_distances, worsened
 from roireg.io import to_itk
 from roireg.synth import make_pair, trunk_grid
 
@@ -226,3 +226,18 @@ def test_what_cannot_be_scored_is_refused():
         score(None, Truth(points=(np.zeros((1, 2)), np.zeros((2, 2)))))
     with pytest.raises(InputError, match="mask is empty"):
         score(Affine.identity(2), Truth(Grid.pixels((4, 5)), mask=torch.zeros((4, 5), dtype=torch.bool)))
+
+
+def test_labels_and_landmarks_that_got_worse_are_said():
+    truth = two_squares(3)
+    assert worsened(score(truth.transform, truth), truth.baseline) == ()
+    labels, points = worsened(score(Affine.translation([-6, 0]), truth), truth.baseline)
+    assert labels.startswith("2 of 2 labels overlap less than before: label 2, Dice 0.62 → 0.00")
+    assert points == "3 of 3 landmarks lie farther apart than before: number 1, 3 → 9 px"
+    # One landmark is brought farther off, the others stay.
+    u = torch.zeros(2, 30, 40)
+    u[0, :10, :14] = -2
+    one = DisplacementField(truth.grid, u)
+    (sentence,) = worsened(score(one, replace(truth, labels=None)), replace(truth, labels=None).baseline)
+    assert sentence == "1 of 3 landmarks lie farther apart than before: number 1, 3 → 5 px"
+    assert worsened(score(one, Truth(truth.grid)), Truth(truth.grid).baseline) == ()

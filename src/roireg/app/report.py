@@ -21,6 +21,7 @@ __all__ = ["ReportOptions", "report"]
 
 PAGE = "report.html"
 RECORD = "result.json"
+CARRIED = ("fixed_labels", "moving_labels", "fixed_points", "moving_points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,8 @@ def _page(options: ReportOptions, stored: Mapping[str, Any]) -> str:
     from roireg.evaluate import ReportInput, render_report
     from roireg.io import read_pairs
     from roireg.jobs.reading import load_transform
+    from roireg.jobs.register import RegisterJob
+    from roireg.jobs.registering import read_carried
 
     arguments = stored.get("provenance", {}).get("arguments", {})
     names = ("frame", "level", "page", "channel")
@@ -75,15 +78,33 @@ def _page(options: ReportOptions, stored: Mapping[str, Any]) -> str:
     fixed = _image_of(stored, "fixed", options.fixed, pictures[0])
     moving = _image_of(stored, "moving", options.moving, pictures[1])
     pairs = options.folder / "pairs"
+    inputs = stored.get("provenance", {}).get("inputs", {})
+    files = {name: Path(entry["path"]) for name, entry in inputs.items() if name in CARRIED and _is_there(entry)}
+    job = RegisterJob(
+        fixed=Path(fixed.name),
+        moving=Path(moving.name),
+        out=options.folder,
+        frame=arguments.get("frame"),
+        fixed_labels=files.get("fixed_labels"),
+        moving_labels=files.get("moving_labels"),
+        fixed_points=files.get("fixed_points"),
+        moving_points=files.get("moving_points"),
+    )
+    carried = read_carried(job, fixed, moving)
+    inverse = options.folder / "inverse.h5"
     return render_report(
         ReportInput(
             title=f"{Path(moving.name).name} onto {Path(fixed.name).name}",
             fixed=fixed,
             moving=moving,
             transform=load_transform(options.folder),
+            inverse=load_transform(inverse) if inverse.is_file() else None,
             pairs=read_pairs(pairs) if pairs.is_dir() else None,
             verdict=stored["verdict"],
             reasons=stored.get("reasons", []),
+            worse=stored.get("worse", []),
+            labels=(carried.fixed_labels, carried.moving_labels),
+            points=carried.places,
             metrics={name: metric_of(m) for name, m in stored.get("metrics", {}).items()},
             provenance=stored.get("provenance", {}),
         )
@@ -119,6 +140,14 @@ def _check_stored(content: dict[str, Any], file: Path) -> None:
         place = ".".join(str(part)[:40] for part in first["loc"])
         text = reprlib.repr(first["input"])
         raise InputError(f"{file}: {place}: {first['msg']}, found {text}; correct it or register again") from error
+
+
+def _is_there(entry: Mapping[str, Any]) -> bool:
+    """Tell whether labels or landmarks are where they were, unchanged; a page is made without the others."""
+    from roireg.io import sha256_of
+
+    path = Path(entry.get("path", ""))
+    return path.is_file() and sha256_of(path) == entry.get("sha256")
 
 
 def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, picture: Mapping[str, Any]) -> Any:

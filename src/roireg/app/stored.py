@@ -42,5 +42,6 @@ class StoredResult(BaseModel):
 
     verdict: Literal["ok", "uncertain", "failed"]
     reasons: list[str] = []
+    worse: list[str] = []
     metrics: dict[str, _Metric] = {}
     provenance: Annotated[_Provenance, Field(default_factory=_Provenance)]

@@ -21,8 +21,9 @@ from roireg.evaluate.metrics import (
     summarise_errors,
     surface_distances,
 )
-from roireg.evaluate.report import ReportInput, render_report
-from roireg.evaluate.score import Scores, Truth, score
+from roireg.evaluate.report import render_report
+from roireg.evaluate.report_input import ReportInput
+from roireg.evaluate.score import Scores, Truth, score, worsened
 from roireg.evaluate.similarity import similarity
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "similarity",
     "summarise_errors",
     "surface_distances",
+    "worsened",
 ]

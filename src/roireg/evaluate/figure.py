@@ -63,7 +63,7 @@ def fusion_figure(
         axes[0, column].set_title(f"{plane.name}, {plane.position}" if plane.position else "", fontsize=8)
     for row, name in enumerate(("before", "after")):
         axes[row, 0].set_ylabel(name)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 
 

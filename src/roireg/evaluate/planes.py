@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -14,7 +15,7 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
 from roireg.core.transforms import Transform, jacobian_determinant
-from roireg.core.warp import warp
+from roireg.core.warp import sample, voxel_coords, warp
 
 __all__ = ["Plane", "best_cut", "cut_profiles", "display_planes", "jacobian_on_plane", "sample_plane"]
 
@@ -46,14 +47,45 @@ class Plane:
         columns rightwards on the screen.
     display : the same box in square pixels.
     letters : body directions at the left, right, top and bottom edge; empty in 2D.
-    position : where the plane lies, in words ("z = 12.0 mm, slice 5/10"); empty in 2D.
+    axis, index, count : storage axis of the image across the plane, its slice along it, and how many there are;
+        -1, 0 and 1 in 2D.
+    unit : of world lengths.
     """
 
     name: str
     native: Grid
     display: Grid
-    letters: tuple[str, str, str, str]
-    position: str
+    letters: tuple[str, str, str, str] = ("", "", "", "")
+    axis: int = -1
+    index: int = 0
+    count: int = 1
+    unit: str = "mm"
+
+    @property
+    def position(self) -> str:
+        """Where the plane lies, in words ("z = 12.0 mm, slice 5/10"); empty in 2D."""
+        if self.native.ndim == 2:
+            return ""
+        across = next(world for name, world, *_ in HANGINGS if name == self.name)
+        value, spacing = self.native.center[across], self.native.spacing[0]
+        place = f"{value:.1f}" if spacing >= 0.1 else f"{value:.4g}"
+        return f"{'xyz'[across]} = {place} {self.unit}, slice {self.index + 1}/{self.count}"
+
+    def at(self, index: int) -> Plane:
+        """Return the parallel plane through another slice."""
+        move = np.eye(self.native.ndim + 1)
+        move[0, -1] = index - self.index
+        native, display = (Grid(g.shape, g.affine @ move) for g in (self.native, self.display))
+        return replace(self, native=native, display=display, index=index)
+
+    def sampled(self, largest: int) -> Grid:
+        """Return the voxels of the plane, joined along an axis that has over `largest` times its share of pixels."""
+        pixel = self.native.extent[-2:].max() / largest
+        shape = [
+            min(n, max(1, round(e / pixel)))
+            for n, e in zip(self.native.shape[-2:], self.native.extent[-2:], strict=True)
+        ]
+        return self.native.with_shape((*self.native.shape[:-2], *shape))
 
     @property
     def size(self) -> tuple[float, float]:
@@ -83,16 +115,15 @@ def display_planes(
     index = np.clip(np.round(grid.index_from_world(point)), 0, np.array(grid.shape) - 1).astype(int)
     if grid.ndim == 2:
         native = _hung(grid, index, None, (axis_of[1], 1), (axis_of[0], 1))
-        return [Plane("Image", native, _square_pixels(native, smallest, largest), ("", "", "", ""), "")]
+        return [Plane("Image", native, _square_pixels(native, smallest, largest), unit=unit)]
     planes = []
     for name, across, (column_axis, column_sign), (row_axis, row_sign) in HANGINGS:
         k = axis_of[across]
         native = _hung(grid, index, k, (axis_of[row_axis], row_sign), (axis_of[column_axis], column_sign))
-        value = grid.world_from_index(index)[across]
-        position = f"{'xyz'[across]} = {value:.1f} {unit}, slice {index[k] + 1}/{grid.shape[k]}"
         down, right = native.direction[:, 1], native.direction[:, 2]
         letters = (body_letters(-right), body_letters(right), body_letters(-down), body_letters(down))
-        planes.append(Plane(name, native, _square_pixels(native, smallest, largest), letters, position))
+        display = _square_pixels(native, smallest, largest)
+        planes.append(Plane(name, native, display, letters, k, int(index[k]), grid.shape[k], unit))
     wide = [p for p in planes if min(p.native.shape[1:]) > 1]
     return wide or [max(planes, key=lambda p: p.native.size)]
 
@@ -167,41 +198,51 @@ def sample_plane(
     """
     picked = list(range(data.shape[0])) if channels is None else list(channels)
     rows, columns = plane.shape[-2:]
-    points = plane.points()
-    index = grid.index_from_world(points if transform is None else transform.map_points(points))
-    # One pixel more than the centres reach, and one voxel for the interpolation.
-    margin = 2 + np.ceil(plane.spacing[-2:].max() / grid.spacing)
-    low = np.maximum(0, np.floor(index.min(axis=0) - margin)).astype(int)
-    high = np.minimum(grid.shape, np.ceil(index.max(axis=0) + margin) + 1).astype(int)
-    if not picked or (high <= low).any():
-        return np.full((len(picked), rows, columns), fill, dtype=np.float32)
-    part = data[(slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))][picked]
-    box = grid.padded(-low, high - np.array(grid.shape))
-    factor = 1
-    if mode == "linear":
-        # How many voxels one pixel steps over, along the image axis it crosses fastest.
-        step = np.abs(np.linalg.inv(grid.affine[:-1, :-1]) @ plane.affine[:-1, -3:-1]).max()
-        wanted = round(float(step))
-        factor = max(1, min(wanted, int(np.sqrt(MAX_FINE_PIXELS / (rows * columns)))))
+    factor = _joined(grid, plane) if mode == "linear" else 1
     fine = plane.with_shape((*plane.shape[:-2], rows * factor, columns * factor))
-    values = warp(Image(part.float().cpu(), box), transform, fine, mode=mode, fill=fill).data
-    pooled = values.reshape(len(picked), rows, factor, columns, factor).mean(dim=(2, 4))
-    return np.asarray(pooled.numpy(), dtype=np.float32)
+    points = torch.from_numpy(fine.points())
+    coords = voxel_coords(grid, points if transform is None else transform.map_points(points))
+    size = torch.tensor(grid.shape[::-1])
+    low = coords.amin(dim=0).floor().sub(1).clamp(min=0).long()
+    high = coords.amax(dim=0).ceil().add(2).minimum(size).long()
+    if not picked or bool((high <= low).any()):
+        return np.full((len(picked), rows, columns), fill, dtype=np.float32)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low.flip(0), high.flip(0), strict=True))
+    part = data[(slice(None), *box)][picked].cpu()
+    part = part.double() if part.dtype in (torch.int32, torch.int64) else part.float()
+    place = (coords - low).reshape(1, *fine.shape, grid.ndim).to(part.dtype)
+    values = sample(part[None], place, mode=mode)[0]
+    # A voxel reaches half a voxel beyond its centre.
+    outside = ((coords < -0.5) | (coords > size - 0.5)).any(dim=-1).reshape(fine.shape)
+    values = values.masked_fill(outside, fill).reshape(len(picked), rows, factor, columns, factor)
+    return np.asarray(values.mean(dim=(2, 4)).float().numpy(), dtype=np.float32)
 
 
-def jacobian_on_plane(transform: Transform, plane: Plane) -> tuple[Array, NDArray[np.bool_]]:
-    """Return det J on the display pixels of a plane, (rows, columns), and where a voxel of it folds (det J ≤ 0).
+def _joined(grid: Grid, plane: Grid) -> int:
+    """Return over how many points along either axis a pixel is averaged: as many as it spans voxels of the image."""
+    step = np.abs(np.linalg.inv(grid.affine[:-1, :-1]) @ plane.affine[:-1, -3:-1]).max()
+    most = int(np.sqrt(MAX_FINE_PIXELS / np.prod(plane.shape[-2:])))
+    return max(1, min(round(float(step)), most))
+
+
+def jacobian_on_plane(
+    transform: Transform, plane: Plane, display: Grid | None = None
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Return det J on the pixels of a plane, (rows, columns), and where a voxel of it folds (det J ≤ 0).
+
+    `display` is the grid of the pixels, that of the plane if None.
 
     Differences are taken between neighbouring voxels, also across the plane; planes of over 4 million voxels
     use the display pixels in their place.
     """
-    native = plane.native if plane.native.size <= MAX_FINE_PIXELS else plane.display
+    display = plane.display if display is None else display
+    native = plane.native if plane.native.size <= MAX_FINE_PIXELS else display
     thick = native.padded((1, 0, 0), (1, 0, 0)) if native.ndim == 3 else native
     determinant = jacobian_determinant(transform, thick)
     image = (determinant[1:2] if native.ndim == 3 else determinant)[None]
-    smooth = warp(Image(image, native), None, plane.display).data[0]
-    folded = warp(Image((image <= 0).float(), native), None, plane.display, mode="nearest").data[0] > 0.5
-    shape = plane.display.shape[-2:]
+    smooth = warp(Image(image, native), None, display).data[0]
+    folded = warp(Image((image <= 0).float(), native), None, display, mode="nearest").data[0] > 0.5
+    shape = display.shape[-2:]
     return np.asarray(smooth.double().reshape(shape).numpy()), np.asarray(folded.reshape(shape).numpy())
 
 

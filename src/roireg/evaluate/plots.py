@@ -5,36 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from contourpy import FillType, LineType, contour_generator
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 from scipy import ndimage
 
 from roireg.core.image import Image
-from roireg.evaluate.palette import FIXED, FOLDED, GRID, dashes
+from roireg.evaluate.outlines import number_places, outlines
+from roireg.evaluate.palette import FIXED, dashes
 
 __all__ = [
     "JACOBIAN_COLOURS",
-    "checkerboard",
-    "draw_grid",
-    "draw_jacobian",
     "draw_regions",
     "fusion",
     "intensity_window",
+    "jacobian_picture",
     "rendered",
+    "resized",
     "to_picture",
+    "tone_curve",
 ]
 
 Picture = NDArray[np.uint8]
 Array = NDArray[np.float64]
-LineStyle = tuple[int, tuple[float, ...] | None]
 
 JACOBIAN_COLOURS = "RdBu_r"
 
@@ -72,12 +71,26 @@ def fusion(fixed: Picture, moving: Picture) -> Picture:
     return np.asarray(np.round(mixed), dtype=np.uint8)
 
 
-def checkerboard(a: Picture, b: Picture, *, tiles: int = 8) -> Picture:
-    """Return tiles of `a` and `b` in turn, `tiles` of them along the longer side; both pictures equal in shape."""
-    edge = max(1.0, max(a.shape[:2]) / tiles)
-    rows, columns = np.ogrid[: a.shape[0], : a.shape[1]]
-    odd = ((rows // edge + columns // edge) % 2 == 1)[..., None]
-    return np.asarray(np.where(odd, b, a))
+def resized(picture: Picture, shape: tuple[int, ...]) -> Picture:
+    """Return a picture over the same box with (rows, columns) pixels, smooth where there are more of them."""
+    if picture.shape[:2] == shape:
+        return picture
+    image = PillowImage.fromarray(picture)
+    return np.asarray(image.resize((shape[1], shape[0]), PillowImage.Resampling.BICUBIC))
+
+
+def tone_curve(moving: NDArray[np.uint8], fixed: NDArray[np.uint8], *, knots: int = 33) -> Array:
+    """Return the curve that gives one list of gray values the histogram of another, (knots,) values 0..1.
+
+    The curve is given at evenly spaced gray values 0..1 and never falls.
+    """
+    levels = np.arange(256)
+    ranks = []
+    for values in (moving, fixed):
+        count = np.bincount(values.ravel(), minlength=256) + 1e-9
+        ranks.append((np.cumsum(count) - count / 2) / count.sum())
+    place = np.linspace(0, 255, knots)
+    return np.asarray(np.interp(np.interp(place, levels, ranks[0]), ranks[1], levels) / 255)
 
 
 def draw_regions(
@@ -89,7 +102,7 @@ def draw_regions(
     longest: int = 600,
     text: float = 0.025,
 ) -> Picture:
-    """Draw region outlines, a light fill and a number at each region's centre over a picture.
+    """Draw region outlines, and a number in each region, over a picture; what lies inside stays as it is.
 
     Parameters
     ----------
@@ -99,112 +112,6 @@ def draw_regions(
     longest : longer side of the result in pixels.
     text : height of the numbers as a share of the longer side.
     """
-    figure, axes = _canvas(picture, longest)
-    # One collection for all regions: `contour` for each would take most of the time of a report.
-    fills: list[Path] = []
-    fill_colours: list[str] = []
-    lines: list[Array] = []
-    line_colours: list[str] = []
-    styles: list[LineStyle] = []
-    for rank, (mask, colour) in enumerate(zip(masks, colours, strict=True)):
-        # Masks come from coarser voxels than the pixels: half a pixel of blur rounds off the staircase.
-        level = ndimage.gaussian_filter(mask, 0.7)
-        if level.max() <= 0.5 or min(mask.shape) < 2:
-            continue
-        contours = contour_generator(z=level, fill_type=FillType.OuterCode, line_type=LineType.Separate)
-        areas = [Path(points, codes) for points, codes in zip(*contours.filled(0.5, 2), strict=True)]
-        borders = [np.asarray(line) for line in contours.lines(0.5)]
-        fills += areas
-        fill_colours += [colour] * len(areas)
-        lines += borders
-        line_colours += [colour] * len(borders)
-        styles += [(0, dashes(rank) or None)] * len(borders)
-    axes.add_collection(PathCollection(fills, facecolors=fill_colours, linewidths=0, alpha=0.22), autolim=False)
-    axes.add_collection(LineCollection(lines, colors="#000000", linewidths=longest / 230, alpha=0.45), autolim=False)
-    axes.add_collection(
-        LineCollection(lines, colors=line_colours, linewidths=longest / 400, linestyles=styles), autolim=False
-    )
-    for mask, colour, number in zip(masks, colours, numbers, strict=True):
-        inside = mask > 0.5
-        if not inside.any():
-            continue
-        row, column = _label_place(inside)
-        bright = float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114))) > 0.45
-        axes.text(
-            column,
-            row,
-            str(number),
-            color="#000000" if bright else "#ffffff",
-            ha="center",
-            va="center",
-            fontsize=0.72 * text * longest,
-            fontweight="bold",
-            bbox={"boxstyle": "round,pad=0.16", "facecolor": colour, "edgecolor": "#000000", "linewidth": 0.8},
-        )
-    return rendered(figure)
-
-
-def draw_grid(picture: Picture, rows: Array, columns: Array, *, step: float, longest: int = 600) -> Picture:
-    """Draw a regular grid of the moving image as it lies on the fixed image.
-
-    Parameters
-    ----------
-    picture : the fixed image, (rows, columns, 3).
-    rows, columns : (rows, columns) in-plane moving position of every pixel, in display pixels down and right.
-    step : distance of the grid lines, in display pixels.
-    """
-    figure, axes = _canvas(np.asarray(picture * 0.5, dtype=np.uint8), longest)
-    for position in (rows, columns):
-        first, last = np.ceil(position.min() / step), np.floor(position.max() / step)
-        # A wildly scaling transform would ask for thousands of lines; thin them so that some remain visible.
-        stride = max(1, int((last - first) / 120))
-        levels = np.arange(first, last + 1, stride) * step
-        if len(levels) and min(position.shape) > 1:
-            width = max(0.8, longest / 620)
-            lines = axes.contour(position, levels=levels, colors=[GRID], linewidths=width, alpha=0.95)
-            # Straight lines would otherwise be moved to the next whole pixel.
-            lines.set_snap(False)
-    return rendered(figure)
-
-
-def draw_jacobian(
-    determinant: Array, folded: NDArray[np.bool_], picture: Picture, *, limit: float, longest: int = 600
-) -> Picture:
-    """Draw log2 det J in diverging colours centred at det J = 1, folded voxels marked, edges of the anatomy shaded.
-
-    Parameters
-    ----------
-    determinant : (rows, columns) det J.
-    folded : (rows, columns) where det J ≤ 0.
-    picture : the fixed image, (rows, columns, 3); its edges are drawn as thin shadows.
-    limit : |log2 det J| at the ends of the colour scale.
-    """
-    exponent = np.log2(np.clip(determinant, 2.0**-limit, 2.0**limit))
-    colour = colormaps[JACOBIAN_COLOURS](0.5 + 0.5 * exponent / limit)[..., :3]
-    edges = ndimage.gaussian_gradient_magnitude(picture.astype(np.float64).mean(-1), 1.2)
-    # Shadows leave flat tissue in the exact colour of the scale.
-    shade = 1 - 0.42 * np.clip(edges / max(np.percentile(edges, 99), 1.0), 0, 1)
-    colour = np.where(folded[..., None], to_rgb(FOLDED), colour * shade[..., None])
-    figure, axes = _canvas(np.asarray(np.round(colour * 255), dtype=np.uint8), longest)
-    if folded.any() and min(folded.shape) > 1:
-        axes.contour(folded.astype(float), levels=[0.5], colors=["#000000"], linewidths=1.0)
-    return rendered(figure)
-
-
-def _label_place(inside: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return (row, column) of the centroid of a cross-section, or of its innermost pixel if that lies outside."""
-    row, column = (float(v) for v in np.argwhere(inside).mean(0))
-    if not inside[round(row), round(column)]:
-        depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-        row, column = (float(v) for v in np.unravel_index(int(np.argmax(depth)), depth.shape))
-    # Keep the digits inside the picture.
-    edge = 0.03 * max(inside.shape)
-    height, width = inside.shape
-    return min(max(row, edge), max(edge, height - 1 - edge)), min(max(column, edge), max(edge, width - 1 - edge))
-
-
-def _canvas(picture: Picture, longest: int) -> tuple[Figure, Axes]:
-    """Return a figure whose only axes show the picture edge to edge, in pixel coordinates."""
     height, width = picture.shape[:2]
     scale = longest / max(height, width)
     figure = Figure(figsize=(max(1, round(width * scale)) / 100, max(1, round(height * scale)) / 100), dpi=100)
@@ -212,7 +119,40 @@ def _canvas(picture: Picture, longest: int) -> tuple[Figure, Axes]:
     axes.set_axis_off()
     axes.imshow(picture, interpolation="bilinear", aspect="auto")
     axes.set_autoscale_on(False)
-    return figure, axes
+    for rank, (mask, colour) in enumerate(zip(masks, colours, strict=True)):
+        lines = outlines(mask)
+        dashed = (0, dashes(rank) or None)
+        for ink, thick, style in (("#000000", longest / 230, "solid"), (colour, longest / 400, dashed)):
+            drawn = LineCollection(lines, colors=ink, linewidths=thick, linestyles=[style])
+            drawn.set_alpha(0.45 if ink == "#000000" else 1)
+            axes.add_collection(drawn, autolim=False)
+    halo = [withStroke(linewidth=longest / 260, foreground="#000000")]
+    size = 0.72 * text * longest
+    for number, place in zip(numbers, number_places(masks), strict=True):
+        if place is not None:
+            across, down = place[0] * width - 0.5, place[1] * height - 0.5
+            axes.text(
+                across, down, str(number), color="#ffffff", ha="center", va="center", fontsize=size,
+                fontweight="bold", path_effects=halo,
+            )  # fmt: skip
+    return rendered(figure)
+
+
+def jacobian_picture(determinant: Array, picture: Picture, *, limit: float) -> Picture:
+    """Return log2 det J in diverging colours centred at det J = 1, edges of the anatomy as thin shadows.
+
+    Parameters
+    ----------
+    determinant : (rows, columns) det J.
+    picture : the fixed image, (rows, columns, 3).
+    limit : |log2 det J| at the ends of the colour scale.
+    """
+    exponent = np.log2(np.clip(determinant, 2.0**-limit, 2.0**limit))
+    colour = colormaps[JACOBIAN_COLOURS](0.5 + 0.5 * exponent / limit)[..., :3]
+    edges = ndimage.gaussian_gradient_magnitude(picture.astype(np.float64).mean(-1), 1.2)
+    # Shadows leave flat tissue in the exact colour of the scale.
+    shade = 1 - 0.42 * np.clip(edges / max(np.percentile(edges, 99), 1.0), 0, 1)
+    return np.asarray(np.round(colour * shade[..., None] * 255), dtype=np.uint8)
 
 
 def rendered(figure: Figure) -> Picture:

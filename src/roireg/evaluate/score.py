@@ -26,7 +26,7 @@ from roireg.evaluate.metrics import (
 )
 from roireg.evaluate.similarity import similarity
 
-__all__ = ["Scores", "Truth", "score"]
+__all__ = ["Scores", "Truth", "score", "worsened"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +95,12 @@ class Scores:
     ----------
     metrics : values by their name in `CATALOGUE`, each with that before registration where that has a meaning.
     labels : agreement label by label, None without label maps.
+    landmarks : (N,) distance of every landmark, None without landmarks.
     """
 
     metrics: dict[str, MetricValue]
     labels: LabelScores | None = None
+    landmarks: NDArray[np.float64] | None = None
 
 
 def score(transform: Transform | None, truth: Truth, *, inverse: Transform | None = None) -> Scores:
@@ -131,8 +133,9 @@ def score(transform: Transform | None, truth: Truth, *, inverse: Transform | Non
     labels = None if truth.labels is None else score_moved_labels(*truth.labels, transform)
     if labels is not None:
         values |= labels.means()
-    if truth.points is not None:
-        values |= summarise_errors(landmark_errors(transform, *truth.points), "landmark_error")
+    landmarks = None if truth.points is None else landmark_errors(transform, *truth.points)
+    if landmarks is not None:
+        values |= summarise_errors(landmarks, "landmark_error")
     if truth.images is not None:
         values |= _similarity(transform, truth.images)
     if truth.grid is not None and truth.transform is not None:
@@ -145,7 +148,37 @@ def score(transform: Transform | None, truth: Truth, *, inverse: Transform | Non
             values |= {name: value for name, value in errors.items() if name != "inverse_consistency_points"}
     before = {} if transform is None else truth.baseline.metrics
     metrics = {name: _metric(name, value, before.get(name), truth.unit) for name, value in values.items()}
-    return Scores(metrics, labels)
+    return Scores(metrics, labels, landmarks)
+
+
+def worsened(after: Scores, before: Scores) -> tuple[str, ...]:
+    """Return a sentence on the labels, and one on the landmarks, that agree less after registration than before.
+
+    A label is worse when its Dice falls by more than 0.01, a landmark when it is farther off by a tenth of the mean
+    distance before.
+    """
+    sentences = []
+    if after.labels is not None and before.labels is not None:
+        change = {k: (before.labels.dice[k], v) for k, v in after.labels.dice.items() if k in before.labels.dice}
+        worse = {k: v for k, v in change.items() if v[1] < v[0] - 0.01}
+        if worse:
+            worst = min(worse, key=lambda k: worse[k][1] - worse[k][0])
+            first, last = worse[worst]
+            what = (
+                f"{len(worse)} of {len(change)} labels overlap less" if len(change) > 1 else "The label overlaps less"
+            )
+            sentences.append(f"{what} than before: label {worst}, Dice {first:.2f} → {last:.2f}")
+    if after.landmarks is not None and before.landmarks is not None:
+        farther = after.landmarks - before.landmarks
+        count = int((farther > 0.1 * before.landmarks.mean()).sum())
+        if count:
+            worst = int(np.argmax(farther))
+            unit = after.metrics["landmark_error_mean"].unit
+            sentences.append(
+                f"{count} of {len(farther)} landmarks lie farther apart than before: number {worst + 1}, "
+                f"{before.landmarks[worst]:.3g} → {after.landmarks[worst]:.3g} {unit}"
+            )
+    return tuple(sentences)
 
 
 def _metric(name: str, value: float, before: MetricValue | None, unit: str) -> MetricValue:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from roireg.core.files import extension_of
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent
@@ -30,11 +33,11 @@ from roireg.jobs.register import RegisterJob
 from roireg.pipeline import Config, Registration, preset, register
 from roireg.pipeline.checks import check_points, labels_on
 
-__all__ = ["compute"]
+__all__ = ["Carried", "compute", "read_carried"]
 
 
 @dataclass(frozen=True)
-class _Carried:
+class Carried:
     """Label maps and landmarks that follow the transform."""
 
     fixed_labels: Image | None
@@ -42,6 +45,12 @@ class _Carried:
     fixed_points: PointSet | None
     moving_points: PointSet | None
     paired: tuple[PointSet, PointSet] | None
+
+    @property
+    def places(self) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+        """The landmarks of either side; of both sides those that correspond, row by row."""
+        fixed, moving = self.paired or (self.fixed_points, self.moving_points)
+        return None if fixed is None else fixed.points, None if moving is None else moving.points
 
 
 def compute(job: RegisterJob, progress: Progress) -> Work:
@@ -55,7 +64,7 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
         read_image(p, finite=False, **w) for p, w in zip((job.fixed, job.moving), job.pictures, strict=True)
     )
     tell_needs((fixed, moving), job.max_memory, progress)
-    carried = _read_carried(job, fixed, moving)
+    carried = read_carried(job, fixed, moving)
     result = register(
         fixed,
         moving,
@@ -85,7 +94,8 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
         _write_carried(folder, job, result, carried)
         if "report" in job.outputs:
             with work.beside(folder / "report.html") as file:
-                file.write_text(result.report_html(), encoding="utf-8")
+                labels = carried.fixed_labels, carried.moving_labels
+                file.write_text(result.report_html(labels=labels, points=carried.places), encoding="utf-8")
 
     work = Work({**result.result_json(), "accepted": accepted}, write, result)
     return work
@@ -109,7 +119,14 @@ def _prompts(job: RegisterJob, fixed: Image, moving: Image) -> list[Prompt]:
 # -- what is carried along ------------------------------------------------------------------------
 
 
-def _read_carried(job: RegisterJob, fixed: Image, moving: Image) -> _Carried:
+def read_carried(job: RegisterJob, fixed: Image, moving: Image) -> Carried:
+    """Read the label maps and landmarks of a job and check that they belong to its images.
+
+    Raises
+    ------
+    RoiregError
+        When a file is unreadable, or lies elsewhere than its image.
+    """
     labels = [
         None if path is None else labels_on(read_labels(path, frame=frame), image)
         for path, frame, image in zip((job.fixed_labels, job.moving_labels), job.frames, (fixed, moving), strict=True)
@@ -123,10 +140,10 @@ def _read_carried(job: RegisterJob, fixed: Image, moving: Image) -> _Carried:
         paired = pair_points(
             points[0], points[1], fixed_name=str(job.fixed_points), moving_name=str(job.moving_points)
         )
-    return _Carried(labels[0], labels[1], points[0], points[1], paired)
+    return Carried(labels[0], labels[1], points[0], points[1], paired)
 
 
-def _scored(result: Registration, carried: _Carried) -> Registration:
+def _scored(result: Registration, carried: Carried) -> Registration:
     """Add the scores of whatever is there for both sides."""
     labels, points = None, None
     if carried.fixed_labels is not None and carried.moving_labels is not None:
@@ -136,7 +153,7 @@ def _scored(result: Registration, carried: _Carried) -> Registration:
     return result.scored(Truth(unit=result.fixed.unit, labels=labels, points=points))
 
 
-def _write_carried(folder: Path, job: RegisterJob, result: Registration, carried: _Carried) -> None:
+def _write_carried(folder: Path, job: RegisterJob, result: Registration, carried: Carried) -> None:
     """Write every label map and point file as it lies in the other image."""
     if carried.moving_labels is not None:
         kind = _label_extension(result.fixed)

@@ -20,7 +20,7 @@ from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Chain, Transform
 from roireg.core.warp import halved, warp
 from roireg.core.words import OUTPUTS
-from roireg.evaluate import MetricValue, ReportInput, Truth, render_report, score
+from roireg.evaluate import MetricValue, ReportInput, Truth, render_report, score, worsened
 from roireg.evaluate.figure import ShownFigure, fusion_figure
 from roireg.evaluate.planes import best_cut
 from roireg.evaluate.summary import summary_html
@@ -49,6 +49,7 @@ class Registration:
     metrics : what was measured, by name; `before` is the state without registration.
     timings : seconds per stage and "total".
     provenance : versions, device, seed, settings, inputs.
+    worse : sentences on given labels and landmarks that agree less than before.
     fill : value of `warped` outside the moving image; None lets its kind decide.
     """
 
@@ -62,6 +63,7 @@ class Registration:
     verdict: str = "ok"
     reasons: tuple[str, ...] = ()
     metrics: dict[str, MetricValue] = field(default_factory=dict)
+    worse: tuple[str, ...] = ()
     fill: float | None = None
 
     @cached_property
@@ -105,7 +107,8 @@ class Registration:
         GeometryError
             When the truth has another dimension than the images.
         """
-        return replace(self, metrics={**self.metrics, **score(self.transform, truth).metrics})
+        scores = score(self.transform, truth)
+        return replace(self, metrics={**self.metrics, **scores.metrics}, worse=worsened(scores, truth.baseline))
 
     def doubted(self, doubts: Sequence[str]) -> Registration:
         """Return the result with further reasons; one that was ok is uncertain with any."""
@@ -119,6 +122,7 @@ class Registration:
         return {
             "verdict": self.verdict,
             "reasons": list(self.reasons),
+            "worse": list(self.worse),
             "pairs": len(self.pairs.active),
             "metrics": {name: value.as_dict() for name, value in self.metrics.items()},
             "timings": {name: round(seconds, 3) for name, seconds in self.timings.items()},
@@ -158,15 +162,30 @@ class Registration:
         return f"{Path(self.moving.name).name} onto {Path(self.fixed.name).name}"
 
     @own_settings()
-    def report_html(self) -> str:
-        """Return the self-contained report page."""
+    def report_html(
+        self,
+        *,
+        labels: tuple[Image | None, Image | None] = (None, None),
+        points: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None] = (None, None),
+    ) -> str:
+        """Return the self-contained report page.
+
+        Parameters
+        ----------
+        labels : label maps of the fixed and of the moving image, whose outlines are drawn.
+        points : landmarks of the fixed and of the moving image, (N, d) world points; equal rows correspond.
+        """
         return render_report(
             ReportInput(
                 title=self.title,
                 fixed=halved(self.fixed, most=2_000_000),
                 moving=halved(self.moving, most=2_000_000),
                 transform=self.transform,
+                inverse=self.inverse,
                 pairs=self.pairs,
+                labels=labels,
+                points=points,
+                worse=self.worse,
                 verdict=self.verdict,
                 reasons=self.reasons,
                 metrics=self.metrics,
