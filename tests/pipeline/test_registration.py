@@ -137,7 +137,17 @@ def test_the_result_file_is_plain_json(flat_result, saved):
         raise AssertionError(f"{word} is not JSON")
 
     content = json.loads((saved / "result.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    assert set(content) == {"verdict", "reasons", "pairs", "metrics", "timings", "provenance", "written", "complete"}
+    assert set(content) == {
+        "verdict",
+        "reasons",
+        "worse",
+        "pairs",
+        "metrics",
+        "timings",
+        "provenance",
+        "written",
+        "complete",
+    }
     assert content["verdict"] == flat_result.verdict
     assert content["pairs"] == len(flat_result.pairs.active)
     assert set(content["metrics"]) == set(flat_result.metrics)

@@ -21,7 +21,6 @@ __all__ = ["ReportOptions", "report"]
 
 PAGE = "report.html"
 RECORD = "result.json"
-CARRIED = ("fixed_labels", "moving_labels", "fixed_points", "moving_points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +68,6 @@ def _page(options: ReportOptions, stored: Mapping[str, Any]) -> str:
     from roireg.evaluate import ReportInput, render_report
     from roireg.io import read_pairs
     from roireg.jobs.reading import load_transform
-    from roireg.jobs.register import RegisterJob
-    from roireg.jobs.registering import read_carried
 
     arguments = stored.get("provenance", {}).get("arguments", {})
     names = ("frame", "level", "page", "channel")
@@ -78,19 +75,7 @@ def _page(options: ReportOptions, stored: Mapping[str, Any]) -> str:
     fixed = _image_of(stored, "fixed", options.fixed, pictures[0])
     moving = _image_of(stored, "moving", options.moving, pictures[1])
     pairs = options.folder / "pairs"
-    inputs = stored.get("provenance", {}).get("inputs", {})
-    files = {name: Path(entry["path"]) for name, entry in inputs.items() if name in CARRIED and _is_there(entry)}
-    job = RegisterJob(
-        fixed=Path(fixed.name),
-        moving=Path(moving.name),
-        out=options.folder,
-        frame=arguments.get("frame"),
-        fixed_labels=files.get("fixed_labels"),
-        moving_labels=files.get("moving_labels"),
-        fixed_points=files.get("fixed_points"),
-        moving_points=files.get("moving_points"),
-    )
-    carried = read_carried(job, fixed, moving)
+    carried = _carried(stored, options.folder, fixed, moving)
     inverse = options.folder / "inverse.h5"
     return render_report(
         ReportInput(
@@ -140,6 +125,26 @@ def _check_stored(content: dict[str, Any], file: Path) -> None:
         place = ".".join(str(part)[:40] for part in first["loc"])
         text = reprlib.repr(first["input"])
         raise InputError(f"{file}: {place}: {first['msg']}, found {text}; correct it or register again") from error
+
+
+def _carried(stored: Mapping[str, Any], folder: Path, fixed: Any, moving: Any) -> Any:
+    """Read the label maps and landmarks of a result, as far as they are where they were."""
+    from roireg.jobs.register import RegisterJob
+    from roireg.jobs.registering import read_carried
+
+    provenance = stored.get("provenance", {})
+    files = {name: Path(entry["path"]) for name, entry in provenance.get("inputs", {}).items() if _is_there(entry)}
+    job = RegisterJob(
+        fixed=Path(fixed.name),
+        moving=Path(moving.name),
+        out=folder,
+        frame=provenance.get("arguments", {}).get("frame"),
+        fixed_labels=files.get("fixed_labels"),
+        moving_labels=files.get("moving_labels"),
+        fixed_points=files.get("fixed_points"),
+        moving_points=files.get("moving_points"),
+    )
+    return read_carried(job, fixed, moving)
 
 
 def _is_there(entry: Mapping[str, Any]) -> bool:
