@@ -151,7 +151,7 @@ def test_segment_replaces_its_own_files_alone(scene):
 
 
 def test_a_report_that_fails_does_not_cost_the_transform(scene, settings, monkeypatch):
-    def broken(self):
+    def broken(self, **_):
         raise OSError("broken data stream when writing image file")
 
     monkeypatch.setattr("roireg.pipeline.Registration.report_html", broken)
