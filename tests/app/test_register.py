@@ -52,6 +52,22 @@ def test_the_answer_is_the_stored_result_and_better_than_before(registered):
     assert stored["metrics"]["landmark_error_mean"]["value"] < 1.5
 
 
+def test_the_report_shows_the_labels_and_landmarks_and_is_made_again_alike(registered, tmp_path):
+    out, _ = registered
+    page = (out / "report.html").read_text(encoding="utf-8")
+    drawn = dict(re.findall(r'data-mark="(\w+)" d="([^"]*)"', page))
+    assert set(drawn) == {
+        *(f"outline_{state}" for state in ("fixed", "before", "after")),
+        *(f"dots_{state}" for state in ("fixed", "before", "after")),
+        *(f"arrows_{state}" for state in ("before", "after")),
+    }
+    assert all(drawn.values())
+    assert drawn["outline_before"] != drawn["outline_after"]
+    run("report", out, "-o", tmp_path / "again.html")
+    again = (tmp_path / "again.html").read_text(encoding="utf-8")
+    assert set(dict(re.findall(r'data-mark="(\w+)" d="([^"]*)"', again))) == set(drawn)
+
+
 def test_the_transform_is_what_itk_reads_and_what_moved_the_rest(flat, registered):
     out, _ = registered
     points = read_points(flat.fixed_points)
