@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -271,6 +273,34 @@ def test_convert_deletes_nothing_of_others(flat, tmp_path):
     before = flat.truth.read_bytes()
     fails("convert", flat.truth, flat.truth, words=("truth.h5",))
     assert flat.truth.read_bytes() == before
+
+
+def test_a_file_that_is_read_is_not_replaced_by_any_of_its_names(flat, tmp_path):
+    image, points = tmp_path / "a.png", tmp_path / "p.csv"
+    shutil.copy(flat.fixed, image)
+    shutil.copy(flat.fixed_points, points)
+    (tmp_path / "hard.png").hardlink_to(image)
+    (tmp_path / "soft.png").symlink_to(image)
+    (tmp_path / "other.png").symlink_to(flat.moving)
+    run("convert", flat.truth, "--ants", tmp_path / "x_")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for name in ("a.png", "hard.png", "soft.png"):
+        fails("convert", image, tmp_path / name, words=(name, "is an input"))
+        fails("apply", flat.truth, flat.moving, "--reference", image, "-o", tmp_path / name, words=("is an input",))
+    fails("convert", image, tmp_path / "other.png", words=("other.png", "is a link", "moving.png"))
+    fails("apply", points, "-t", flat.truth, "-o", points, words=("p.csv", "is an input"))
+    matrix = tmp_path / "x_0GenericAffine.mat"
+    fails("convert", tmp_path / "x_", matrix, words=("is an input",))
+    fails("convert", f"i:{matrix}", "--ants", tmp_path / "x_", words=("is an input",))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_part_of_a_result_is_not_replaced(flat, tmp_path, quick):
+    out = tmp_path / "out"
+    assert run("register", flat.fixed, flat.moving, "-o", out, *quick).exit_code == 0
+    fails("convert", flat.truth, out / "transform.h5", words=("transform.h5", "part of the result"))
+    for _ in range(2):
+        assert run("apply", out, flat.fixed_points, "-o", out / "moved.csv").exit_code == 0
 
 
 def test_transform_of_thumbnails_on_full_images(tmp_path):

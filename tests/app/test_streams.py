@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,16 +14,38 @@ from app.scenes import files_in
 
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
+LIGHT = """
+from pathlib import Path
+from roireg.app.cli import app
+from roireg.app.console import Outcome, Session, command
+from roireg.core.errors import InputError
 
-def shell(line: str, folder: Path, *, before: str = "pass") -> subprocess.CompletedProcess[str]:
+@command(app, "write", example="roireg write FILE")
+def write(session: Session, file: Path) -> Outcome:
+    '''Write a file and print a summary.'''
+    file.write_text("written\\n")
+    session.say(f"written: {file}")
+    return Outcome({"written": file})
+
+@command(app, "show", example="roireg show")
+def show(session: Session, wrong: bool = False) -> Outcome:
+    '''Print what there is no file of.'''
+    if wrong:
+        raise InputError("nothing to show")
+    session.say("shown")
+    return Outcome({"shown": True}, printed=True)
+"""
+"""Two commands that load nothing heavy; what happens to their streams is the same for all."""
+
+
+def shell(line: str, folder: Path, *, before: str = LIGHT) -> subprocess.CompletedProcess[str]:
     """Run a line of sh in which "roireg" is the program, after some Python."""
-    program = f"import sys; sys.argv[0] = 'roireg'; {before}; from roireg.__main__ import main; main()"
-    environment = os.environ | {"PROGRAM": program, "PYTHON": sys.executable}
+    program = f"import sys; sys.argv[0] = 'roireg'\n{before}\nfrom roireg.__main__ import main; main()"
     script = f'roireg() {{ "$PYTHON" -c "$PROGRAM" "$@"; }}\n{line}'
     return subprocess.run(
         ["/bin/sh", "-c", script],
         cwd=folder,
-        env=environment,
+        env=os.environ | {"PROGRAM": program, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         timeout=120,
@@ -30,72 +53,92 @@ def shell(line: str, folder: Path, *, before: str = "pass") -> subprocess.Comple
     )
 
 
-@pytest.fixture
-def convert(flat, tmp_path):
-    """A command that writes a file and takes a moment."""
-    return f"roireg convert {flat.fixed_points} {tmp_path / 'p.csv'}"
-
-
 @FULL
-def test_what_is_written_is_a_success_when_the_summary_cannot_be_printed(convert, tmp_path):
-    done = shell(f"{convert} >/dev/full", tmp_path)
-    assert done.returncode == 0 and (tmp_path / "p.csv").is_file()
+def test_what_is_written_is_a_success_when_the_summary_cannot_be_printed(tmp_path):
+    done = shell("roireg write p.csv >/dev/full", tmp_path)
+    assert done.returncode == 0 and files_in(tmp_path) == {"p.csv"}
     assert done.stderr.splitlines() == [
         "warning: standard output cannot be written (No space left on device); the result itself is complete"
     ]
-    assert shell(f"{convert} --json >/dev/full 2>&1", tmp_path).returncode == 0
+    assert shell("roireg write p.csv --json >/dev/full 2>&1", tmp_path).returncode == 0
 
 
 @FULL
-def test_what_is_only_printed_is_lost_and_that_is_said(flat, tmp_path):
-    done = shell(f"roireg info {flat.fixed} >/dev/full", tmp_path)
+def test_what_is_only_printed_is_lost_and_that_is_said(tmp_path):
+    done = shell("roireg show >/dev/full", tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: standard output cannot be written") and done.stderr.count("\n") == 1
     assert shell("roireg --help >/dev/full", tmp_path).returncode == 2
 
 
-def test_a_reader_that_has_had_enough_is_no_error(flat, tmp_path):
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path):
     # The reader is gone before the first line.
-    done = shell(f"{{ roireg info {flat.fixed} --json; echo $? >&2; }} | true", tmp_path)
+    done = shell("{ roireg show --json; echo $? >&2; } | true", tmp_path)
     assert done.stderr == "0\n"
 
 
-def test_closed_streams(convert, flat, tmp_path):
-    done = shell(f"{convert} >&- 2>&- <&-", tmp_path)
+def test_closed_streams(tmp_path):
+    done = shell("roireg write p.csv >&- 2>&- <&-", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     # Nothing that was to be printed is in the file that was opened first.
-    assert (tmp_path / "p.csv").read_text() == flat.fixed_points.read_text()
-    assert shell(f"roireg info {tmp_path / 'none.png'} 2>&-", tmp_path).returncode == 2
+    assert (tmp_path / "p.csv").read_text() == "written\n"
+    assert shell("roireg show --wrong 2>&-", tmp_path).returncode == 2
 
 
-def test_no_home_folder_and_an_unknown_user(flat, tmp_path):
+def test_no_home_folder_and_an_unknown_user(tmp_path):
     unknown = "import os, pwd; os.environ.pop('HOME', None); pwd.getpwuid = lambda uid: {}[uid]"
     done = shell("roireg models list --json", tmp_path, before=unknown)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "register missing.nii.gz x -o out",
-        "register {fixed} {moving} -o out --preset best",
-        "register {fixed} {moving} -o out --prompt a,b",
-        "register {fixed} {moving} -o out --threads 2 --frame x",
-        "register {fixed} {moving} -o {fixed}/below",
-        "prompt {fixed} {moving} -o out",
-        "segment {fixed} -o out.txt",
-        "report missing",
-        "--help",
-    ],
-)
-def test_mistakes_are_told_before_anything_heavy_is_loaded(flat, tmp_path, arguments):
-    heavy = "('torch', 'numpy', 'SimpleITK', 'scipy', 'matplotlib')"
-    watch = f"import atexit; atexit.register(lambda: print([m for m in {heavy} if m in sys.modules]))"
-    done = shell(f"roireg {arguments.format(fixed=flat.fixed, moving=flat.moving)}", tmp_path, before=watch)
-    assert done.stdout.splitlines()[-1] == "[]", done.stdout
-    if arguments != "--help":
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+MISTAKES = """
+    register missing.nii.gz x -o out
+    register missing.nii.gz x
+    register {fixed} {moving} -o out --preset best
+    register {fixed} {moving} -o out --prompt a,b
+    register {fixed} {moving} -o out --threads 2 --frame x
+    register {fixed} {moving} -o {fixed}/below
+    apply missing.h5 {moving} -o w.png
+    apply {truth} {moving} -o w.png
+    apply {truth} {moving} --reference {fixed} -o {moving}
+    apply {truth} {moving} --reference {fixed} -o w.png --fill sky
+    convert {fixed} {fixed}
+    convert {fixed} s.png --slice 7
+    prompt {fixed} {moving} -o out
+    segment {fixed} -o out.txt
+    evaluate {truth} --fixed missing.png
+    report missing
+    info missing.png
+    info
+    --help
+"""
+
+WATCH = """
+import json, sys
+from roireg.app.cli import main
+for line in sys.stdin.read().splitlines():
+    sys.argv[1:] = line.split()
+    try:
+        main()
+    except SystemExit as end:
+        heavy = [name for name in ("torch", "numpy", "SimpleITK", "scipy", "matplotlib") if name in sys.modules]
+        print(json.dumps([end.code, heavy]))
+        print("---", file=sys.stderr)
+"""
+
+
+def test_mistakes_are_told_before_anything_heavy_is_loaded(flat, tmp_path):
+    lines = MISTAKES.format(fixed=flat.fixed, moving=flat.moving, truth=flat.truth).strip()
+    child = [sys.executable, "-c", WATCH]
+    done = subprocess.run(child, input=lines, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    count = len(lines.splitlines())
+    assert found == [[2, []]] * (count - 1) + [[0, []]]
+    *errors, usual, rest = done.stderr.split("---\n")
+    assert (usual, rest) == ("", "")
+    assert len(errors) == count - 1
+    assert [e for e in errors if not e.startswith("error: ") or e.count("\n") != 1] == []
+    assert "missing.nii.gz: no such file" in errors[0] and "missing.nii.gz: no such file" in errors[1]
     assert files_in(tmp_path) == set()
 
 

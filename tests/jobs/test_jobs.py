@@ -11,16 +11,24 @@ import pytest
 import typer
 
 from app.scenes import RUNNER, fails, run
+from models import tiny
 from roireg.app.cli import app
 from roireg.core.errors import InputError
 from roireg.core.words import PresetName, ProfileName, PromptPresetName
-from roireg.jobs import EvaluateJob, PromptJob, RegisterJob, SegmentJob
-from roireg.jobs.options import parse_frames, parse_numbers, parse_size
+from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, PromptJob, RegisterJob, SegmentJob
+from roireg.jobs.options import PicturesOptions, parse_numbers, parse_size
 from roireg.models.profiles import PROFILES
 from roireg.pipeline import PRESETS
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS
 
-COMMANDS = {"register": RegisterJob, "prompt": PromptJob, "segment": SegmentJob, "evaluate": EvaluateJob}
+COMMANDS = {
+    "register": RegisterJob,
+    "apply": ApplyJob,
+    "convert": ConvertJob,
+    "prompt": PromptJob,
+    "segment": SegmentJob,
+    "evaluate": EvaluateJob,
+}
 
 
 def test_words_that_are_known_before_torch_is_loaded_are_those_of_the_pipeline():
@@ -113,16 +121,34 @@ def test_words_are_checked_for_python_too(flat, tmp_path, changes, words):
 
 
 def test_texts_of_options():
+    def pictures(text):
+        return PicturesOptions(frame=text).pictures
+
     assert (parse_size("4G"), parse_size("1.5 gb"), parse_size("800MiB")) == (
         4_000_000_000,
         1_500_000_000,
         800_000_000,
     )
-    assert (parse_frames(None), parse_frames("3"), parse_frames("1,0")) == ((None, None), (3, 3), (1, 0))
+    frames = [PicturesOptions(frame=text).frames for text in (None, "3", "1,0")]
+    assert frames == [(None, None), (3, 3), (1, 0)]
     assert parse_numbers("--p", "1,-2.5", (2, 3)) == [1, -2.5]
-    for parse, text in ((parse_size, "4"), (parse_size, "²G"), (parse_frames, "²"), (parse_frames, "1,2,3")):
+    for parse, text in ((parse_size, "4"), (parse_size, "²G"), (pictures, "²"), (pictures, "1,2,3")):
         with pytest.raises(InputError):
             parse(text)
     for text in ("1", "1,nan", "a,b"):
         with pytest.raises(InputError):
             parse_numbers("--p", text, (2, 3))
+
+
+def test_other_weights_are_another_result(flat, tmp_path):
+    weights = tiny.saved("sam-file", tmp_path / "weights")
+    config = tmp_path / "settings.yaml"
+    config.write_text(f"network: {{model: {weights}}}\n")
+    jobs = (
+        SegmentJob(image=flat.fixed, out=tmp_path / "r.png", model=str(weights)),
+        RegisterJob(fixed=flat.fixed, moving=flat.moving, out=tmp_path / "o", config=config),
+    )
+    before = [job.stamp() for job in jobs]
+    assert before == [job.stamp() for job in jobs]
+    os.utime(weights, ns=(0, 0))
+    assert not set(before) & {job.stamp() for job in jobs}

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -21,8 +22,9 @@ from roireg.app.report import ReportOptions
 from roireg.app.report import report as write_report
 from roireg.app.streams import open_streams
 from roireg.core.errors import InputError
-from roireg.jobs import EvaluateJob, PromptJob, RegisterJob, SegmentJob
-from roireg.jobs.options import Channel, Frame, Level, Page, parse_picture
+from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, PromptJob, RegisterJob, SegmentJob
+from roireg.jobs.files import check_input
+from roireg.jobs.options import PictureOptions, option
 
 __all__ = ["app", "main"]
 
@@ -108,54 +110,7 @@ def register(session: Session, job: RegisterJob) -> Outcome:
     roireg apply bold.nii.gz -t to_template -t i:t1_to_bold.h5 --reference template.nii.gz -o bold_on_template.nii.gz
 """,
 )
-def apply(
-    session: Session,
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[TRANSFORM] IMAGE",
-            help="A transform file, a result folder or the prefix of ANTs' numbered files (unless -t names it); and "
-            "an image, series, label map or points (.csv, .mrk.json).",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
-    *,
-    transform: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--transform",
-            "-t",
-            metavar="[i:][ras:|fsl:]FILE",
-            help="Several transforms, as antsApplyTransforms orders them: points go through the first named first, "
-            "images through the last. i: takes the inverse; ras: (c3d, greedy, NiftyReg) and fsl: (FLIRT) say what a "
-            "matrix maps.",
-        ),
-    ] = None,
-    reference: Annotated[Path | None, typer.Option(help="Image whose grid the result gets; for images.")] = None,
-    spacing: Annotated[
-        str | None, typer.Option(metavar="S[,S,S]", help="Other voxel size on the box of the reference, x first.")
-    ] = None,
-    labels: Annotated[bool, typer.Option("--labels", help="A label map: nearest neighbour, no new labels.")] = False,
-    points: Annotated[bool, typer.Option("--points", help="A file of points (known from .csv, .mrk.json).")] = False,
-    inverse: Annotated[bool, typer.Option("--inverse", help="Go the other way, moving to fixed points.")] = False,
-    frame: Frame = None,
-    level: Level = None,
-    page: Page = None,
-    channel: Channel = None,
-    fixed_scale: Annotated[
-        float, typer.Option(metavar="S", help="The fixed image is S times the thumbnail that was registered.")
-    ] = 1.0,
-    moving_scale: Annotated[float, typer.Option(metavar="S", help="The same for the moving image.")] = 1.0,
-    interpolation: Annotated[
-        Literal["nearest", "linear", "bspline", "lanczos"] | None,
-        typer.Option(help="How values between voxels are found.", show_default="linear"),
-    ] = None,
-    fill: Annotated[
-        str, typer.Option(metavar="auto|NUMBER", help="Value outside the image; auto: what lies around its object.")
-    ] = "auto",
-    fixed: Annotated[Path | None, typer.Option(help="The -ref of a FLIRT matrix, if not the reference.")] = None,
-    moving: Annotated[Path | None, typer.Option(help="The -in of a FLIRT matrix, if not IMAGE.")] = None,
-) -> Outcome:
+def apply(session: Session, job: ApplyJob) -> Outcome:
     """Warp an image, time series or label map, or map points, with one transform or several.
 
     A transform maps fixed points to moving points. So it brings a moving image onto the fixed grid and fixed points
@@ -164,28 +119,9 @@ def apply(
 
     What was registered on thumbnails in pixels is applied to the full images with --fixed-scale and --moving-scale.
     """
-    if len(files) != (1 if transform else 2):
-        expected = "IMAGE beside -t" if transform else "TRANSFORM and IMAGE, or IMAGE with -t TRANSFORM"
-        raise InputError(f"apply takes {expected}, found {' '.join(files)}")
-    from roireg.app.moving import apply as run
+    from roireg.app.results import say_applied
 
-    return run(
-        session,
-        transform or files[:1],
-        Path(files[-1]),
-        out,
-        reference=reference,
-        labels=labels,
-        points=points,
-        inverse=inverse,
-        picture=parse_picture(frame, level, page, channel),
-        scales=(fixed_scale, moving_scale),
-        fill=fill,
-        interpolation=interpolation,
-        spacing=spacing,
-        fixed=fixed,
-        moving=moving,
-    )
+    return say_applied(session, job, session.run(job))
 
 
 @command(
@@ -198,52 +134,16 @@ def apply(
     roireg convert points.fcsv points.csv
 """,
 )
-def convert(
-    session: Session,
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Transform, image, points or ROI pairs.")],
-    out: Annotated[Path | None, typer.Argument(help="File to write; its extension chooses the format.")] = None,
-    *,
-    kind: Annotated[
-        str | None, typer.Option(help="What IN is, where its name does not tell: transform, image, labels, points.")
-    ] = None,
-    ants: Annotated[
-        Path | None, typer.Option(metavar="PREFIX", help="Write PREFIX0GenericAffine.mat, PREFIX1Warp.nii.gz, ...")
-    ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="Image whose grid a displacement field is sampled on.")
-    ] = None,
-    inverse: Annotated[bool, typer.Option("--inverse", help="Write the inverse of the transform.")] = False,
-    frame: Frame = None,
-    level: Level = None,
-    page: Page = None,
-    channel: Channel = None,
-    cut: Annotated[
-        str | None, typer.Option("--slice", metavar="AXIS=N", help="Take one slice of a volume as a 2D image.")
-    ] = None,
-    fixed: Annotated[Path | None, typer.Option(help="The -ref of a FLIRT matrix (IN is fsl:FILE).")] = None,
-    moving: Annotated[Path | None, typer.Option(help="The -in of a FLIRT matrix.")] = None,
-) -> Outcome:
+def convert(session: Session, job: ConvertJob) -> Outcome:
     """Write a transform, image, point file or set of ROI pairs in another format.
 
     Transforms: .h5 and .tfm (ITK composite), .mat (one affine), .nii.gz, .nrrd, .mha (displacement field, LPS mm), or
     the files of ANTs. Images: .nii.gz, .nrrd, .mha, .png, .tif, .jpg. Points: .csv, .mrk.json, .fcsv. ROI pairs:
     folder or .zip. Writes OUT, or the files of PREFIX.
     """
-    from roireg.app.moving import convert as run
+    from roireg.app.results import say_converted
 
-    return run(
-        session,
-        source,
-        out,
-        kind=kind,
-        ants=ants,
-        reference=reference,
-        inverse=inverse,
-        picture=parse_picture(frame, level, page, channel),
-        cut=cut,
-        fixed=fixed,
-        moving=moving,
-    )
+    return say_converted(session, job, session.run(job))
 
 
 @command(
@@ -308,9 +208,9 @@ def evaluate(session: Session, job: EvaluateJob) -> Outcome:
     landmark error (points), likeness (images), folding, SDlogJ and there-and-back error (a transform with any fixed
     file), displacement error (--truth). Lengths are mm, or pixels for raster images. Writes OUT if named.
     """
-    from roireg.app.scoring import evaluate as run
+    from roireg.app.results import say_scores
 
-    return run(session, job)
+    return say_scores(session, job, session.run(job))
 
 
 @command(
@@ -330,6 +230,24 @@ def report(session: Session, options: ReportOptions) -> Outcome:
     return write_report(session, options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions(PictureOptions):
+    """Files to describe, or the presets."""
+
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Images, transforms, points, ROI pairs, result folders.")
+    ] = None
+    presets: Annotated[bool, option("--presets", help="Print every setting of every preset as YAML instead.")] = False
+
+    def check(self) -> None:
+        """Refuse files that are not there, and nothing or two things to say."""
+        _ = self.picture
+        if self.presets == bool(self.files):
+            raise InputError("info needs at least one file, or --presets alone")
+        for path in self.files or ():
+            check_input(path)
+
+
 @command(
     app,
     "info",
@@ -339,28 +257,15 @@ def report(session: Session, options: ReportOptions) -> Outcome:
     roireg info --presets
 """,
 )
-def info(
-    session: Session,
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Images, transforms, points, ROI pairs, result folders.")
-    ] = None,
-    *,
-    frame: Frame = None,
-    level: Level = None,
-    page: Page = None,
-    channel: Channel = None,
-    presets: Annotated[
-        bool, typer.Option("--presets", help="Print every setting of every preset as YAML instead.")
-    ] = False,
-) -> Outcome:
+def info(session: Session, options: InfoOptions) -> Outcome:
     """Say what is in files: size, place, orientation and intensities; parts of transforms; points; pairs.
 
     Prints to the terminal and writes nothing. A folder with several DICOM series is listed with the names to use.
     With --presets: the settings a file for `register --config` may have, one YAML document per preset.
     """
-    from roireg.app.info import info as run
+    from roireg.app.info import say_files, say_presets
 
-    return run(session, files or [], picture=parse_picture(frame, level, page, channel), presets=presets)
+    return say_presets(session) if options.presets else say_files(session, options.files or (), options.picture)
 
 
 @command(

@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -27,6 +29,7 @@ from typer.core import TyperGroup
 from roireg.app.progress import bar
 from roireg.app.streams import Terminal, silence
 from roireg.core.errors import HeaderWarning, InputError, RoiregError
+from roireg.jobs.files import check_input
 from roireg.jobs.job import STAGES, Job, JobResult, plain
 
 __all__ = ["Outcome", "Session", "command", "plain"]
@@ -36,7 +39,14 @@ JsonFlag = Annotated[
 ]
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv says all.", rich_help_panel="Common"),
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        show_default=False,
+        help="Say more on stderr; -vv says all.",
+        rich_help_panel="Common",
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Common")]
 Quiet = Annotated[
@@ -96,7 +106,7 @@ class Session:
         if result.resumed:
             self.note("note", f"{job.out}: kept the result of the same inputs, options and version", "blue")
         for note in result.document.get("notes", ()):
-            self.note("warning", f"{note}; the result itself is written", "yellow")
+            self.note("warning", note, "yellow")
         return result
 
     def say(self, what: RenderableType = "") -> None:
@@ -183,7 +193,9 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
             "debug": (Debug, False),
             "threads": (Threads, None),
         }
-        parameters = own if options is None else _parameters(options)
+        parameters = (
+            [_parameter(p.name, p.annotation, p.default) for p in own] if options is None else _parameters(options)
+        )
         if any(parameter.name == "model" for parameter in parameters):
             common["allow_remote"] = (AllowRemote, None)
         extra = [_parameter(key, kind, default) for key, (kind, default) in common.items()]
@@ -226,6 +238,12 @@ BY_NAME = "_by_name"
 
 
 def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    """Return a parameter; arguments are called by their names in capitals, and flags have no value to name."""
+    if get_args(kind) and isinstance(mark := get_args(kind)[-1], typer.models.ParameterInfo) and mark.metavar is None:
+        argument = isinstance(mark, typer.models.ArgumentInfo)
+        mark.metavar = (
+            name.upper() if argument else "" if get_args(kind)[0] is bool or getattr(mark, "count", False) else None
+        )
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
@@ -269,12 +287,7 @@ class Program(TyperGroup):
             code = super().main(args, prog_name, standalone_mode=False, **more)
         except UsageError as error:
             if type(error).__name__ != "NoArgsIsHelpError":  # which has printed the help
-                context = error.ctx.command_path if error.ctx else "roireg"
-                text = (
-                    error.format_message().rstrip(".").replace("Invalid value for ", "").replace("Value error, ", "")
-                )
-                text = f"{text}; `{context} --help` lists all options"
-                Session().note("error", text, "red")
+                Session().note("error", _mistake(error), "red")
             code = error.exit_code
         except typer.Abort:
             code = 130
@@ -286,6 +299,34 @@ class Program(TyperGroup):
         if standalone_mode:
             sys.exit(code)
         return code
+
+
+def _mistake(error: Any) -> str:
+    """Return a mistake in the usage in one line."""
+    program = error.ctx.command_path if error.ctx else "roireg"
+    if type(error).__name__ == "MissingParameter" and error.ctx:
+        return _missing(error.ctx)
+    text = error.format_message().rstrip(".").replace("Value error, ", "")
+    text = re.sub("^Invalid value for '([^']*)'", r"\1", text)
+    return f"{text}{'' if text.endswith('?') else ';'} `{program} --help` lists all options"
+
+
+def _missing(context: Any) -> str:
+    """Return that a named file is not there, or else what must be named, and how."""
+    params, values = context.command.params, context.params
+    both = [p.name.removesuffix(BY_NAME) for p in params if p.name.endswith(BY_NAME)]
+    for each in params:
+        path = values.get(each.name)
+        if isinstance(path, Path) and (each.param_type_name == "argument" or each.name.endswith(BY_NAME)):
+            try:
+                check_input(path)
+            except InputError as error:
+                return str(error)
+    placed = sum(values.get(name) is not None for name in both)
+    missing = [name.upper() for name in both if values.get(name + BY_NAME) is None][placed:]
+    missing += [p.metavar or p.opts[0] for p in params if p.required and values.get(p.name) is None]
+    example = context.command.help.partition("Example:\n")[2].splitlines()[0].strip()
+    return f"missing: {', '.join(missing)}; write it as in `{example}`; `{context.command_path} --help` says more"
 
 
 UsageError: Any = typer.BadParameter.__base__

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from rich.table import Table
 from rich.text import Text
 from scipy.optimize import linear_sum_assignment
 
 from roireg.app.console import Outcome, Session
-from roireg.app.summary import escape, listed, number, size_of
+from roireg.app.summary import escape, listed, number, rows_table, size_of
 from roireg.core.bspline import BSpline
-from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
@@ -25,27 +23,26 @@ from roireg.jobs.files import kind_of
 from roireg.jobs.reading import load_transform
 from roireg.pipeline import PRESETS
 
-__all__ = ["axis_letters", "describe", "info"]
+__all__ = ["axis_letters", "describe", "say_files", "say_presets"]
 
 LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """Body direction at the negative and at the positive end of every LPS world axis."""
 
 
-def info(session: Session, paths: Sequence[Path], *, picture: Mapping[str, Any], presets: bool) -> Outcome:
-    """Describe every file, or print the presets; see the command's help."""
-    if presets:
-        if paths:
-            raise InputError(f"--presets describes no files, found {paths[0]}; leave one of them out")
-        settings = {name: make().model_dump(mode="json") for name, make in PRESETS.items()}
-        documents = [f"# preset {name}\n{yaml.safe_dump(s, sort_keys=False)}" for name, s in settings.items()]
-        session.say(Text("---\n".join(documents).rstrip()))
-        return Outcome({"presets": settings}, printed=True)
-    if not paths:
-        raise InputError("info needs at least one file, or --presets")
-    entries = [describe(path, **picture) for path in paths]
-    for document in entries:
+def say_presets(session: Session) -> Outcome:
+    """Print every setting of every preset as YAML documents."""
+    settings = {name: make().model_dump(mode="json") for name, make in PRESETS.items()}
+    documents = [f"# preset {name}\n{yaml.safe_dump(s, sort_keys=False)}" for name, s in settings.items()]
+    session.say(Text("---\n".join(documents).rstrip()))
+    return Outcome({"presets": settings}, printed=True)
+
+
+def say_files(session: Session, paths: Sequence[Path], picture: Mapping[str, Any]) -> Outcome:
+    """Describe every file, `picture` as for `read_image`."""
+    documents = [describe(path, **picture) for path in paths]
+    for document in documents:
         _say(session, document)
-    return Outcome({"files": entries}, printed=True)
+    return Outcome({"files": documents}, printed=True)
 
 
 def describe(path: Path, **picture: Any) -> dict[str, Any]:
@@ -181,8 +178,13 @@ def _part(part: Transform) -> dict[str, Any]:
         **_grid(field.grid),
         "mean_displacement": float(length.mean()),
         "largest_displacement": float(length.max()),
-        "text": size_of(field.grid),
+        "text": size_of(field.grid, _unit(field.grid.ndim)),
     }
+
+
+def _unit(ndim: int) -> str:
+    """Return the unit of a transform, whose file does not say whether flat images were in mm or pixels."""
+    return "mm" if ndim == 3 else "mm or px"
 
 
 # -- text -----------------------------------------------------------------------------------------
@@ -190,11 +192,8 @@ def _part(part: Transform) -> dict[str, Any]:
 
 def _say(session: Session, document: dict[str, Any]) -> None:
     session.say(f"[bold]{escape(document['file'])}[/]  {document['kind']}")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     rows = {"points": _point_rows, "pairs": _pair_rows, "transform": _transform_rows, "image": _image_rows}
-    for label, text in rows.get(document["kind"], _series_rows)(document):
-        table.add_row(label, escape(text))
-    session.say(table)
+    session.say(rows_table(rows.get(document["kind"], _series_rows)(document)))
 
 
 def _triple(values: Any) -> str:
@@ -250,7 +249,8 @@ def _transform_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
             rows.append(("", f"stretch {_triple(part['stretch'])}, volume x {part['determinant']:.4g}"))
         elif "text" in part:
             rows.append((part["type"], part["text"]))
-            rows.append(("", f"mean {part['mean_displacement']:.3g}, up to {part['largest_displacement']:.3g} mm"))
+            largest = f"{part['largest_displacement']:.3g} {_unit(d['dimension'])}"
+            rows.append(("", f"mean {part['mean_displacement']:.3g}, up to {largest}"))
         else:
             rows.append((part["type"], ""))
     return rows

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from roireg.app.console import Outcome, Session, command
+from roireg.core.errors import InputError
 
 __all__ = ["models_app"]
 
@@ -103,7 +104,6 @@ def fetch(
     Writes into the cache of huggingface_hub (HF_HOME) and prints the place and its SHA-256. Weights that are on this
     disk already are left as they are. Models that are not on the Hugging Face hub: says where to get the file.
     """
-    from roireg.core.errors import InputError
     from roireg.io.weights import fetch_weights, weights_digest
     from roireg.models import find_card
 
@@ -142,7 +142,7 @@ def check(
     are prepared, is said. Prints to the terminal. Exit code 2 when it is damaged, incomplete, another architecture
     than NAME, or has the name of a published file and another SHA-256.
     """
-    from roireg.core.errors import InputError
+    from roireg.app.summary import escape, rows_table
     from roireg.io.weights import weight_files, weights_digest
     from roireg.models import load, resolve
 
@@ -170,7 +170,7 @@ def check(
         "key": model.key,
     }
     compared = _compared(card, place, digest)
-    session.say(f"[green]ok[/]  {_plain(place)}")
+    session.say(f"[green]ok[/]  {escape(str(place))}")
     rows = [
         ("architecture", f"{card.family}, {card.ndim}D, input {card.input_size}"),
         ("parameters", f"{parameters:,}"),
@@ -181,7 +181,7 @@ def check(
         ("SHA-256", f"{digest} ({compared})"),
         *(("note", remark) for remark in model.report.remarks),
     ]
-    _say_rows(session, rows)
+    session.say(rows_table(rows))
     return Outcome(document, printed=True)
 
 
@@ -194,20 +194,10 @@ def _describe(card: Any) -> dict[str, Any]:
 
     served = family_of(card).connect is not None
     path = None if served else find_weights(card.name, hub_id=card.hub_id, files=card.files)
-    return {
-        "name": card.name,
-        "family": card.family,
-        "ndim": card.ndim,
-        "input_size": card.input_size,
+    row = {name: value for name, value in vars(card).items() if name not in ("parameters", "sha256", "size")}
+    return row | {
         "parameters_million": card.parameters,
-        "memory_mb": card.memory_mb,
         "prompts": [kind for kind in ("point", "box", "mask") if kind in card.prompts],
-        "hub_id": card.hub_id,
-        "source": card.source,
-        "files": card.files,
-        "code_licence": card.code_licence,
-        "weights_licence": card.weights_licence,
-        "notes": card.notes,
         "preprocessing": None if card.preprocessing is None else card.preprocessing.words,
         "served": served,
         "path": path,
@@ -218,7 +208,9 @@ def _describe(card: Any) -> dict[str, Any]:
 
 
 def _say_card(session: Session, row: dict[str, Any]) -> None:
-    session.say(f"[bold]{_plain(row['name'])}[/]  {_plain(row['notes'])}")
+    from roireg.app.summary import escape, rows_table
+
+    session.say(f"[bold]{escape(row['name'])}[/]  {escape(row['notes'])}")
     rows = [
         ("architecture", f"{row['family']}, {row['ndim']}D, input {row['input_size']}"),
         ("prompts", ", ".join(row["prompts"]) or "none: dense features only"),
@@ -230,7 +222,7 @@ def _say_card(session: Session, row: dict[str, Any]) -> None:
         ("licence", f"code {row['code_licence']}, weights {row['weights_licence']}"),
         ("weights", _place(row)),
     ]
-    _say_rows(session, rows + ([("SHA-256", row["sha256"])] if "sha256" in row else []))
+    session.say(rows_table(rows + ([("SHA-256", row["sha256"])] if "sha256" in row else [])))
 
 
 def _place(row: dict[str, Any]) -> str:
@@ -253,8 +245,6 @@ def _compared(card: Any, place: Path, digest: str) -> str:
     InputError
         When the file has the published name and is another file.
     """
-    from roireg.core.errors import InputError
-
     if not card.sha256 or place.is_dir():
         return "none is published to compare it with"
     if digest.startswith(card.sha256):
@@ -271,23 +261,6 @@ def _memory(row: dict[str, Any]) -> str:
     return f", about {row['memory_mb'] / 1000:.1f} GB of memory to encode one image" if row["memory_mb"] else ""
 
 
-def _say_rows(session: Session, rows: list[tuple[str, str]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in rows:
-        table.add_row(label, _plain(text))
-    session.say(table)
-
-
-def _plain(text: object) -> str:
-    from roireg.app.summary import escape
-
-    return escape(str(text))
-
-
 def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
 
@@ -301,8 +274,6 @@ def _tensors(unexpected: tuple[str, ...]) -> str:
 
 def _ask(session: Session, row: dict[str, Any], yes: bool) -> None:
     """Show the licence before anything is downloaded; without a terminal --yes is needed."""
-    from roireg.core.errors import InputError
-
     licence = f"{row['name']}: weights under {row['weights_licence']}, code under {row['code_licence']}"
     session.note("licence", f"{licence}; see https://huggingface.co/{row['hub_id']}", "yellow")
     if yes:

@@ -8,10 +8,18 @@ from typing import Any
 from rich.table import Table
 
 from roireg.app.console import Outcome, Session
-from roireg.app.summary import COLOURS, escape, key_metrics, metric_of, metric_table, number
-from roireg.jobs import JobResult, PromptJob, RegisterJob, SegmentJob
+from roireg.app.summary import COLOURS, escape, key_metrics, listed, metric_of, metric_table, number, size_of
+from roireg.evaluate import LabelScores
+from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, JobResult, PromptJob, RegisterJob, SegmentJob
 
-__all__ = ["say_prompts", "say_regions", "say_registration"]
+__all__ = [
+    "say_applied",
+    "say_converted",
+    "say_prompts",
+    "say_regions",
+    "say_registration",
+    "say_scores",
+]
 
 EXIT_FAILED = 3
 
@@ -69,6 +77,25 @@ def _place(prompt: Mapping[str, Any]) -> str:
     return ", ".join(f"{v:.1f}" for v in points[0])
 
 
+def say_applied(session: Session, job: ApplyJob, result: JobResult) -> Outcome:
+    """Print how large the result is, and where it is."""
+    document, value = result.document, result.value
+    if document["kind"] == "points":
+        what = f"{document['count']} points mapped"
+    else:
+        frames = f", {document['frames']} volumes" if "frames" in document else ""
+        what = f"{size_of(value.grid, value.unit)}{frames}"
+    session.say(f"{what}: {escape(str(job.out))}")
+    return Outcome(document)
+
+
+def say_converted(session: Session, job: ConvertJob, result: JobResult) -> Outcome:
+    """Print the files that were written."""
+    for file in result.document["written"]:
+        session.say(escape(file))
+    return Outcome(result.document)
+
+
 def say_regions(session: Session, job: SegmentJob, result: JobResult) -> Outcome:
     """Print the first regions with stability, size and place."""
     document, regions = result.document, result.document["regions"]
@@ -94,6 +121,26 @@ def say_regions(session: Session, job: SegmentJob, result: JobResult) -> Outcome
         session.note("note", f"there is no region; {advice}", "yellow")
     session.say(f"written into {escape(str(job.out.parent))}: {escape(', '.join(result.files))}")
     return Outcome({**document, "files": [job.out.parent / name for name in result.files]})
+
+
+def say_scores(session: Session, job: EvaluateJob, result: JobResult) -> Outcome:
+    """Print a table of all metrics, and Dice of the labels."""
+    session.say(metric_table(result.value.metrics))
+    if result.value.labels is not None:
+        _say_labels(session, result.value.labels)
+    if job.out is not None:
+        session.say(f"written: {escape(str(job.out))}")
+    return Outcome(result.document, printed=job.out is None)
+
+
+def _say_labels(session: Session, labels: LabelScores) -> None:
+    values = [f"{label}: {value:.3f}" for label, value in labels.dice.items()]
+    session.say(f"Dice per label  {listed(values, most=12)}")
+    for side, missing in (("fixed", labels.only_fixed), ("moving", labels.only_warped)):
+        if missing:
+            session.note("note", f"labels only in the {side} map, not scored: {listed(missing)}", "blue")
+    if labels.lost:
+        session.note("note", f"labels pushed out of the fixed image, Dice 0: {listed(labels.lost)}", "blue")
 
 
 def _answer(job: RegisterJob | PromptJob, result: JobResult) -> dict[str, Any]:

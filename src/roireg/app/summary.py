@@ -11,9 +11,19 @@ from roireg.core.grid import Grid
 from roireg.evaluate import MetricValue
 from roireg.evaluate.summary import key_metrics, metric_of, number
 
-__all__ = ["COLOURS", "escape", "key_metrics", "metric_of", "metric_table", "number", "size_of"]
+__all__ = ["COLOURS", "escape", "key_metrics", "metric_of", "metric_table", "number", "rows_table", "size_of"]
 
 COLOURS = {"ok": "green", "uncertain": "yellow", "failed": "red"}
+
+
+def rows_table(rows: Iterable[tuple[str, object]]) -> Table:
+    """Return a table of labels and what belongs to them, which is wrapped where it is long."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        table.add_row(label, escape(str(text)))
+    return table
 
 
 def metric_table(metrics: Mapping[str, MetricValue]) -> Table:

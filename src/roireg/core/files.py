@@ -8,6 +8,7 @@ was written. Imports the standard library alone, so that places are checked befo
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -82,11 +83,18 @@ def check_file(path: Path, *, inputs: Iterable[Path] = ()) -> None:
     Raises
     ------
     OutputError
-        When a folder, a device or a pipe has this name, it is one of `inputs`, or nothing can be written there.
+        When a folder, a device, a pipe or a link to a file has this name, it is one of `inputs` (by whatever name) or
+        part of a result folder, or nothing can be written there.
     """
     target = _regular(path)
-    if any(_real(p) == target for p in inputs):
+    if any(_real(p) == target or (target.exists() and p.exists() and target.samefile(p)) for p in inputs):
         raise OutputError(f"{path}: this file is an input and would be replaced; choose another name")
+    if target.exists() and Path(path).is_symlink():
+        raise OutputError(f"{path}: this is a link, and {target} would be replaced; name that file or another one")
+    for folder, record in itertools.product(target.parents[:2], ("result.json", RECORD)):
+        written = _written(folder, record)
+        if written and target.exists() and target.relative_to(folder).as_posix() in {record, *written}:
+            raise OutputError(f"{path}: this file is part of the result in {folder}; choose another name")
     _probe(path, target.parent)
 
 

@@ -5,10 +5,22 @@ Importing this package loads no torch: a job is made and checked (`Job.check`) i
 `Job.run`.
 """
 
+from roireg.jobs.apply import ApplyJob
+from roireg.jobs.convert import ConvertJob
 from roireg.jobs.evaluate import EvaluateJob
-from roireg.jobs.job import Job, JobResult
+from roireg.jobs.job import FolderJob, Job, JobResult
 from roireg.jobs.prompt import PromptJob
 from roireg.jobs.register import RegisterJob
 from roireg.jobs.segment import SegmentJob
 
-__all__ = ["EvaluateJob", "Job", "JobResult", "PromptJob", "RegisterJob", "SegmentJob"]
+__all__ = [
+    "ApplyJob",
+    "ConvertJob",
+    "EvaluateJob",
+    "FolderJob",
+    "Job",
+    "JobResult",
+    "PromptJob",
+    "RegisterJob",
+    "SegmentJob",
+]

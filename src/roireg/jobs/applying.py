@@ -1,27 +1,51 @@
-"""`roireg.apply`: a transform of any kind put to use on an image, in Python."""
+"""A transform put to use: `roireg.apply` in Python, and what the job of the command does."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias, get_args
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from roireg.core.ambient import own_settings
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.progress import Progress, ProgressEvent
+from roireg.core.scales import between_full_images, field_grid
 from roireg.core.transforms import Chain, Transform
 from roireg.core.words import Interpolation
-from roireg.io import ImageLike, LabelsLike, TransformLike, as_image, as_labels, as_transform
-from roireg.jobs.reading import load_transform
-from roireg.jobs.resampling import check_fill, outside_value, resampled
+from roireg.io import (
+    ImageLike,
+    LabelsLike,
+    PointSet,
+    TransformLike,
+    as_image,
+    as_labels,
+    as_transform,
+    read_points,
+    write_image,
+    write_labels,
+    write_points,
+)
+from roireg.io.timeseries import frame_count, read_series, write_series
+from roireg.jobs.apply import ApplyJob
+from roireg.jobs.job import Work
+from roireg.jobs.options import parse_fill, parse_numbers
+from roireg.jobs.reading import load_chain, load_transform, read_picture, read_reference
+from roireg.jobs.resampling import check_fill, outside_value, resampled, unmoved
 from roireg.pipeline import Registration
 from roireg.pipeline.saved import SavedRegistration
 
-__all__ = ["apply"]
+__all__ = ["apply", "compute"]
+
+MOST_VOXELS = 1e11
+"""No memory holds more; what is too much for this one is told when it is full."""
 
 Applied: TypeAlias = Registration | SavedRegistration | TransformLike
 
@@ -100,3 +124,96 @@ def _mapping(transform: Applied | Sequence[Applied], *, inverse: bool) -> Transf
     else:
         mapping = as_transform(transform)
     return mapping.inverse() if inverse else mapping
+
+
+# -- the job ----------------------------------------------------------------------------------------
+
+
+def compute(job: ApplyJob, progress: Progress) -> Work:
+    """Read, check and carry; see `roireg.jobs.job.Job.run`."""
+    progress(ProgressEvent("reading the files", 0.0))
+    mapping = _chain(job)
+    return _points(job, mapping) if job.carries_points else _image(job, mapping)
+
+
+def _chain(job: ApplyJob) -> Transform:
+    """Return the transform that is applied, between full images where thumbnails were registered."""
+    fixed, moving = job.fixed, job.moving
+    if len(job.transforms) == 1 and not job.carries_points:
+        # A single transform of an image leaves no doubt what was registered to what.
+        ends = (job.subject, job.reference) if job.inverse else (job.reference, job.subject)
+        fixed, moving = fixed or ends[0], moving or ends[1]
+    mapping = load_chain(job.transforms, inverse=job.inverse, fixed=fixed, moving=moving)
+    scales = (job.moving_scale, job.fixed_scale) if job.inverse else (job.fixed_scale, job.moving_scale)
+    return between_full_images(mapping, fixed_scale=scales[0], moving_scale=scales[1])
+
+
+def _points(job: ApplyJob, mapping: Transform) -> Work:
+    points = read_points(job.subject)
+    if points.ndim != mapping.ndim:
+        raise InputError(
+            f"{job.subject}: the points are {points.ndim}D but {', '.join(job.transforms)} is {mapping.ndim}D; "
+            f"expected {mapping.ndim} coordinates per point"
+        )
+    moved = PointSet(mapping.map_points(points.points), points.names)
+    document: dict[str, Any] = {"out": job.out, "kind": "points", "count": len(points)}
+    notes = []
+    beyond = np.flatnonzero(unmoved(mapping, points.points))
+    if len(beyond):
+        document["beyond_field"] = beyond
+        names = ", ".join(points.names[i] or f"row {i + 1}" for i in beyond[:5])
+        more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
+        notes.append(f"beyond the end of a displacement field, which does not move them: {names}{more}")
+    return Work(document, lambda path: write_points(path, moved), moved, notes)
+
+
+def _image(job: ApplyJob, mapping: Transform) -> Work:
+    assert job.reference is not None
+    series = job.frame is None and not job.labels and frame_count(job.subject) > 1
+    image = (
+        read_series(job.subject)
+        if series
+        else read_picture(job.subject, job.picture, labels=job.labels, finite=False)
+    )
+    target = read_reference(job.reference, job.picture)
+    for name, ndim in ((str(job.subject), image.ndim), (str(job.reference), target.ndim)):
+        if ndim != mapping.ndim:
+            raise GeometryError(
+                f"{name}: the image is {ndim}D but {', '.join(job.transforms)} is {mapping.ndim}D; expected equal"
+            )
+    grid = target.grid
+    if job.spacing is not None:
+        sizes = parse_numbers("--spacing", job.spacing, (1, grid.ndim))[::-1]
+        voxels = math.prod(np.maximum(1, grid.extent / sizes).tolist())
+        if voxels > MOST_VOXELS:
+            raise InputError(
+                f"--spacing {job.spacing} makes {voxels:.2g} voxels of {job.reference}; give larger ones"
+            )
+        grid = grid.with_spacing(sizes)
+    fill = parse_fill(job.fill)
+    if fill is not None:
+        check_fill(fill, image, labels=job.labels)
+    outside = outside_value(image, labels=job.labels, series=series) if fill is None else fill
+    mode = "nearest" if job.labels else job.interpolation or "linear"
+    warped = replace(resampled(image, mapping, grid, mode=mode, fill=outside), unit=target.unit)
+    document = {"out": job.out, "kind": "labels" if job.labels else "image", "size": grid.shape[::-1]}
+
+    def write(path: Path) -> None:
+        (write_series if series else write_labels if job.labels else write_image)(path, warped)
+
+    notes = _scale_notes(mapping, target) if (job.fixed_scale, job.moving_scale) == (1.0, 1.0) else []
+    return Work(document | ({"frames": image.channels} if series else {}), write, warped, notes)
+
+
+def _scale_notes(mapping: Transform, target: Image) -> list[str]:
+    """Tell that a reference in pixels is several times as large as what was registered."""
+    lattice = field_grid(mapping)
+    if target.unit != "px" or lattice is None or lattice.ndim != target.ndim:
+        return []
+    times = (target.grid.extent / lattice.extent).min()
+    if times <= 1.5:
+        return []
+    return [
+        f"{target.name} is about {times:.2g} times as large as what the transform was made for; if a thumbnail of it "
+        "was registered, give --fixed-scale and --moving-scale"
+    ]

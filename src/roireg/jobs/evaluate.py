@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 
 from roireg.core.errors import InputError
-from roireg.core.files import check_file
-from roireg.jobs.files import check_input
-from roireg.jobs.options import FixedLabels, FixedPoints, MovingLabels, MovingPoints, PicturesOptions, option
+from roireg.core.progress import Progress
+from roireg.jobs.job import Job, Work
+from roireg.jobs.options import ASIDE, CarriedOptions, PicturesOptions, option
 
 __all__ = ["EvaluateJob"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateJob(PicturesOptions):
+class EvaluateJob(CarriedOptions, PicturesOptions, Job):
     """Paths of everything that can be scored; None where it is not there."""
 
     transform: Annotated[
@@ -27,29 +27,15 @@ class EvaluateJob(PicturesOptions):
     moving: Annotated[
         Path | None, typer.Option("--moving", "-m", help="Moving image, for its likeness to the fixed.")
     ] = None
-    fixed_labels: FixedLabels = None
-    moving_labels: MovingLabels = None
-    fixed_points: FixedPoints = None
-    moving_points: MovingPoints = None
     truth: Annotated[Path | None, option(help="The true transform, where it is known.")] = None
     inverse: Annotated[
         Path | None,
         option("--inverse-transform", help="The inverse to check; else inverse.h5 of the folder, or computed."),
     ] = None
     fixed_mask: Annotated[Path | None, option(help="Where folding and true error are measured.")] = None
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well."), ASIDE] = None
 
-    def check(self) -> None:
-        """Refuse what can be seen to be wrong before anything is read.
-
-        Raises
-        ------
-        RoiregError
-            When an input is not there, stands alone, or `out` cannot be written.
-        """
-        inputs = [v for k, v in vars(self).items() if isinstance(v, Path) and k != "out"]
-        for path in inputs:
-            check_input(path)
+    def check_options(self) -> None:
         _ = self.pictures
         for what in ("labels", "points"):
             fixed, moving = getattr(self, f"fixed_{what}"), getattr(self, f"moving_{what}")
@@ -61,5 +47,8 @@ class EvaluateJob(PicturesOptions):
         for name, value in (("--truth", self.truth), ("--inverse-transform", self.inverse)):
             if value is not None and self.transform is None:
                 raise InputError(f"{name} is compared with a transform; name one")
-        if self.out is not None:
-            check_file(self.out, inputs=inputs)
+
+    def compute(self, progress: Progress) -> Work:
+        from roireg.jobs.evaluating import compute
+
+        return compute(self, progress)

@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import roireg
 from roireg.core.errors import InputError
-from roireg.core.files import check_folder, intact_record, new_folder, write_json
+from roireg.core.files import check_file, check_folder, intact_record, new_folder, write_json
 from roireg.core.progress import Progress, ProgressEvent, silent
-from roireg.jobs.files import check_input, parse_transform
+from roireg.jobs.files import ants_files, check_input, parse_transform
 from roireg.jobs.options import ASIDE, OutFolder, Resume, Words
 
-__all__ = ["Job", "JobResult", "Work", "code_version", "plain"]
+__all__ = ["FolderJob", "Job", "JobResult", "Work", "code_version", "plain"]
 
 
 STAGES = {
@@ -47,13 +47,13 @@ class JobResult:
     Attributes
     ----------
     document : what the record in the result folder says, as plain JSON values.
-    files : names of what was written, folders with a slash at the end.
+    files : names of what was written into the folder of a `FolderJob`, folders with a slash at the end.
     value : the value itself, such as a `roireg.Registration`; None where an earlier result was kept.
     resumed : True where an earlier result of the same inputs, options and code was kept.
     """
 
     document: Mapping[str, Any]
-    files: tuple[str, ...]
+    files: tuple[str, ...] = ()
     value: Any = None
     resumed: bool = False
 
@@ -65,15 +65,20 @@ class Work:
     Attributes
     ----------
     document : what the record is to say.
-    write : writes everything but the record into an empty folder.
+    write : writes the file, or everything but the record into an empty folder.
     value : see `JobResult`.
-    notes : what did not work out beside the result; goes into the record.
+    notes : what did not work out beside the result, or should be known about it; goes into the document.
     """
 
     document: Mapping[str, Any]
     write: Callable[[Path], None]
     value: Any = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def remarks(self) -> dict[str, list[str]]:
+        """The notes as a part of the document, if there are any."""
+        return {"notes": self.notes} if self.notes else {}
 
     @contextmanager
     def beside(self, file: Path) -> Iterator[Path]:
@@ -82,12 +87,88 @@ class Work:
             yield file
         except Exception as error:
             file.unlink(missing_ok=True)
-            self.notes.append(f"{file.name} could not be made ({type(error).__name__}: {error})")
+            self.notes.append(
+                f"{file.name} could not be made ({type(error).__name__}: {error}); the result itself is written"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(ABC):
-    """Paths and options of one run; fields without a value are None.
+    """Paths and options of one run, which writes one file; fields without a value are None."""
+
+    if TYPE_CHECKING:
+        out: Path | None
+        """Where the result goes; every job declares it in its place among the options."""
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the paths that are read, by field."""
+        files = {}
+        for name, (_, *marks) in _declared(type(self)).items():
+            value = getattr(self, name)
+            words = next((mark.words for mark in marks if isinstance(mark, Words)), None)
+            if words is not None and value is not None and value not in words:
+                value = parse_transform(value)[2]
+            if isinstance(value, Path) and ASIDE not in marks:
+                files[name] = value
+        return files
+
+    def input_files(self) -> list[Path]:
+        """Return the paths that are read; of the prefix of ANTs' files, which is no file of its own, those files."""
+        return [file for path in self.inputs().values() for file in (ants_files(path) or [path])]
+
+    def check(self) -> None:
+        """Refuse what can be seen to be wrong before anything is loaded or computed.
+
+        Raises
+        ------
+        InputError
+            When an input is not there, or an option is malformed or means nothing without another one.
+        OutputError
+            When the result cannot be written, or would replace what must stay.
+        """
+        for name, declared in _declared(type(self)).items():
+            _check_words(name, getattr(self, name), *declared)
+        for path in self.inputs().values():
+            check_input(path)
+        self.check_options()
+        self.check_place()
+
+    def check_place(self) -> None:
+        """Refuse a place that cannot be written, or only at the cost of what must stay."""
+        if self.out is not None:
+            check_file(self.out, inputs=self.input_files())
+
+    @abstractmethod
+    def check_options(self) -> None:
+        """Refuse options that are malformed, or mean nothing without another one."""
+
+    @abstractmethod
+    def compute(self, progress: Progress) -> Work:
+        """Read and compute everything; write nothing."""
+
+    def run(self, progress: Progress = silent) -> JobResult:
+        """Check, read, compute and write; nothing is written unless all of it succeeds.
+
+        Raises
+        ------
+        RoiregError
+            When an input is unsuitable or the output cannot be written.
+        """
+        self.check()
+        work = self._computed(progress)
+        work.write(self.out or Path())
+        return JobResult(plain({**work.document, **work.remarks}), value=work.value)
+
+    def _computed(self, progress: Progress) -> Work:
+        progress(ProgressEvent("loading", 0.0))
+        work = self.compute(progress)
+        progress(ProgressEvent("writing", 0.0))
+        return work
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderJob(Job):
+    """A job that writes a folder with a record, by which a result is known again.
 
     Attributes
     ----------
@@ -107,18 +188,6 @@ class Job(ABC):
         """The folder that the result goes into."""
         return self.out
 
-    def inputs(self) -> dict[str, Path]:
-        """Return the paths that are read, by field."""
-        files = {}
-        for name, (_, *marks) in _declared(type(self)).items():
-            value = getattr(self, name)
-            words = next((mark.words for mark in marks if isinstance(mark, Words)), None)
-            if words is not None and value is not None and value not in words:
-                value = parse_transform(value)[2]
-            if isinstance(value, Path) and ASIDE not in marks:
-                files[name] = value
-        return files
-
     def arguments(self) -> dict[str, Any]:
         """Return the options, without what is not chosen, paths that are read, and what has no part in the result."""
         names = [name for name, marks in _declared(type(self)).items() if ASIDE not in marks]
@@ -130,63 +199,38 @@ class Job(ABC):
         """Return path and checksum of every input, and the options."""
         from roireg.io import sha256_of
 
-        inputs: dict[str, dict[str, Any]] = {}
+        inputs = {}
         for name, path in self.inputs().items():
-            inputs[name] = {"path": str(path)}
-            # The prefix of ANTs' files is no file of its own.
-            if path.exists() or "::" in path.name:
-                inputs[name]["sha256"] = sha256_of(path)
+            digest = " ".join(sha256_of(file) for file in ants_files(path) or [path])
+            inputs[name] = {"path": str(path), "sha256": digest}
         return {"inputs": inputs, "arguments": self.arguments()}
 
-    def check(self) -> None:
-        """Refuse what can be seen to be wrong before anything is loaded or computed.
+    def network(self) -> str | None:
+        """Return the name or path of the network that has a part in the result."""
+        return None
 
-        Raises
-        ------
-        InputError
-            When an input is not there, or an option is malformed or means nothing without another one.
-        OutputError
-            When the result cannot be written, or would replace what must stay.
-        """
-        for name, declared in _declared(type(self)).items():
-            _check_words(name, getattr(self, name), *declared)
-        for path in self.inputs().values():
-            check_input(path)
-        self.check_options()
-        check_folder(self.folder, names=self.names, inputs=self.inputs().values(), record=self.record)
+    def stamp(self) -> str:
+        """Return a checksum of what decides the result: contents of inputs, options, code; not where files lie."""
+        sums = {name: entry["sha256"] for name, entry in self.provenance["inputs"].items()}
+        content = [type(self).__name__, code_version(), sums, self.provenance["arguments"], _weights(self.network())]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    @abstractmethod
-    def check_options(self) -> None:
-        """Refuse options that are malformed, or mean nothing without another one."""
-
-    @abstractmethod
-    def compute(self, progress: Progress) -> Work:
-        """Read and compute everything; write nothing."""
+    def check_place(self) -> None:
+        check_folder(self.folder, names=self.names, inputs=self.input_files(), record=self.record)
 
     def run(self, progress: Progress = silent) -> JobResult:
-        """Check, read, compute and write; nothing is written unless all of it succeeds.
-
-        Raises
-        ------
-        RoiregError
-            When an input is unsuitable or the output cannot be written.
-        """
         self.check()
-        stamp = _stamp(self)
+        stamp = self.stamp()
         earlier = intact_record(self.folder, record=self.record) if self.resume else None
         if earlier is not None and earlier.get("stamp") == stamp:
             paths = _listed(earlier.pop("written"), self.record)
             del earlier["complete"]
             return JobResult(earlier, paths, resumed=True)
-        progress(ProgressEvent("loading", 0.0))
-        work = self.compute(progress)
-        progress(ProgressEvent("writing", 0.0))
+        work = self._computed(progress)
         document = {**work.document, "provenance": {**work.document.get("provenance", {}), **self.provenance}}
         with new_folder(self.folder, record=self.record) as folder:
             work.write(folder)
-            if work.notes:
-                document["notes"] = work.notes
-            document = plain(document | {"stamp": stamp})
+            document = plain({**document, **work.remarks, "stamp": stamp})
             write_json(folder / self.record, document)
             files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
         return JobResult(document, _listed(files, self.record), work.value)
@@ -218,11 +262,16 @@ def _check_words(name: str, value: Any, kind: Any, *marks: Any) -> None:
         raise InputError(f"{option} is {', '.join(words)} or the file of a transform, found {value!r}")
 
 
-def _stamp(job: Job) -> str:
-    """Return a checksum of all that decides a result: contents of inputs, options, and code; not where files lie."""
-    sums = {name: entry.get("sha256", entry["path"]) for name, entry in job.provenance["inputs"].items()}
-    content = [type(job).__name__, code_version(), sums, job.provenance["arguments"]]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _weights(model: str | None) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of the files of a network; a checksum would take longer than many runs."""
+    if model is None:
+        return []
+    from roireg.io.weights import weight_files
+    from roireg.models import resolve
+
+    _, place = resolve(model)
+    files = [] if place is None else [*weight_files(place), *sorted(place.glob("*.json"))]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 @cache

@@ -8,41 +8,38 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from roireg.core.errors import InputError
-from roireg.core.words import ProfileName
+from roireg.core.words import ProfileName, Unit
 
 __all__ = [
     "ASIDE",
-    "CARRIED",
-    "Channel",
+    "CarriedOptions",
     "STARTED",
     "STEERED",
     "Device",
-    "FixedLabels",
-    "FixedPoints",
+    "Features",
     "FixedImage",
-    "Frame",
-    "Frames",
-    "Level",
     "MaxMemory",
     "MovingImage",
-    "MovingLabels",
-    "MovingPoints",
     "NetworkOptions",
+    "OutFile",
     "OutFolder",
-    "Page",
+    "PictureOptions",
     "PicturesOptions",
+    "PointOptions",
     "Resume",
     "Seed",
     "Strict",
     "Words",
+    "is_index",
     "option",
-    "parse_frames",
+    "parse_fill",
     "parse_numbers",
     "parse_picture",
     "parse_size",
@@ -70,6 +67,9 @@ def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
+several = partial(option, panel="Files that hold several pictures")
+
+
 def words_or_file(words: tuple[str, ...], *, help: str, panel: str | None = None) -> Any:
     """Return an option that completes `words`."""
 
@@ -83,23 +83,19 @@ def words_or_file(words: tuple[str, ...], *, help: str, panel: str | None = None
 FixedImage = Annotated[
     Path,
     typer.Argument(help="The image that stays: a file, or a folder with a DICOM series."),
-    typer.Option("--fixed", "-f", help="The same by name."),
+    typer.Option("--fixed", "-f", help="FIXED, by name instead of by place."),
 ]
 MovingImage = Annotated[
     Path,
     typer.Argument(help="The image that is brought onto it."),
-    typer.Option("--moving", "-m", help="The same by name."),
+    typer.Option("--moving", "-m", help="MOVING, by name instead of by place."),
 ]
+OutFile = Annotated[Path, typer.Option("--out", "-o", help="File to write."), ASIDE]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Result folder."), ASIDE]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Keep a result of the same inputs, options and version that is there."), ASIDE
 ]
 
-Frame = Annotated[int | None, typer.Option(min=0, help="Which volume of a 4D file, from 0.")]
-Frames = Annotated[
-    str | None,
-    typer.Option(metavar="N[,M]", help="Which volume of 4D files, from 0: N for both, or FIXED,MOVING."),
-]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Exit code 3 also when the verdict is uncertain; for scripts."), ASIDE
 ]
@@ -108,43 +104,71 @@ MaxMemory = Annotated[
     typer.Option(metavar="SIZE", help="Most memory to use, such as 4G or 800M; a run that needs more is refused."),
     ASIDE,
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-
-FixedLabels = Annotated[Path | None, option(help="Label map of the fixed image.", panel=CARRIED)]
-MovingLabels = Annotated[Path | None, option(help="Label map of the moving image.", panel=CARRIED)]
-FixedPoints = Annotated[Path | None, option(help="Points of the fixed image: .csv, .mrk.json, .fcsv.", panel=CARRIED)]
-MovingPoints = Annotated[
-    Path | None, option(help="Points of the moving image, by name or row as the fixed.", panel=CARRIED)
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Equal seeds give equal results.")]
+Features = Annotated[
+    str | None, option(help="What regions are compared by; that of the network, else intensity.", panel=NETWORK)
 ]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 
 
-Level = Annotated[int | None, typer.Option(min=0, help="Level of a pyramid (TIFF), 0 is full resolution.")]
-Page = Annotated[
-    str | None, typer.Option(metavar="N|all", help="Which of several pictures (TIFF), from 0; all are slices.")
-]
-Channel = Annotated[str | None, typer.Option(metavar="N|NAME", help="One channel (TIFF), from 0 or by its name.")]
+@dataclass(frozen=True, kw_only=True)
+class CarriedOptions:
+    """Label maps and points of both images, to be moved and scored."""
+
+    fixed_labels: Annotated[Path | None, option(help="Label map of the fixed image.", panel=CARRIED)] = None
+    moving_labels: Annotated[Path | None, option(help="Label map of the moving image.", panel=CARRIED)] = None
+    fixed_points: Annotated[
+        Path | None, option(help="Points of the fixed image: .csv, .mrk.json, .fcsv.", panel=CARRIED)
+    ] = None
+    moving_points: Annotated[
+        Path | None, option(help="Points of the moving image, by name or row as the fixed.", panel=CARRIED)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """Which picture of a file that holds several."""
+
+    frame: Annotated[int | None, several(min=0, help="Which volume of a 4D file, from 0.")] = None
+    level: Annotated[int | None, several(min=0, help="Level of a pyramid (TIFF), 0 is full resolution.")] = None
+    page: Annotated[
+        str | None,
+        several(metavar="N|all", help="Which of several pictures (TIFF), from 0; all are slices."),
+    ] = None
+    channel: Annotated[str | None, several(metavar="N|NAME", help="One channel (TIFF), from 0 or by its name.")] = (
+        None
+    )
+
+    @property
+    def picture(self) -> dict[str, Any]:
+        """What `read_image` is told of which picture to take.
+
+        Raises
+        ------
+        InputError
+            When an option is malformed.
+        """
+        return parse_picture(self.frame, self.level, self.page, self.channel)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesOptions:
     """Which pictures of files that hold several: one value for both images, or FIXED,MOVING."""
 
-    frame: Frames = None
-    level: Annotated[str | None, option(metavar="N[,M]", help="Levels of pyramids (TIFF), 0 is full resolution.")] = (
-        None
-    )
+    frame: Annotated[
+        str | None,
+        several(metavar="N[,M]", help="Which volume of 4D files, from 0: N for both, or FIXED,MOVING."),
+    ] = None
+    level: Annotated[
+        str | None, several(metavar="N[,M]", help="Levels of pyramids (TIFF), 0 is full resolution.")
+    ] = None
     page: Annotated[
-        str | None, option(metavar="N[,M]", help="Which of several pictures (TIFF), from 0; all stacks them.")
+        str | None,
+        several(metavar="N[,M]", help="Which of several pictures (TIFF), from 0; all stacks them."),
     ] = None
     channel: Annotated[
-        str | None, option(metavar="N[,M]", help="One channel of each (TIFF), from 0 or by its name.")
+        str | None, several(metavar="N[,M]", help="One channel of each (TIFF), from 0 or by its name.")
     ] = None
-
-    @property
-    def frames(self) -> tuple[int | None, int | None]:
-        """Which volume of the fixed and of the moving files to take."""
-        return parse_frames(self.frame)
 
     @property
     def pictures(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -155,34 +179,40 @@ class PicturesOptions:
         InputError
             When an option is malformed.
         """
-        texts = {name: _both(name, getattr(self, name)) for name in ("level", "page", "channel")}
-        sides = [
-            parse_picture(frame, **{name: both[i] for name, both in texts.items()})
-            for i, frame in enumerate(self.frames)
-        ]
-        return sides[0], sides[1]
+        names = ("frame", "level", "page", "channel")
+        fixed, moving = zip(*(_both(name, getattr(self, name)) for name in names), strict=True)
+        return parse_picture(*fixed), parse_picture(*moving)
+
+    @property
+    def frames(self) -> tuple[int | None, int | None]:
+        """Which volume of the fixed and of the moving files to take."""
+        return self.pictures[0]["frame"], self.pictures[1]["frame"]
 
 
 def parse_picture(
-    frame: int | None, level: str | int | None, page: str | None, channel: str | None
+    frame: str | int | None, level: str | int | None, page: str | None, channel: str | None
 ) -> dict[str, Any]:
     """Return what `read_image` is told of which picture to take; numbers may be text.
 
     Raises
     ------
     InputError
-        When a level is no number, or a page neither a number nor "all".
+        When a frame or level is no number, or a page neither a number nor "all".
     """
-    if level is not None and not str(level).isdecimal():
-        raise InputError(f"--level is a number from 0, or two as FIXED,MOVING, found {level!r}")
-    if page is not None and page != "all" and not page.isdecimal():
-        raise InputError(f"--page is a number from 0 or all, or two as FIXED,MOVING, found {page!r}")
-    return {
-        "frame": frame,
-        "level": None if level is None else int(level),
-        "page": int(page) if page is not None and page.isdecimal() else page,
-        "channel": int(channel) if channel is not None and channel.isdecimal() else channel,
+    numbers = {
+        name: int(value) if value is not None and is_index(str(value)) else value
+        for name, value in (("frame", frame), ("level", level), ("page", page), ("channel", channel))
     }
+    for name in ("frame", "level", "page"):
+        if isinstance(numbers[name], str) and (name, numbers[name]) != ("page", "all"):
+            words = "a number from 0 or all" if name == "page" else "a number from 0"
+            raise InputError(f"--{name} is {words}, or two as FIXED,MOVING, found {numbers[name]!r}")
+    return numbers
+
+
+def is_index(text: str) -> bool:
+    """Tell whether a text is a number from 0 in plain digits, of no more than any file needs."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _both(name: str, text: str | None) -> tuple[str | None, str | None]:
@@ -192,6 +222,52 @@ def _both(name: str, text: str | None) -> tuple[str | None, str | None]:
     if len(parts) > 2 or not all(parts):
         raise InputError(f"--{name} takes one value, or two as FIXED,MOVING, found {text!r}")
     return parts[0], parts[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointOptions:
+    """Points, with their labels, and a box, which make one prompt."""
+
+    point: Annotated[
+        list[str] | None, option(metavar="X,Y[,Z]", help="A point; several, with their labels, make one prompt.")
+    ] = None
+    label: Annotated[
+        list[int] | None, option(min=0, max=1, help="Per --point: 1 inside the region (default), 0 outside.")
+    ] = None
+    box: Annotated[
+        str | None, option(metavar="X0,Y0[,Z0],X1,Y1[,Z1]", help="Two opposite corners around the region.")
+    ] = None
+    unit: Annotated[
+        Unit | None, option(help="Of --point and --box: px (voxel index from 0) or mm (LPS). px for PNG, JPEG, TIFF.")
+    ] = None
+
+    def check_points(self) -> None:
+        """Refuse what makes no prompt in any image.
+
+        Raises
+        ------
+        InputError
+            When a text holds no numbers, or labels and points do not fit together.
+        """
+        for text in self.point or ():
+            parse_numbers("--point", text, (2, 3))
+        if self.box is not None:
+            parse_numbers("--box", self.box, (4, 6))
+        count = len(self.point or ())
+        if self.unit is not None and not count and self.box is None:
+            raise InputError(
+                f"--unit is of --point and --box, found {self.unit} with neither of them; points of a file are mm "
+                "(LPS), or px in 2D"
+            )
+        if self.label and not count:
+            raise InputError("--label says whether a --point is inside (1) or outside (0); give points too")
+        if self.label and len(self.label) != count:
+            raise InputError(f"--label is given once per --point, found {count} points and {len(self.label)} labels")
+        if self.label and self.box is None and not any(self.label):
+            raise InputError(
+                f"--label: all {count} points are outside the region (label 0); give at least one point inside it "
+                "(label 1), or a --box around it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +292,10 @@ class NetworkOptions:
         Path | None, option(help="Folder that keeps encoded images between runs.", panel=NETWORK), ASIDE
     ] = None
 
+    def network(self) -> str | None:
+        """Return the name or path of the network that has a part in the result."""
+        return self.model
+
     def check_network(self) -> None:
         """Refuse options of a network where none is named."""
         for name, value in (("--profile", self.profile), ("--window", self.window), ("--cache", self.cache)):
@@ -237,20 +317,20 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * 1000 ** ("KMGT".index(match[2].upper()) + 1))
 
 
-def parse_frames(text: str | None) -> tuple[int | None, int | None]:
-    """Turn ``N`` (both images) or ``FIXED,MOVING`` into two numbers; None where nothing is said.
+def parse_fill(text: str) -> float | None:
+    """Return the value outside an image; None for "auto", where it is found from the image.
 
     Raises
     ------
     InputError
-        When it is neither.
+        When it is neither "auto" nor a number.
     """
-    if text is None:
-        return None, None
-    parts = [p.strip() for p in text.split(",")]
-    if len(parts) not in (1, 2) or not all(p.isascii() and p.isdigit() and len(p) < 10 for p in parts):
-        raise InputError(f"--frame is a number from 0, or two as FIXED,MOVING, found {text!r}")
-    return int(parts[0]), int(parts[-1])
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--fill is auto or a number, found {text!r}") from None
 
 
 def parse_numbers(name: str, text: str, counts: Sequence[int]) -> list[float]:

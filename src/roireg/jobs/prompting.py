@@ -23,7 +23,7 @@ from roireg.io import read_image, read_labels, read_points, write_pairs
 from roireg.jobs.job import Work
 from roireg.jobs.prompt import PromptJob
 from roireg.jobs.prompt_picture import draw_answers
-from roireg.jobs.reading import load_transform, with_network, world_points
+from roireg.jobs.reading import load_transform, pointed, with_network
 from roireg.pipeline import Config, prompt_session, register
 from roireg.pipeline.checks import labels_on
 from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompt
@@ -98,10 +98,8 @@ def _prompts(job: PromptJob, image: Image, frame: int | None) -> tuple[list[Prom
     """Return the prompts and what they are called; all of them checked."""
     prompts: list[Prompt | Image] = []
     names: list[str] = []
-    if job.point or job.box is not None:
-        labels = np.array(job.label or [1] * len(job.point or ()), dtype=np.int64)
-        corners = None if job.box is None else world_points("--box", [job.box], image, job.unit, per_text=2)
-        prompts.append(Prompt(world_points("--point", job.point or (), image, job.unit), labels, corners))
+    if (prompt := pointed(job, image)) is not None:
+        prompts.append(prompt)
         names.append("")
     if job.mask is not None:
         mask = read_labels(job.mask, frame=frame)
@@ -114,9 +112,8 @@ def _prompts(job: PromptJob, image: Image, frame: int | None) -> tuple[list[Prom
                 f"{job.prompts}: the prompts have {points.ndim} coordinates but {image.name} is {image.ndim}D; "
                 f"expected the columns {'x,y' if image.ndim == 2 else 'x,y,z'}"
             )
-        prompts += [Prompt.at(point) for point in points.points]
+        prompts += [check_prompt(Prompt.at(point), image) for point in points.points]
         names += list(points.names)
-    prompts = [check_prompt(item, image) if isinstance(item, Prompt) else item for item in prompts]
     return prompts, [name or str(k + 1) for k, name in enumerate(names)]
 
 

@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roireg.core.errors import GeometryError, InputError
-from roireg.core.files import is_complete
+from roireg.core.files import extension_of, is_complete
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.rois import Prompt
 from roireg.core.transforms import Chain, Transform
 from roireg.io import read_image, read_labels, read_transform
+from roireg.io.images import TIFF
 from roireg.jobs.files import ants_files, parse_transform
-from roireg.jobs.options import NetworkOptions, parse_numbers
+from roireg.jobs.options import NetworkOptions, PointOptions, parse_numbers
 from roireg.models import resolve
 from roireg.pipeline import Config
+from roireg.pipeline.prompts import check_prompt
 
-__all__ = ["load_chain", "load_labels", "load_transform", "with_network", "world_points"]
+__all__ = [
+    "load_chain",
+    "load_labels",
+    "load_transform",
+    "pointed",
+    "read_picture",
+    "read_reference",
+    "with_network",
+    "world_points",
+]
 
 
 def load_labels(path: Path | None, frame: int | None = None) -> Image | None:
     """Read a label map or mask, if one is named."""
     return None if path is None else read_labels(path, frame=frame)
+
+
+def read_picture(path: Path, picture: Mapping[str, Any], *, labels: bool, finite: bool = True) -> Image:
+    """Read an image or label map, the picture that `PictureOptions.picture` says."""
+    if not labels:
+        return read_image(path, **picture, finite=finite)
+    return read_labels(path, **{name: value for name, value in picture.items() if name != "channel"})
+
+
+def read_reference(path: Path, picture: Mapping[str, Any] = MappingProxyType({})) -> Image:
+    """Read an image for its grid; the frames of a 4D one share it, level and page are those of `picture`."""
+    same = picture if extension_of(path) in TIFF else {}
+    return read_image(path, **{**same, "frame": 0, "channel": None})
 
 
 def load_transform(path: Path | str, *, fixed: Path | None = None, moving: Path | None = None) -> Transform:
@@ -121,6 +148,22 @@ def with_network(config: Config, options: NetworkOptions) -> Config:
     )
     resolve(options.model)
     return config
+
+
+def pointed(options: PointOptions, image: Image) -> Prompt | None:
+    """Return the prompt that points, labels and box make in an image; None without any.
+
+    Raises
+    ------
+    InputError
+        When a point lies outside the image, or has another number of coordinates.
+    """
+    if not options.point and options.box is None:
+        return None
+    points = world_points("--point", options.point or (), image, options.unit)
+    corners = None if options.box is None else world_points("--box", [options.box], image, options.unit, per_text=2)
+    labels = np.array(options.label or [1] * len(points), dtype=np.int64)
+    return check_prompt(Prompt(points, labels, corners), image)
 
 
 def world_points(

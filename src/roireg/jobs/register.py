@@ -11,24 +11,23 @@ from typing import Annotated, ClassVar
 from roireg.core.errors import InputError
 from roireg.core.progress import Progress
 from roireg.core.words import INIT_WORDS, OUTPUTS, PresetName, Side, Unit
-from roireg.jobs.job import Job, Work
+from roireg.jobs.job import FolderJob, Work
 from roireg.jobs.options import (
     STARTED,
     STEERED,
+    CarriedOptions,
     Device,
+    Features,
     FixedImage,
-    FixedLabels,
-    FixedPoints,
     MaxMemory,
     MovingImage,
-    MovingLabels,
-    MovingPoints,
     NetworkOptions,
     PicturesOptions,
     Seed,
     Strict,
     Words,
     option,
+    parse_fill,
     parse_numbers,
     parse_size,
     words_or_file,
@@ -38,7 +37,7 @@ __all__ = ["RegisterJob"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisterJob(NetworkOptions, PicturesOptions, Job):
+class RegisterJob(CarriedOptions, NetworkOptions, PicturesOptions, FolderJob):
     """Register two images and carry along what belongs to them."""
 
     names: ClassVar[tuple[str, ...]] = (
@@ -101,14 +100,7 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
         float | None,
         option(metavar="W", help="Weight of prompts and accepted pairs in the fit, else of all.", panel=STEERED),
     ] = None
-    features: Annotated[
-        str | None,
-        option(help="What regions are compared by; that of the network, else intensity.", panel="Network"),
-    ] = None
-    fixed_labels: FixedLabels = None
-    moving_labels: MovingLabels = None
-    fixed_points: FixedPoints = None
-    moving_points: MovingPoints = None
+    features: Features = None
 
     @property
     def outputs(self) -> Collection[str]:
@@ -136,14 +128,9 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
         InputError
             When it is neither "auto" nor a finite number.
         """
-        if self.fill == "auto":
-            return None
-        try:
-            value = float(self.fill)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise InputError(f"--fill is auto or a number, found {self.fill!r}")
+        value = parse_fill(self.fill)
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"--fill is auto or a finite number, found {self.fill!r}")
         return value
 
     def check_options(self) -> None:
@@ -162,6 +149,13 @@ class RegisterJob(NetworkOptions, PicturesOptions, Job):
                 )
         for text in self.prompt or ():
             parse_numbers("--prompt", text, (2, 3))
+
+    def network(self) -> str | None:
+        if self.model is not None or self.config is None:
+            return self.model
+        from roireg.pipeline import Config
+
+        return Config.load(self.config).network.model
 
     def compute(self, progress: Progress) -> Work:
         from roireg.jobs.registering import compute

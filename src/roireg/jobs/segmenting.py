@@ -12,7 +12,7 @@ from roireg.core.errors import InputError
 from roireg.core.files import extension_of, stem_of
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent
-from roireg.core.rois import Prompt, ROISet
+from roireg.core.rois import ROISet
 from roireg.core.seeds import resolve_device
 from roireg.core.warp import warp
 from roireg.evaluate.palette import distinct_colours
@@ -20,11 +20,9 @@ from roireg.evaluate.planes import best_cut, display_planes, sample_plane
 from roireg.evaluate.plots import draw_regions, intensity_window, to_picture
 from roireg.io import check_image, read_image, write_labels
 from roireg.jobs.job import Work
-from roireg.jobs.options import parse_numbers
-from roireg.jobs.reading import with_network
+from roireg.jobs.reading import pointed, with_network
 from roireg.jobs.segment import LABEL_MAPS, SegmentJob
 from roireg.pipeline import Config
-from roireg.pipeline.prompts import check_prompt
 from roireg.pipeline.tools import Network, tell_time
 from roireg.segment import HierarchySegmenter, RegionFilter, Segmenter, as_promptable
 from roireg.segment.promptable import NetworkAnswers
@@ -46,7 +44,7 @@ def compute(job: SegmentJob, progress: Progress) -> Work:
         raise InputError(
             f"{job.out}: the label map of this image is written as one of {', '.join(LABEL_MAPS[:4])}, found {kind!r}"
         )
-    prompt = _prompt(job, image)
+    prompt = pointed(job, image)
     limits = RegionFilter(min_fraction=job.min_size, max_fraction=job.max_size, max_count=job.max_count)
     segmenter: Segmenter = HierarchySegmenter(limits)
     if job.model is not None:
@@ -84,16 +82,6 @@ def compute(job: SegmentJob, progress: Progress) -> Work:
 
     work = Work(document, write, rois)
     return work
-
-
-def _prompt(job: SegmentJob, image: Image) -> Prompt | None:
-    if not job.point and job.box is None:
-        return None
-    d = image.ndim
-    places = [parse_numbers("--point", p, (d,)) for p in job.point or ()]
-    corners = None if job.box is None else np.array(parse_numbers("--box", job.box, (2 * d,))).reshape(2, d)
-    inside = np.array(job.label or [1] * len(places), dtype=np.int64)
-    return check_prompt(Prompt(np.array(places, dtype=np.float64).reshape(-1, d), inside, corners), image)
 
 
 def _score(rois: ROISet, k: int) -> float:

@@ -79,7 +79,8 @@ def find_card(name: str) -> ModelCard:
     cards = {card.name: card for card in available_models()}
     if name in cards:
         return cards[name]
-    near = difflib.get_close_matches(name.lower(), cards, n=3, cutoff=0.5)
+    begun = [known for known in cards if name and known.startswith(name.lower())]
+    near = begun[:5] or difflib.get_close_matches(name.lower(), cards, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `roireg models list`"
     raise InputError(f"model {name!r} is unknown; {hint}")
 
