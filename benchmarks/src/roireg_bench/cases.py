@@ -132,8 +132,8 @@ class CaseFolder:
     def digest(self, case: Case) -> str:
         """Return a hash of everything that decides images and scores of a case: contents and modality, not names."""
         files = {what: self.file(case, what) for what in FILES}
-        found = {what: None if file is None else _sum(file) for what, file in files.items()}
-        text = json.dumps([found, case.true_affine, self.modality], sort_keys=True)
+        digests = {what: None if file is None else _sum(file) for what, file in files.items()}
+        text = json.dumps([digests, case.true_affine, self.modality], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -233,13 +233,13 @@ def explained(problem: ErrorDetails) -> str:
 
 def _all_sound(sets: Sequence[OpenSet]) -> list[CaseFolder]:
     wrong: list[str] = []
-    for found in sets:
-        wrong += found.wrong
-        if found.folder is not None:
-            wrong += [f"{found.place / FILE}: {fault}" for fault in find_faults(found.folder).values()]
+    for case_set in sets:
+        wrong += case_set.wrong
+        if case_set.folder is not None:
+            wrong += [f"{case_set.place / FILE}: {fault}" for fault in find_faults(case_set.folder).values()]
     if wrong:
         raise InputError("\n".join(wrong))
-    return [found.folder for found in sets if found.folder is not None]
+    return [case_set.folder for case_set in sets if case_set.folder is not None]
 
 
 def find_faults(folder: CaseFolder) -> dict[int, str]:
@@ -295,12 +295,12 @@ def set_places(root: Path, names: Collection[str] | None = None) -> list[Path]:
         raise InputError(f"{root}: there is no such folder; name a case set or a folder of them")
     own = (root / FILE).is_file()
     places = [root] if own else sorted(p.parent for p in root.glob(f"*/{FILE}"))
-    known = {place.resolve().name: place for place in places}
-    if not known:
+    by_name = {place.resolve().name: place for place in places}
+    if not by_name:
         raise InputError(f"{root}: expected case sets, found no {FILE} here or one level below; check the folder")
-    if missing := sorted(set(names or ()) - set(known)):
-        raise InputError(f"{root}: there is no case set {', '.join(missing)}; found {', '.join(known)}")
-    return [place for name, place in known.items() if names is None or name in names]
+    if missing := sorted(set(names or ()) - set(by_name)):
+        raise InputError(f"{root}: there is no case set {', '.join(missing)}; found {', '.join(by_name)}")
+    return [place for name, place in by_name.items() if names is None or name in names]
 
 
 def choose_cases(folders: Sequence[CaseFolder], patterns: Sequence[str]) -> list[CaseFolder]:
@@ -318,18 +318,18 @@ def choose_cases(folders: Sequence[CaseFolder], patterns: Sequence[str]) -> list
     """
     if not patterns:
         return list(folders)
-    chosen = []
+    subsets = []
     used: set[str] = set()
     for folder in folders:
-        name, kept = folder.content.name, []
+        name, cases = folder.content.name, []
         for case in folder.content.pairs:
             fits = [p for p in patterns if fnmatchcase(f"{name}/{case.id}", p if "/" in p else f"{p}/*")]
             used.update(fits)
             if fits:
-                kept.append(case)
-        if kept:
-            chosen.append(CaseFolder(folder.path, folder.content.model_copy(update={"pairs": kept})))
+                cases.append(case)
+        if cases:
+            subsets.append(CaseFolder(folder.path, folder.content.model_copy(update={"pairs": cases})))
     if idle := [p for p in patterns if p not in used]:
-        known = ", ".join(folder.content.name for folder in folders)
-        raise InputError(f"no pair fits {', '.join(idle)}; expected set or set/pair, of the sets {known}")
-    return chosen
+        names_of_sets = ", ".join(folder.content.name for folder in folders)
+        raise InputError(f"no pair fits {', '.join(idle)}; expected set or set/pair, of the sets {names_of_sets}")
+    return subsets

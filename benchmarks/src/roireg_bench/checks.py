@@ -26,16 +26,16 @@ def find_problems(folder: CaseFolder) -> list[str]:
     images that share no part of space.
     """
     faults = find_faults(folder)
-    found = []
+    problems = []
     for i, case in enumerate(folder.content.pairs):
         if i in faults:
-            found.append(f"{folder.path / FILE}: {faults[i]}")
+            problems.append(f"{folder.path / FILE}: {faults[i]}")
             continue
         try:
             _check_case(folder, case)
         except InputError as error:
-            found.append(f"{folder.path / FILE}: pair {case.id!r}: {error}")
-    return found
+            problems.append(f"{folder.path / FILE}: pair {case.id!r}: {error}")
+    return problems
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,16 @@ def check_folders(root: str | Path) -> Iterator[CheckedSet]:
     """
     titles: set[str] = set()
     for place in set_places(Path(root)):
-        found = open_set(place)
-        problems = list(found.wrong)
+        case_set = open_set(place)
+        problems = list(case_set.wrong)
         name = place.resolve().name
-        if found.folder is not None:
-            name = found.folder.content.name
-            problems += find_problems(found.folder)
+        if case_set.folder is not None:
+            name = case_set.folder.content.name
+            problems += find_problems(case_set.folder)
             if name in titles:
                 problems.append(f"{place / FILE}: another case set is named {name!r} too; names must differ")
             titles.add(name)
-        yield CheckedSet(name, found.count, problems)
+        yield CheckedSet(name, case_set.count, problems)
 
 
 def _check_case(folder: CaseFolder, case: Case) -> None:

@@ -130,12 +130,12 @@ def check(session: Session, data: Path | None, *, schema: bool) -> Outcome:
     if data is None:
         raise InputError("name a case set or a folder of case sets, or ask for --schema")
     document = []
-    for found in check_folders(data):
-        for problem in found.problems:
+    for case_set in check_folders(data):
+        for problem in case_set.problems:
             session.note("error", problem, "red")
-        if not found.problems:
-            session.say(f"{escape(found.name)}: {found.pairs} pairs, all files fit")
-        document.append({"set": found.name, "pairs": found.pairs, "problems": found.problems})
+        if not case_set.problems:
+            session.say(f"{escape(case_set.name)}: {case_set.pairs} pairs, all files fit")
+        document.append({"set": case_set.name, "pairs": case_set.pairs, "problems": case_set.problems})
     return Outcome({"sets": document}, 2 if any(entry["problems"] for entry in document) else 0)
 
 
@@ -159,12 +159,12 @@ def prompts(
     seed: int,
 ) -> Outcome:
     """Measure prompts and write their rows, tables and calibration; see the command's help."""
-    chosen = list(METHODS_OF_PROMPTS if methods is None else methods)
+    names = list(METHODS_OF_PROMPTS if methods is None else methods)
     folders = find_folders(data, None if sets == ["all"] else sets or SETS_OF_PROMPTS)
     check_folder(out)
     rows: list[PromptRow] = []
     for folder in folders:
-        for row in measure_prompts([folder], chosen, limit=limit, seed=seed):
+        for row in measure_prompts([folder], names, limit=limit, seed=seed):
             rows.append(row)
             session.say(escape(f"{row.set} {row.pair} {row.method}: {row.label}, Dice {row.dice:.2f}"))
         # After every set, so that a long run that is stopped has something to show.
@@ -248,11 +248,11 @@ def _written(session: Session, rows: list[Row], folders: list[CaseFolder], out: 
 def _shown(table: Table) -> RichTable:
     shown = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=table.caption, title_justify="left")
     # A terminal is narrow: versions are in the files.
-    kept = [i for i, title in enumerate(table.head) if title != "version"]
-    for i in kept:
+    columns = [i for i, title in enumerate(table.head) if title != "version"]
+    for i in columns:
         shown.add_column(escape(table.head[i]))
     for i, line in enumerate(table.lines):
-        shown.add_row(*(escape(line[k]) for k in kept), style="bold" if i in table.ours else "")
+        shown.add_row(*(escape(line[k]) for k in columns), style="bold" if i in table.ours else "")
     return shown
 
 

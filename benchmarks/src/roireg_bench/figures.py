@@ -77,8 +77,8 @@ def pair_scatter(board: Board, ours: str, peer: str) -> bytes:
     side = (high, low) if board.sign > 0 else (low, high)
     axes.fill_between([low, high], [low, high], side[0], color=OURS, alpha=0.07, lw=0)
     better = board.sign * (upwards - across) > 0
-    for chosen, colour, marker in ((better, OURS, "o"), (~better, PEER, "s")):
-        axes.plot(across[chosen], upwards[chosen], marker, ms=5, mew=0.6, mec="white", color=colour, clip_on=False)
+    for mask, colour, marker in ((better, OURS, "o"), (~better, PEER, "s")):
+        axes.plot(across[mask], upwards[mask], marker, ms=5, mew=0.6, mec="white", color=colour, clip_on=False)
     count = f"{ours} better: {int(better.sum())} of {len(pairs)}"
     axes.set_title(count, fontsize=LABEL, color=OURS, fontweight="bold", loc="left")
     title = _score_title(board.metric, board.unit, None)

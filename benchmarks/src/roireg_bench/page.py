@@ -61,7 +61,7 @@ def render_page(
     thumbnails : folder of the pictures of the runs; None, or a run without one, shows numbers alone.
     heading, notes : title and lines such as date, machine and command.
     """
-    found = boards(rows)
+    all_boards = boards(rows)
     main = main_method(rows)
     environment = Environment(
         loader=PackageLoader("roireg_bench"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -72,8 +72,8 @@ def render_page(
         method_notes=NOTES,
         main=main,
         summary=summary_tables(rows),
-        times=list(_times(rows, found)),
-        sets=[_section(name, rows, found, main, folders) for name in dict.fromkeys(row.set for row in rows)],
+        times=list(_times(rows, all_boards)),
+        sets=[_section(name, rows, all_boards, main, folders) for name in dict.fromkeys(row.set for row in rows)],
         panels=PANELS,
         worst=_worst(rows, thumbnails),
         count=WORST,
@@ -82,15 +82,15 @@ def render_page(
     )
 
 
-def _times(rows: Sequence[Row], found: Sequence[Board]) -> Iterator[_Picture]:
+def _times(rows: Sequence[Row], all_boards: Sequence[Board]) -> Iterator[_Picture]:
     """Accuracy against time for every score, 3D and 2D apart: their times have little in common."""
     for metric, label in SCORE_LABELS.items():
         for ndim in (3, 2):
-            group = [board for board in found if board.metric == metric and board.ndim == ndim]
+            group = [board for board in all_boards if board.metric == metric and board.ndim == ndim]
             names = {board.set for board in group}
-            done = [row for row in rows if row.status == "ok" and row.set in names and np.isfinite(row.seconds)]
-            methods = {row.method for row in done}
-            seconds = {m: float(np.mean([r.seconds for r in done if r.method == m])) for m in methods}
+            successes = [row for row in rows if row.status == "ok" and row.set in names and np.isfinite(row.seconds)]
+            methods = {row.method for row in successes}
+            seconds = {m: float(np.mean([r.seconds for r in successes if r.method == m])) for m in methods}
             title = f"{ndim}D, {label}, {len(group)} set{'s' if len(group) > 1 else ''}"
             if not group or not seconds:
                 continue
@@ -101,10 +101,10 @@ def _times(rows: Sequence[Row], found: Sequence[Board]) -> Iterator[_Picture]:
 
 
 def _section(
-    name: str, rows: Sequence[Row], found: Sequence[Board], main: str | None, folders: Sequence[CaseFolder]
+    name: str, rows: Sequence[Row], all_boards: Sequence[Board], main: str | None, folders: Sequence[CaseFolder]
 ) -> dict[str, object]:
     figures = []
-    for board in (b for b in found if b.set == name):
+    for board in (b for b in all_boards if b.set == name):
         label = SCORE_LABELS[board.metric]
         figures.append(_Picture(_uri(box_plot(board), "png"), f"{name}: {label} of all methods"))
         peer = board.best_peer(main) if main is not None and main in board.values else None
@@ -121,7 +121,7 @@ def _section(
 
 def _worst(rows: Sequence[Row], thumbnails: Path | None) -> list[dict[str, object]]:
     """Return for every method its failed runs, then its pairs with the largest share of the initial error left."""
-    found = []
+    pictures = []
     methods = sorted(dict.fromkeys(row.method for row in rows), key=lambda m: not is_ours(m))
     for method in methods:
         ran = [row for row in rows if row.method == method and row.status != "unavailable"]
@@ -129,8 +129,8 @@ def _worst(rows: Sequence[Row], thumbnails: Path | None) -> list[dict[str, objec
         scored.sort(key=lambda row: (row.status == "failed", remaining_error(row)), reverse=True)
         strips = [_strip(row, thumbnails) for row in scored[:WORST]]
         if strips:
-            found.append({"method": method, "ours": is_ours(method), "strips": strips})
-    return found
+            pictures.append({"method": method, "ours": is_ours(method), "strips": strips})
+    return pictures
 
 
 def _strip(row: Row, thumbnails: Path | None) -> _Strip:

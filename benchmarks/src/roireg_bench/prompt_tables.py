@@ -114,10 +114,10 @@ def calibration(rows: Sequence[PromptRow]) -> list[tuple[float, float, int, floa
 
     Prompts whose own region has less than 0.1 Dice with the structure are left out, as are empty tenths.
     """
-    known = [r for r in rows if r.source_dice >= 0.1]
+    usable = [r for r in rows if r.source_dice >= 0.1]
     table = []
     for k in range(10):
-        own = [r for r in known if min(int(r.confidence * 10), 9) == k]
+        own = [r for r in usable if min(int(r.confidence * 10), 9) == k]
         if own:
             share = float(np.mean([right(r) for r in own]))
             table.append((k / 10, (k + 1) / 10, len(own), float(np.mean([r.confidence for r in own])), share))

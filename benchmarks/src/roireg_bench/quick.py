@@ -32,14 +32,14 @@ def quick_cases(folders: Sequence[CaseFolder]) -> list[CaseFolder]:
     InputError
         When none of the sets is there.
     """
-    chosen = [
+    cases = [
         replace(f, content=f.content.model_copy(update={"pairs": f.content.pairs[: QUICK_PAIRS[f.content.name]]}))
         for f in folders
         if f.content.name in QUICK_PAIRS
     ]
-    if not chosen:
+    if not cases:
         raise InputError(
             f"the quick run takes pairs of the sets {', '.join(QUICK_PAIRS)} and found none of them; choose with "
             "--filter and --limit instead"
         )
-    return chosen
+    return cases

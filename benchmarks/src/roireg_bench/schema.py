@@ -12,10 +12,10 @@ __all__ = ["schema", "schema_text"]
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a case set."""
-    found = CaseSet.model_json_schema()
+    document = CaseSet.model_json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **found,
+        **document,
         "title": "roireg case set",
         "description": "Pairs of images and what a registration of them is scored with (pairs.json).",
     }

@@ -92,5 +92,5 @@ def load_transforms(files: Sequence[Path]) -> Transform:
 
 def numbers(scores: Scores) -> dict[str, float]:
     """Return those of `SCORES` that were measured."""
-    found = {name: value.value for name, value in scores.metrics.items() if name in SCORES}
-    return found if scores.labels is None else {**found, "labels_lost": float(len(scores.labels.lost))}
+    values = {name: value.value for name, value in scores.metrics.items() if name in SCORES}
+    return values if scores.labels is None else {**values, "labels_lost": float(len(scores.labels.lost))}

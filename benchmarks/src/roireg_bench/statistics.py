@@ -110,10 +110,10 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Summarise the values that are finite."""
-        known = np.array([v for v in values if np.isfinite(v)], dtype=np.float64)
-        if not len(known):
+        finite = np.array([v for v in values if np.isfinite(v)], dtype=np.float64)
+        if not len(finite):
             return cls(math.nan, math.nan, 0)
-        return cls(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else math.nan, len(known))
+        return cls(float(finite.mean()), float(finite.std(ddof=1)) if len(finite) > 1 else math.nan, len(finite))
 
 
 def dsc30(rows: Sequence[Row]) -> float | None:
@@ -179,7 +179,7 @@ class Board:
 
 def boards(rows: Sequence[Row]) -> list[Board]:
     """Return a board for every set and accuracy score that was measured, in the order of the rows."""
-    found: dict[Place, dict[str, dict[str, float]]] = {}
+    outcomes: dict[Place, dict[str, dict[str, float]]] = {}
     before: dict[Place, dict[str, float]] = {}
     firsts: dict[Place, Row] = {}
     for row in rows:
@@ -188,13 +188,13 @@ def boards(rows: Sequence[Row]) -> list[Board]:
         for metric in ACCURACY:
             if metric in row.outcome:
                 place = (row.set, metric)
-                found.setdefault(place, {}).setdefault(row.method, {})[row.pair] = row.outcome[metric]
+                outcomes.setdefault(place, {}).setdefault(row.method, {})[row.pair] = row.outcome[metric]
                 before.setdefault(place, {})[row.pair] = row.before[metric]
                 firsts.setdefault(place, row)
     order = list(dict.fromkeys(row.set for row in rows))
-    places = sorted(found, key=lambda place: (order.index(place[0]), list(ACCURACY).index(place[1])))
+    places = sorted(outcomes, key=lambda place: (order.index(place[0]), list(ACCURACY).index(place[1])))
     return [
-        Board(*place, "" if place[1] == "dice_mean" else row.unit, row.ndim, before[place], found[place])
+        Board(*place, "" if place[1] == "dice_mean" else row.unit, row.ndim, before[place], outcomes[place])
         for place in places
         for row in [firsts[place]]
     ]
@@ -305,7 +305,7 @@ class Standing:
     losses: int
 
 
-def standings(found: Sequence[Board]) -> list[Standing]:
+def standings(all_boards: Sequence[Board]) -> list[Standing]:
     """Return every method's standing, best mean rank first.
 
     Wins and losses follow the idea of the Learn2Reg ranking, to count the methods that one is significantly better
@@ -314,7 +314,7 @@ def standings(found: Sequence[Board]) -> list[Standing]:
     ranks: dict[str, list[float]] = {}
     wins: dict[str, int] = {}
     losses: dict[str, int] = {}
-    for board in found:
+    for board in all_boards:
         # Means over different pairs cannot be ranked against each other.
         most = max((frozenset(own) for own in board.values.values()), key=len)
         level = [method for method, own in board.values.items() if frozenset(own) == most]
@@ -353,9 +353,9 @@ class Overall:
     small: int
 
 
-def overall(found: Sequence[Board], ours: str, theirs: str) -> Overall:
+def overall(all_boards: Sequence[Board], ours: str, theirs: str) -> Overall:
     """Compare our method with one other over all boards that both are on."""
-    both = [b for b in found if ours in b.values and theirs in b.values and b.shared(ours, theirs)]
+    both = [b for b in all_boards if ours in b.values and theirs in b.values and b.shared(ours, theirs)]
     judged = [compare(board, ours, theirs) for board in both]
     gains = [c.difference for b, c in zip(both, judged, strict=True) if b.metric == "dice_mean"]
     ratios = []

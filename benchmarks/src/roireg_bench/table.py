@@ -94,12 +94,12 @@ def title_of(name: str, folders: Sequence[CaseFolder]) -> str:
 
 def summary_tables(rows: Sequence[Row]) -> list[Table]:
     """Return all methods, our main method against every other one, and the scores and times of all sets."""
-    found = boards(rows)
+    all_boards = boards(rows)
     main = main_method(rows)
-    tables = [_methods(rows, found)]
+    tables = [_methods(rows, all_boards)]
     if main is not None:
         others = [m for m in dict.fromkeys(row.method for row in rows) if m != main and _ran(rows, m)]
-        lines = [line for other in others if (line := _overall_line(found, main, other))]
+        lines = [line for other in others if (line := _overall_line(all_boards, main, other))]
         if lines:
             head = (
                 "method",
@@ -122,36 +122,36 @@ def summary_tables(rows: Sequence[Row]) -> list[Table]:
     if (peers := best_peers(rows)).lines:
         tables.append(peers)
     methods = [m for m in dict.fromkeys(row.method for row in rows) if _ran(rows, m)]
-    return [*tables, _score_per_set(found, methods), _time_per_set(rows, methods)]
+    return [*tables, _score_per_set(all_boards, methods), _time_per_set(rows, methods)]
 
 
 def _ran(rows: Sequence[Row], method: str) -> bool:
     return any(row.method == method and row.status != "unavailable" for row in rows)
 
 
-def _methods(rows: Sequence[Row], found: Sequence[Board]) -> Table:
-    places = {s.method: s for s in standings(found)}
+def _methods(rows: Sequence[Row], all_boards: Sequence[Board]) -> Table:
+    places = {s.method: s for s in standings(all_boards)}
     names = list(dict.fromkeys(row.method for row in rows))
     ran = [name for name in names if _ran(rows, name)]
     ran.sort(key=lambda name: places[name].rank if name in places else math.inf)
     lines = []
     for name in ran:
         own = [row for row in rows if row.method == name and row.status != "unavailable"]
-        done = [row for row in own if row.status == "ok"]
-        worse = [row for row in done if got_worse(row)]
+        successes = [row for row in own if row.status == "ok"]
+        worse = [row for row in successes if got_worse(row)]
         doubted = [row for row in worse if row.verdict in ("uncertain", "failed")]
         place = places.get(name)
         lines.append(
             (
                 name,
                 str(len(own)),
-                str(len(own) - len(done)),
-                f"{len(worse)} ({100 * len(worse) / len(done):.0f} %)" if done else "–",
+                str(len(own) - len(successes)),
+                f"{len(worse)} ({100 * len(worse) / len(successes):.0f} %)" if successes else "–",
                 str(len(worse) - len(doubted)),
                 "–" if place is None else f"{place.rank:.2f} ({place.boards})",
                 "–" if place is None else f"{place.wins} / {place.losses}",
-                _mean([row.seconds for row in done], ".1f"),
-                _counted([row.verdict for row in done]),
+                _mean([row.seconds for row in successes], ".1f"),
+                _counted([row.verdict for row in successes]),
                 _versions(own),
             )
         )
@@ -185,8 +185,8 @@ def _methods(rows: Sequence[Row], found: Sequence[Board]) -> Table:
     return Table(head, tuple(lines), ours, tuple(remarks), "All methods, all sets")
 
 
-def _overall_line(found: Sequence[Board], main: str, other: str) -> tuple[str, ...] | None:
-    o = overall(found, main, other)
+def _overall_line(all_boards: Sequence[Board], main: str, other: str) -> tuple[str, ...] | None:
+    o = overall(all_boards, main, other)
     if not o.dice[3] and not o.error[3]:
         return None
     return (
@@ -211,15 +211,17 @@ def best_peers(rows: Sequence[Row]) -> Table:
         if main is None or peer is None:
             continue
         style = _style(board)
-        found = compare(board, main, peer)
+        comparison = compare(board, main, peer)
         before, ours, theirs = (
             _spread([values[p] for p in board.shared(main, peer)], style)
             for values in (board.before, board.values[main], board.values[peer])
         )
-        difference = _interval(found.difference, found.low, found.high, f"+{style}")
-        p = f"{found.p:.2g}" if math.isfinite(found.p) else "–"
+        difference = _interval(comparison.difference, comparison.low, comparison.high, f"+{style}")
+        p = f"{comparison.p:.2g}" if math.isfinite(comparison.p) else "–"
         score = _score_name(board)
-        lines.append((board.set, score, str(found.pairs), before, ours, peer, theirs, difference, p, found.judgement))
+        lines.append(
+            (board.set, score, str(comparison.pairs), before, ours, peer, theirs, difference, p, comparison.judgement)
+        )
     head = (
         "set",
         "score",
@@ -244,9 +246,9 @@ def _score_name(board: Board) -> str:
     return SCORE_LABELS[board.metric] + (f", {board.unit}" if board.unit else "")
 
 
-def _score_per_set(found: Sequence[Board], methods: Sequence[str]) -> Table:
+def _score_per_set(all_boards: Sequence[Board], methods: Sequence[str]) -> Table:
     lines = []
-    for board in found:
+    for board in all_boards:
         style = _style(board)
 
         def cell(method: str, board: Board = board, style: str = style) -> str:
@@ -265,9 +267,9 @@ def _score_per_set(found: Sequence[Board], methods: Sequence[str]) -> Table:
 def _time_per_set(rows: Sequence[Row], methods: Sequence[str]) -> Table:
     lines = []
     for name in dict.fromkeys(row.set for row in rows):
-        done = [row for row in rows if row.set == name and row.status == "ok"]
-        if done:
-            cells = (_mean([row.cpu_seconds for row in done if row.method == m], ".1f") for m in methods)
+        successes = [row for row in rows if row.set == name and row.status == "ok"]
+        if successes:
+            cells = (_mean([row.cpu_seconds for row in successes if row.method == m], ".1f") for m in methods)
             lines.append((name, *cells))
     return Table(("set", *methods), tuple(lines), caption="CPU seconds a pair on every set")
 
@@ -308,7 +310,7 @@ def _scores(rows: Sequence[Row], remarks: Sequence[str]) -> Table:
         start = _spread([row.before[metric] for row in before if metric in row.before], style)
         add(title, start, lambda own, _: _spread([r.outcome[metric] for r in own if metric in r.outcome], style))
 
-    add("pairs", str(len(before)), lambda own, done: _share(len(done), len(own)))
+    add("pairs", str(len(before)), lambda own, successes: _share(len(successes), len(own)))
     add_score("dice_mean", "Dice", ".3f")
     add("DSC30", _number(dsc30([_started(row) for row in before]), ".3f"), lambda own, _: _number(dsc30(own), ".3f"))
     add_score("landmark_error_mean", f"landmark error, {unit}", ".2f")
@@ -317,15 +319,19 @@ def _scores(rows: Sequence[Row], remarks: Sequence[str]) -> Table:
     add("TRE30", _number(tre30([_started(row) for row in before]), ".2f"), lambda own, _: _number(tre30(own), ".2f"))
     add_score("displacement_error_mean", f"field error, {unit}", ".2f")
     add_score("hd95_mean", f"HD95, {unit}", ".2f")
-    add("labels lost", "–", lambda _, done: _lost(done))
-    add("folding %, mean (max)", "–", lambda _, done: _folding(done))
-    add("SDlogJ", "–", lambda _, done: _mean([row.after["sdlogj"] for row in done], ".3f"))
-    add("SDlogJ, Learn2Reg", "–", lambda _, done: _mean([row.after["sdlogj_learn2reg"] for row in done], ".3f"))
-    add("worse (verdict)", "–", lambda _, done: _worse(done))
-    add("s", "–", lambda _, done: _mean([row.seconds for row in done], ".1f"))
-    add("CPU s", "–", lambda _, done: _mean([row.cpu_seconds for row in done], ".1f"))
-    add("start-up s", "–", lambda _, done: _mean([row.startup_seconds for row in done], ".1f"))
-    add("MB", "–", lambda _, done: _mean([row.peak_mb for row in done], ".0f", np.max))
+    add("labels lost", "–", lambda _, successes: _lost(successes))
+    add("folding %, mean (max)", "–", lambda _, successes: _folding(successes))
+    add("SDlogJ", "–", lambda _, successes: _mean([row.after["sdlogj"] for row in successes], ".3f"))
+    add(
+        "SDlogJ, Learn2Reg",
+        "–",
+        lambda _, successes: _mean([row.after["sdlogj_learn2reg"] for row in successes], ".3f"),
+    )
+    add("worse (verdict)", "–", lambda _, successes: _worse(successes))
+    add("s", "–", lambda _, successes: _mean([row.seconds for row in successes], ".1f"))
+    add("CPU s", "–", lambda _, successes: _mean([row.cpu_seconds for row in successes], ".1f"))
+    add("start-up s", "–", lambda _, successes: _mean([row.startup_seconds for row in successes], ".1f"))
+    add("MB", "–", lambda _, successes: _mean([row.peak_mb for row in successes], ".0f", np.max))
     lines = [("before", *(cells[0] for _, cells in columns))]
     lines += [(method, *(cells[i + 1] for _, cells in columns)) for i, method in enumerate(names)]
     failed = [f"{row.method}, {row.pair}: failed, {row.reason}" for row in rows if row.status == "failed"]
@@ -340,10 +346,10 @@ def _comparison(rows: Sequence[Row]) -> list[Table]:
         peer = board.best_peer(main) if main in board.values and main is not None else None
         if peer is None or main is None:
             continue
-        found = compare(board, main, peer)
-        difference = _interval(found.difference, found.low, found.high, f"+{_style(board)}")
-        p = f"{found.p:.2g}" if math.isfinite(found.p) else "–"
-        lines.append((peer, _score_name(board), str(found.pairs), difference, p, found.judgement))
+        comparison = compare(board, main, peer)
+        difference = _interval(comparison.difference, comparison.low, comparison.high, f"+{_style(board)}")
+        p = f"{comparison.p:.2g}" if math.isfinite(comparison.p) else "–"
+        lines.append((peer, _score_name(board), str(comparison.pairs), difference, p, comparison.judgement))
     head = ("best peer", "score", "pairs", f"{main} minus peer [95 %]", "Wilcoxon p", f"{main} is")
     return [Table(head, tuple(lines))] if lines else []
 
@@ -357,10 +363,10 @@ def _started(row: Row) -> Row:
 
 
 def _spread(values: Sequence[float], style: str) -> str:
-    found = Spread.of(values)
-    if not found.count:
+    spread = Spread.of(values)
+    if not spread.count:
         return "–"
-    return f"{found.mean:{style}}" + (f" ± {found.sd:{style}}" if math.isfinite(found.sd) else "")
+    return f"{spread.mean:{style}}" + (f" ± {spread.sd:{style}}" if math.isfinite(spread.sd) else "")
 
 
 def _interval(middle: float, low: float, high: float, style: str) -> str:
@@ -373,8 +379,8 @@ def _number(value: float | None, style: str) -> str:
     return "–" if value is None else f"{value:{style}}"
 
 
-def _share(done: int, asked: int) -> str:
-    return str(asked) if done == asked else f"{done} of {asked}"
+def _share(part: int, whole: int) -> str:
+    return str(whole) if part == whole else f"{part} of {whole}"
 
 
 def _folding(rows: Sequence[Row]) -> str:
@@ -396,8 +402,8 @@ def _worse(rows: Sequence[Row]) -> str:
 
 
 def _mean(values: Sequence[float], style: str, over: Callable[[Sequence[float]], float] = np.mean) -> str:
-    known = [v for v in values if np.isfinite(v)]
-    return f"{over(known):{style}}" if known else "–"
+    finite = [v for v in values if np.isfinite(v)]
+    return f"{over(finite):{style}}" if finite else "–"
 
 
 def _counted(words: Sequence[str]) -> str:

@@ -154,10 +154,10 @@ def _landmarks(section: _Section) -> np.ndarray:
     if not {"x", "y"} <= set(columns):
         raise InputError(f"{path}: expected landmarks with the columns X and Y, found {reader.fieldnames}")
     try:
-        found = np.array([[float(row[columns[axis]]) for axis in "xy"] for row in reader], dtype=np.float64)
+        points = np.array([[float(row[columns[axis]]) for axis in "xy"] for row in reader], dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: line {reader.line_num}: a coordinate is no number; correct the file") from error
-    if not len(found):
+    if not len(points):
         raise InputError(f"{path}: the file holds no landmarks")
     # Pixel centres are whole numbers, so the corner of an image is at -0.5 at every scale.
-    return found * section.scale + (section.scale - 1) / 2
+    return points * section.scale + (section.scale - 1) / 2

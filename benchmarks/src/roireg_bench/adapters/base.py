@@ -68,7 +68,7 @@ class Found:
     spacing_known: bool = True
 
 
-def store(found: Found, source: Path, target: Path, *, absolute: bool) -> CaseFolder:
+def store(collection: Found, source: Path, target: Path, *, absolute: bool) -> CaseFolder:
     """Write ``pairs.json`` and landmarks for what was found; images stay where they are.
 
     Parameters
@@ -83,13 +83,13 @@ def store(found: Found, source: Path, target: Path, *, absolute: bool) -> CaseFo
     OutputError
         When the folder cannot be written.
     """
-    if not found.pairs:
+    if not collection.pairs:
         raise InputError(f"{source}: found no pair with labels or landmarks on both sides; check the folder")
     place = target.resolve()
 
     with new_folder(place) as folder:
         pairs = []
-        for number, pair in enumerate(found.pairs):
+        for number, pair in enumerate(collection.pairs):
             record: dict[str, Any] = {"id": pair.id}
             for what in IMAGES:
                 file = getattr(pair, what)
@@ -102,14 +102,14 @@ def store(found: Found, source: Path, target: Path, *, absolute: bool) -> CaseFo
                     write_points(folder / name, points)
             pairs.append(record | {"true_affine": None, "notes": pair.notes})
         content = {
-            "name": found.name,
-            "ndim": found.ndim,
-            "task": found.task,
-            "modality": {"fixed": found.fixed, "moving": found.moving},
-            "terms": found.terms,
+            "name": collection.name,
+            "ndim": collection.ndim,
+            "task": collection.task,
+            "modality": {"fixed": collection.fixed, "moving": collection.moving},
+            "terms": collection.terms,
             "source": str(source),
-            "labels": found.labels,
-            "spacing_known": found.spacing_known,
+            "labels": collection.labels,
+            "spacing_known": collection.spacing_known,
             "pairs": pairs,
         }
         try:
@@ -233,6 +233,6 @@ def unique(files: Sequence[Path], source: Path, what: str) -> Path:
         When there is none or there are several.
     """
     if len(files) != 1:
-        found = ", ".join(file.name for file in files[:5]) or "none"
-        raise InputError(f"{source}: expected {what}, found {found}; name the folder that holds one")
+        names = ", ".join(file.name for file in files[:5]) or "none"
+        raise InputError(f"{source}: expected {what}, found {names}; name the folder that holds one")
     return files[0]

@@ -49,29 +49,29 @@ def bids(source: Path) -> Found:
     content = read_json(description) if description.is_file() else {}
     files = _files(source.rglob("sub-*"))
     raw = _files(p for origin in _origins(source, content) for p in origin.glob("sub-*/**/sub-*"))
-    chosen: dict[tuple[str, str], tuple[_File, _File]] = {}
+    by_session: dict[tuple[str, str], tuple[_File, _File]] = {}
     segmented = [f for f in files if f.suffix == "dseg"]
     for labels in sorted(segmented, key=lambda f: ("space" in f.scan, "desc" in f.entities, f.path.name)):
-        fitting = ([f for f in known if f.suffix in SUFFIXES and f.matches(labels)] for known in (files, raw))
+        fitting = ([f for f in listing if f.suffix in SUFFIXES and f.matches(labels)] for listing in (files, raw))
         if images := next(filter(None, fitting), None):
             image = min(images, key=lambda f: (SUFFIXES.index(f.suffix), f.path.name))
-            chosen.setdefault((labels.entities["sub"], labels.entities.get("ses", "")), (image, labels))
-    if not chosen:
+            by_session.setdefault((labels.entities["sub"], labels.entities.get("ses", "")), (image, labels))
+    if not by_session:
         raise InputError(
             f"{source}: expected images with segmentations such as sub-01_T1w.nii.gz and sub-01_dseg.nii.gz, found "
             f"{len(segmented)} segmentations and none with an image of equal entities"
         )
     sessions: dict[str, list[str]] = {}
-    for subject, session in sorted(chosen):
+    for subject, session in sorted(by_session):
         sessions.setdefault(subject, []).append(session)
     repeated = any(len(own) > 1 for own in sessions.values())
     pairs = []
     if repeated:
         for subject, own in sessions.items():
-            pairs += [_pair(chosen, (subject, a), (subject, b)) for a, b in pairwise(own)]
+            pairs += [_pair(by_session, (subject, a), (subject, b)) for a, b in pairwise(own)]
     else:
-        pairs = [_pair(chosen, (a, sessions[a][0]), (b, sessions[b][0])) for a, b in ring(sorted(sessions))]
-    suffix = next(iter(chosen.values()))[0].suffix
+        pairs = [_pair(by_session, (a, sessions[a][0]), (b, sessions[b][0])) for a, b in ring(sorted(sessions))]
+    suffix = next(iter(by_session.values()))[0].suffix
     return Found(
         name=name_of(content.get("Name"), source),
         ndim=3,
@@ -80,7 +80,7 @@ def bids(source: Path) -> Found:
         moving=suffix,
         pairs=pairs,
         terms=str(content.get("License", "see the data set")),
-        labels=_names(source, next(iter(chosen.values()))[1]),
+        labels=_names(source, next(iter(by_session.values()))[1]),
     )
 
 
@@ -106,9 +106,9 @@ def _parsed(path: Path) -> _File | None:
 
 
 def _pair(
-    chosen: dict[tuple[str, str], tuple[_File, _File]], fixed: tuple[str, str], moving: tuple[str, str]
+    by_session: dict[tuple[str, str], tuple[_File, _File]], fixed: tuple[str, str], moving: tuple[str, str]
 ) -> FoundPair:
-    (image, labels), (other, other_labels) = chosen[fixed], chosen[moving]
+    (image, labels), (other, other_labels) = by_session[fixed], by_session[moving]
     names = ["-".join(part for part in key if part) for key in (fixed, moving)]
     return FoundPair("_".join(names), image.path, other.path, labels.path, other_labels.path)
 

@@ -58,8 +58,8 @@ def folder(source: Path) -> Found:
 def _both(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     for images, labels in PLACES:
         if (source / images).is_dir() and (source / labels).is_dir():
-            found = voxel_files(source / images)
-            first = {name.removesuffix("_0000"): path for name, path in found.items()}
-            return first | found, voxel_files(source / labels)
+            files = voxel_files(source / images)
+            first = {name.removesuffix("_0000"): path for name, path in files.items()}
+            return first | files, voxel_files(source / labels)
     listed = ", ".join(f"{a} and {b}" for a, b in PLACES)
     raise InputError(f"{source}: expected two folders such as {listed}, found neither; rename yours")

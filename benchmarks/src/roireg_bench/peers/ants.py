@@ -34,8 +34,8 @@ class AntsPeer(Peer):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        chosen = {modality: self._arguments(modality) for modality in ("mono", "multi")}
-        return {**super().settings, "seed": SEED, **chosen}
+        arguments = {modality: self._arguments(modality) for modality in ("mono", "multi")}
+        return {**super().settings, "seed": SEED, **arguments}
 
     def _arguments(self, modality: str) -> dict[str, Any]:
         if self.quick:

@@ -51,8 +51,8 @@ class Peer(ABC):
     @property
     def version(self) -> str:
         """Name and version of the package, or that it is not installed."""
-        found = package_version(self.package)
-        return f"{self.package} {found}" if found else f"{self.package}, not installed"
+        number = package_version(self.package)
+        return f"{self.package} {number}" if number else f"{self.package}, not installed"
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -50,9 +50,9 @@ class DeedsPeer(ProgramPeer):
         images = [part for pair in files.items() for part in pair]
         linear, warp = folder / "linear", folder / "warp"
         matrix = folder / "linear_matrix.txt"
-        run_program([programs["linearBCV"], *images, "-O", linear], made=matrix)
-        made = folder / "warp_displacements.dat"
-        run_program([programs["deedsBCV"], *images, "-O", warp, "-A", matrix], made=made)
+        run_program([programs["linearBCV"], *images, "-O", linear], output=matrix)
+        field = folder / "warp_displacements.dat"
+        run_program([programs["deedsBCV"], *images, "-O", warp, "-A", matrix], output=field)
         mapped = [
             self._deformed(programs["applyBCVfloat"], index, grid, warp, matrix, folder)
             for index in np.indices(grid.shape, dtype=np.float32)
@@ -65,7 +65,7 @@ class DeedsPeer(ProgramPeer):
         source, result = folder / "index.nii.gz", folder / "index_deformed.nii.gz"
         result.unlink(missing_ok=True)
         sitk.WriteImage(itk_image(Image(torch.from_numpy(index)[None], grid)), str(source))
-        run_program([program, "-M", source, "-O", warp, "-D", result, "-A", matrix], made=result)
+        run_program([program, "-M", source, "-O", warp, "-D", result, "-A", matrix], output=result)
         return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(result))), dtype=np.float64).ravel()
 
 
@@ -75,5 +75,5 @@ def common_grid(grid: Grid, max_voxels: int) -> Grid:
     applyBCVfloat finds that spacing from the number of voxels per control point; with remainders it may find another.
     No axis is shorter than the coarsest spacing, without which deeds has no control point.
     """
-    found = isotropic_grid(grid, max_voxels)
-    return Grid(tuple(max(COARSEST, -(-n // FINEST) * FINEST) for n in found.shape), found.affine)
+    fine = isotropic_grid(grid, max_voxels)
+    return Grid(tuple(max(COARSEST, -(-n // FINEST) * FINEST) for n in fine.shape), fine.affine)

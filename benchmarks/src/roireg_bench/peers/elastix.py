@@ -48,16 +48,16 @@ class ElastixPeer(Peer):
 
         parameters = itk.ParameterObject.New()
         for name in self.maps:
-            chosen = parameters.GetDefaultParameterMap(name, self.resolutions)
-            chosen["MaximumNumberOfIterations"] = [str(self.steps)]
-            parameters.AddParameterMap(chosen)
+            parameter_map = parameters.GetDefaultParameterMap(name, self.resolutions)
+            parameter_map["MaximumNumberOfIterations"] = [str(self.steps)]
+            parameters.AddParameterMap(parameter_map)
         # elastix counts threads for itself from the environment; its own setting crashes.
-        _, found = itk.elastix_registration_method(
+        _, transform = itk.elastix_registration_method(
             _elastix_image(fixed), _elastix_image(moving), parameter_object=parameters, log_to_console=False
         )
         # Without a folder it writes a file where the process runs.
         field = itk.transformix_deformation_field(
-            _elastix_image(moving), found, log_to_console=False, output_directory=str(folder)
+            _elastix_image(moving), transform, log_to_console=False, output_directory=str(folder)
         )
         vectors = np.moveaxis(itk.array_from_image(field), -1, 0).astype(np.float32)
         return DisplacementField(fixed.grid, torch.from_numpy(np.ascontiguousarray(vectors)))

@@ -64,17 +64,17 @@ class KeypointPeer(Peer):
         (points, descriptors), (others, candidates) = (
             detector.detectAndCompute(self._bytes(image), None) for image in (fixed, moving)
         )
-        found = []
+        matches = []
         if descriptors is not None and candidates is not None:
             pairs = [pair for pair in matcher.knnMatch(descriptors, candidates, k=2) if len(pair) == 2]
-            found = [first for first, second in pairs if first.distance < self.ratio * second.distance]
-        if len(found) < self.least:
-            raise InputError(f"found {len(found)} keypoint matches, expected at least {self.least}")
-        source = np.array([points[match.queryIdx].pt for match in found], dtype=np.float64)
-        target = np.array([others[match.trainIdx].pt for match in found], dtype=np.float64)
+            matches = [first for first, second in pairs if first.distance < self.ratio * second.distance]
+        if len(matches) < self.least:
+            raise InputError(f"found {len(matches)} keypoint matches, expected at least {self.least}")
+        source = np.array([points[match.queryIdx].pt for match in matches], dtype=np.float64)
+        target = np.array([others[match.trainIdx].pt for match in matches], dtype=np.float64)
         matrix, _ = cv2.findHomography(source, target, cv2.RANSAC, self.reach)
         if matrix is None:
-            raise InputError(f"RANSAC found no homography among {len(found)} keypoint matches")
+            raise InputError(f"RANSAC found no homography among {len(matches)} keypoint matches")
         # Pixels of OpenCV are (column, row).
         pixels = np.indices(fixed.grid.shape).reshape(2, -1)[::-1].T.astype(np.float64)
         mapped = np.column_stack([pixels, np.ones(len(pixels))]) @ matrix.T

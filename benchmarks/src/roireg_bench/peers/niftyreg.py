@@ -38,10 +38,10 @@ class NiftyRegPeer(ProgramPeer):
     def release(self, programs: Mapping[str, str]) -> str:
         command = [programs["reg_aladin"], "--version"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         except OSError:
             return ""
-        return (done.stdout.split() or [""])[-1]
+        return (process.stdout.split() or [""])[-1]
 
     def register(self, fixed: Image, moving: Image, modality: Modality, folder: Path) -> Transform:
         programs = self.paths()
@@ -51,10 +51,10 @@ class NiftyRegPeer(ProgramPeer):
         affine, spline, positions = folder / "affine.txt", folder / "spline.nii.gz", folder / "positions.nii.gz"
         threads = ("-omp", str(torch.get_num_threads()))
         images = ("-ref", reference, "-flo", floating, "-res", folder / "moved.nii.gz", *threads, "-voff")
-        run_program([programs["reg_aladin"], *images, "-aff", affine], made=affine)
-        run_program([programs["reg_f3d"], *images, "-aff", affine, "-cpp", spline], made=spline)
+        run_program([programs["reg_aladin"], *images, "-aff", affine], output=affine)
+        run_program([programs["reg_f3d"], *images, "-aff", affine, "-cpp", spline], output=spline)
         positions_of = (programs["reg_transform"], *threads, "-ref", reference, "-def")
-        run_program([*positions_of, spline, positions], made=positions)
+        run_program([*positions_of, spline, positions], output=positions)
         return field_from_points(fixed.grid, _points(positions, fixed.ndim))
 
 

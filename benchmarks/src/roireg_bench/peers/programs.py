@@ -84,7 +84,7 @@ class ProgramPeer(Peer):
         return paths
 
 
-def run_program(command: Sequence[str | Path], *, made: Path) -> None:
+def run_program(command: Sequence[str | Path], *, output: Path) -> None:
     """Run a program and make sure that it made a file.
 
     Raises
@@ -92,10 +92,10 @@ def run_program(command: Sequence[str | Path], *, made: Path) -> None:
     InputError
         When it ends with an error or without the file; the message has its last line.
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, errors="replace", check=False
     )
-    if done.returncode or not made.is_file():
-        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    if process.returncode or not output.is_file():
+        lines = [line.strip() for line in (process.stderr or process.stdout).splitlines() if line.strip()]
         last = f": {lines[-1]}" if lines else ""
-        raise InputError(f"{Path(command[0]).name} failed (exit code {done.returncode}){last}")
+        raise InputError(f"{Path(command[0]).name} failed (exit code {process.returncode}){last}")
