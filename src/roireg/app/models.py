@@ -138,8 +138,8 @@ def check(
 ) -> Outcome:
     """Load a checkpoint and say what it is: architecture, sizes, tensors that do not belong, SHA-256.
 
-    Compares the SHA-256 with the published one where there is one. What the tensors do not tell, such as how images
-    are prepared, is said. Prints to the terminal. Exit code 2 when it is damaged, incomplete, another architecture
+    Compares the SHA-256 with the published one where there is one. Says what the tensors cannot tell, such as how
+    images are prepared. Prints to the terminal. Exit code 2 when it is damaged, incomplete, another architecture
     than NAME, or has the name of a published file and another SHA-256.
     """
     from roireg.app.summary import escape, rows_table

@@ -113,7 +113,7 @@ def _stored_result(folder: Path) -> dict[str, Any]:
 
 
 def _check_stored(content: dict[str, Any], file: Path) -> None:
-    """Refuse a result that somebody edited into what a page cannot be made of."""
+    """Refuse a result that was edited so that no page can be made of it."""
     from pydantic import ValidationError
 
     from roireg.app.stored import StoredResult

@@ -1,4 +1,4 @@
-"""What a page is made of in the result.json of a registration; other entries are left alone."""
+"""The entries of a registration's result.json that a page is made of; others are left alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where to start: candidate affine maps are judged on the images themselves, the best are refined.
 
 Regions propose, dense features dispose: a hypothesis from matched regions is cheap to make and sometimes wrong;
-local correlation on a coarse lattice costs milliseconds and tells.
+local correlation on a coarse lattice takes milliseconds and decides.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def _image(job: ApplyJob, mapping: Transform) -> Work:
 
 
 def _scale_notes(mapping: Transform, target: Image) -> list[str]:
-    """Tell that a reference in pixels is several times as large as what was registered."""
+    """Warn where a reference in pixels is several times as large as what was registered."""
     lattice = field_grid(mapping)
     if target.unit != "px" or lattice is None or lattice.ndim != target.ndim:
         return []

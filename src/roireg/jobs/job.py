@@ -189,7 +189,7 @@ class FolderJob(Job):
         return self.out
 
     def arguments(self) -> dict[str, Any]:
-        """Return the options, without what is not chosen, paths that are read, and what has no part in the result."""
+        """Return the options that were given, without input paths and what does not affect the result."""
         names = [name for name, marks in _declared(type(self)).items() if ASIDE not in marks]
         values = {name: getattr(self, name) for name in names}
         return {name: v for name, v in values.items() if v not in (None, False, []) and not isinstance(v, Path)}

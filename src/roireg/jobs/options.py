@@ -141,7 +141,7 @@ class PictureOptions:
 
     @property
     def picture(self) -> dict[str, Any]:
-        """What `read_image` is told of which picture to take.
+        """Arguments of `read_image` that choose a picture.
 
         Raises
         ------
@@ -172,7 +172,7 @@ class PicturesOptions:
 
     @property
     def pictures(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What `read_image` is told of the fixed and of the moving image.
+        """Arguments of `read_image` for the fixed and for the moving image.
 
         Raises
         ------
@@ -192,7 +192,7 @@ class PicturesOptions:
 def parse_picture(
     frame: str | int | None, level: str | int | None, page: str | None, channel: str | None
 ) -> dict[str, Any]:
-    """Return what `read_image` is told of which picture to take; numbers may be text.
+    """Return the arguments of `read_image` that choose a picture; numbers may be text.
 
     Raises
     ------

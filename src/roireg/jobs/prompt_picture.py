@@ -33,9 +33,8 @@ Array = NDArray[np.float64]
 def draw_answers(path: Path, result: PromptResult, fixed: Image, moving: Image, names: Sequence[str]) -> None:
     """Write the picture; prompts beyond the first eight are left out.
 
-    Markers: + inside, x outside the region, dashed the box, below the outline of the region and wider, so that both
-    are seen where they coincide. Volumes are shown in their sharpest plane through the
-    prompt.
+    Markers: + inside the region, x outside. The box is dashed, below the outline of the region and wider, so that
+    both show where they coincide. Volumes are shown in their sharpest plane through the prompt.
     """
     images = {"fixed": fixed, "moving": moving}
     shown = result.answers[:DRAWN]

@@ -71,8 +71,8 @@ def confidences(similarity: Matrix, pairs: Index, *, agreement: Matrix | None = 
 
     The square root of a product: the similarity (clipped to 0..1); own / (own + rival), with `rival` the
     largest other similarity in the pair's row or column (1 without a rival, 1/2 at a tie, less for a pair that
-    is not mutually best); and, where given, the agreement of the pair with the consistent affine. The root
-    makes the value about the share of correct pairs (centroids within half a region radius) on images
+    is not mutually best); and, where given, the agreement of the pair with the consistent affine. With the
+    root, the value is close to the share of correct pairs (centroids within half a region radius) on images
     whose true affine is known. Nearly equal regions of one image share the confidence of one correspondence.
 
     Parameters

@@ -52,7 +52,7 @@ class KeypointMap:
     `decisive` maps leave no doubt about the large motion. One that moves next to nothing never is: marks of the
     scanner or the frame of the picture lie in the same place in both images, whatever the anatomy does.
 
-    `perspective` is the (3, 3) homography where that is the map, None otherwise; `affine` is then what comes nearest.
+    `perspective` is the (3, 3) homography where the map is one, and `affine` then the nearest affine; None otherwise.
     `spread` is the root mean square distance in mm of the pairs that agree.
     """
 
@@ -87,7 +87,7 @@ def keypoint_maps(
 
     Returns
     -------
-    The similarity, the affine map, and the perspective of a flat scene if an affine map does not do; none where
+    The similarity, the affine map, and the perspective of a flat scene where an affine map is not enough; none where
     fewer than six pairs agree, or in 3D.
     """
     if fixed.ndim != 2 or moving.ndim != 2:

@@ -81,7 +81,7 @@ def region_similarity(
 
 
 def described(rois: ROISet, features: Image, *, options: MatchOptions) -> Tensor | RegionDescriptors:
-    """What `options.similarity` compares of K regions, needed once however many others they meet.
+    """Return what `options.similarity` compares of K regions; it serves for every set they are compared with.
 
     (K, C) prototypes of (C, *shape) `features` for "cosine", else their descriptors, see `describe`.
     """
@@ -125,8 +125,8 @@ def match(
     options : see `MatchOptions`; `PUBLISHED` for the published settings.
     excluded : (moving, fixed) indices of pairs that are never proposed.
     guide : affine (fixed world -> moving world) to check pairs against, for instance a verified hypothesis;
-        None searches one where `options.geometric` asks for it.
-    similarity : (M, F) from :func:`region_similarity` with the same options, where it is at hand already.
+        None: one is searched for if `options.geometric` is set.
+    similarity : (M, F) from :func:`region_similarity` with the same options, if it has been computed already.
     rng : random numbers of that search; None is seed 0.
 
     Returns

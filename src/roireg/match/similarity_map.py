@@ -1,4 +1,4 @@
-"""Where in the other image a region's prototype is found: similarity maps and the points they point at.
+"""Where a region's prototype is found in the other image: similarity maps and the points they lead to.
 
 The steps of PromptReg's primary prompt (Huang et al., "Register Anything", 2025, section 3.1).
 """
@@ -101,8 +101,8 @@ def inverse_prompt(
 ) -> Array:
     """Find the prompt whose region has a given prototype: Z = Z0 + J⁺ J_sim⁺ (S(G) − S(G0)), repeated.
 
-    PromptReg's equation 1 with its matrices in the order that conforms: the difference between the similarity map
-    of the prototype looked for and that of the prototype found gives, through the pseudo-inverse of
+    PromptReg's equation 1 with its matrices in the order in which their shapes fit: the difference between the
+    similarity map of the prototype looked for and that of the prototype found gives, through the pseudo-inverse of
     dS_i/dG = (F_i / |F_i| − S_i G / |G|) / |G|, the change of prototype; the pseudo-inverse of J = dG/dZ turns it
     into a change of prompt. Segmenters answer in steps, so J is a central difference over `step` mm, and a move
     is at most one step and only kept where it brings the prototypes closer.

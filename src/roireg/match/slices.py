@@ -28,7 +28,7 @@ SLICES = "matching slices"
 
 @dataclass(frozen=True, eq=False)
 class _Slice:
-    """A slice with regions that something can be matched with (`description`), or with nothing to match."""
+    """The regions of a slice and what they are compared by; None where there are no regions."""
 
     rois: ROISet
     features: Image | None = None

@@ -151,7 +151,7 @@ def transfer_prompt(
 
 
 def _nothing(regions: ROISet, why: str, notes: tuple[str, ...]) -> Transfer:
-    """Return that there is not even a place; the first region, if any, is what the prompt means."""
+    """Return the answer that there is not even a place; the first region, if any, is what the prompt means."""
     return Transfer(regions.subset(range(min(len(regions), 1))), None, None, 0.0, 0.0, why, None, notes)
 
 

@@ -34,9 +34,9 @@ class TransferOptions(BaseModel):
         0.5, gt=0, description="difference of standardised features at which the appearance has fallen to exp(-1/2)"
     )
     certainty: float = Field(0.25, ge=0, description="exponent of the segmenter's own scores in the fit")
-    rounds: int = Field(0, ge=0, description="most auxiliary points; on real pairs they changed nothing")
+    rounds: int = Field(0, ge=0, description="auxiliary points at most; they changed nothing on real pairs")
     tolerance: float = Field(
-        0.05, ge=0, description="auxiliary points: directed distances that differ by this ask for none"
+        0.05, ge=0, description="auxiliary points: none where the directed distances differ by no more than this"
     )
     inward: float = Field(0.01, ge=0, description="auxiliary points: how deep inside the region they are put")
     threshold: float = Field(

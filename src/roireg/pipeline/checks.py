@@ -155,7 +155,7 @@ def labels_on(labels: Image, image: Image, *, what: str = "label map") -> Image:
     """Return a label map or mask on the grid of its image.
 
     It may be stored in another order than the image (flipped or permuted axes), or be cropped to a part of it: the
-    voxels must be voxels of the image, to a hundredth of their size. What is not there is 0. Pictures without a
+    voxels must be voxels of the image, to a hundredth of their size. Voxels that it lacks are 0. Pictures without a
     physical size must have the size of their image.
 
     Raises
@@ -263,7 +263,7 @@ def _check_axes(image: Image) -> None:
 
 
 def _check_units(fixed: Image, moving: Image) -> None:
-    """Refuse an image in mm with one in pixels where these are no mm: their sizes differ beyond any scale."""
+    """Refuse an image in mm beside one in pixels where their sizes differ so much that a pixel is no millimetre."""
     ratio = float(np.max(fixed.grid.extent) / np.max(moving.grid.extent))
     if fixed.unit != moving.unit and not 0.1 < ratio < 10:
         sizes = [f"{np.max(i.grid.extent):.3g} {i.unit}" for i in (fixed, moving)]

@@ -49,7 +49,7 @@ def _by_name(settings: object) -> object:
 
 
 class NetworkConfig(EverythingOptions):
-    """A network for the regions, and for features named "model"; None leaves both to what needs no weights."""
+    """A network for the regions, and for features named "model"; None leaves both to methods without weights."""
 
     model: str | None = Field(None, description="name or path of a network, see `roireg models list`")
     profile: ProfileName = Field("balanced", description="input size, precision and points of the network")
@@ -97,7 +97,7 @@ class VerdictConfig(_Section):
     inverse_uncertain: float = Field(
         1.0, ge=0, description="99th percentile of the inverse error, voxels of the coarsest axis"
     )
-    least_similarity: float = Field(0.4, description="local correlation below which nothing was really found")
+    least_similarity: float = Field(0.4, description="local correlation below which the images do not really agree")
     least_agreement: float = Field(0.3, ge=0, le=1, description="share of region pairs that must end up together")
     rival_margin: float = Field(
         0.02,

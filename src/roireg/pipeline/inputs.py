@@ -25,7 +25,7 @@ def labels_of(value: LabelsLike | None, image: Image, name: str) -> Image | None
 
 
 def map_of(value: str | TransformLike, words: tuple[str, ...], name: str) -> str | Transform:
-    """Return one of the words, or a transform; a word that is neither is returned as it is, to be refused by name."""
+    """Return a transform, or a word as it is; a wrong one is refused later, by its name."""
     if isinstance(value, str) and (value in words or not Path(value).exists()):
         return value
     return as_transform(value, name)

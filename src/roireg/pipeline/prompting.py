@@ -1,4 +1,4 @@
-"""Prompts between two images that nothing is known of yet: a quick registration finds where things lie."""
+"""Prompts between two images of which nothing is known yet: a quick registration finds where things lie."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Tools:
 
     Attributes
     ----------
-    network : None where what needs no weights is used.
+    network : None where segmenter and features need no weights.
     """
 
     segmenter: Segmenter
@@ -199,7 +199,7 @@ def tell_time(
     slices: bool = False,
     axis: int | None = None,
 ) -> None:
-    """Announce the `expected_time` of the regions of images, to be told before they are found."""
+    """Announce, before the regions of images are found, how long that will take (`expected_time`)."""
     expected = expected_time(segmenter, *images, slices=slices, axis=axis)
     if expected:
         progress(ProgressEvent(REGIONS, 0.0, expected, notice=True))

@@ -31,8 +31,8 @@ def judge(result: Registration, trace: Trace, *, fixed_mask: Image | None = None
     """Return the result with metrics, verdict and reasons.
 
     failed: heavy folding; or the images agree less than before. uncertain: some folding, a deformation stronger than
-    bodies differ, an inverse that does not invert, regions that do not end up together, little agreement, or another
-    start that explains the images as well.
+    the differences between bodies, an inverse that does not invert, regions that do not end up together, little
+    agreement, or another start that explains the images as well.
     """
     rules = result.config.verdict
     grid = _judged_grid(result.fixed.grid)

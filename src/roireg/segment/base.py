@@ -63,7 +63,7 @@ class Segmenter(ABC):
 
     @abstractmethod
     def prepare(self, image: Image) -> Prepared:
-        """Compute what regions of and prompts on an image need.
+        """Compute what the regions of an image and prompts on it need.
 
         Raises
         ------

@@ -112,7 +112,7 @@ def suppressed(candidates: list[Candidate], scores: Sequence[float], limit: floa
 
 
 def cleaned(candidates: list[Candidate], *, min_area: int, limit: float) -> list[Candidate]:
-    """Remove islands and fill holes below `min_area`; masks that this changes yield to like ones that it does not.
+    """Remove islands and fill holes below `min_area`; changed masks yield to similar ones that are unchanged.
 
     `limit` is that of `box_nms`.
     """

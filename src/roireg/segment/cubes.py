@@ -114,7 +114,7 @@ class Volume:
         return F.pad(self.raster[(slice(None), *inside)], [v for pair in reversed(outside) for v in pair])
 
     def bring_to(self, grid: Grid, offset: Offset, logits: Tensor) -> Tensor:
-        """Bring (K, *cube) logits onto a grid: (K, *grid), `FAR` outside the cube. Maps no more than its place."""
+        """Bring (K, *cube) logits onto a grid: (K, *grid), `FAR` outside the cube. Computes only that part."""
         after = [o + s - n for o, s, n in zip(offset, self.size.tolist(), self.grid.shape, strict=True)]
         cube = self.grid.padded([-o for o in offset], after)
         logits = logits.float().cpu()

@@ -51,12 +51,12 @@ class Model3DSegmenter(Segmenter):
     Parameters
     ----------
     model : a loaded network.
-    spacing : mm per voxel to work at; None takes what the network was trained at. Coarser shows it more at once.
+    spacing : mm per voxel to work at; None takes that of the training. A coarser one shows the network more at once.
     window : intensities to show the network: a name or (level, width), see `roireg.models.preprocess.to_raster`;
         "none" for values that are 0..255 already; None takes what it was trained on.
     points : about how many grid points everything mode asks in the whole volume.
-    options : of everything mode; `points` and what is for 2D networks alone play no part. `pred_iou_thresh` is about
-        the quality that the network tells, or the stability of its mask where it tells none.
+    options : of everything mode; `points` and the options of 2D networks play no part. `pred_iou_thresh` is for
+        the quality that the network reports, or for the stability of its mask where it reports none.
     similar : two candidates never have an intersection over union above this.
     limits : size, overlap and number of the candidates.
     max_voxels : size of the grid of the candidates; None takes the default of `working_grid`.

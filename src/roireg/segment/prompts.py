@@ -132,7 +132,7 @@ def answer(hierarchy: Hierarchy, prompt: Prompt, *, count: int, name: str) -> RO
 
     Points: regions that contain every positive point and no negative one. The first answer is the smallest that
     is nearly as stable as the most stable one, the others follow by falling stability. Where no single region
-    does it, the best region of every positive point without negative ones is taken and all are united.
+    does, the best region of every positive point without negative ones is taken and all are united.
     Box: the regions whose bounding box agrees best (intersection over union) with the box and that honour the
     points, if any; a box alone never fails inside the image.
 

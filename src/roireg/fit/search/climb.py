@@ -114,7 +114,7 @@ def _look(fixed: FixedSide, moving: MovingSide, matrix: Array, *, slope: bool) -
 
 
 def agreement(fixed: FixedSide, moving: MovingSide, matrix: Array) -> Agreement:
-    """Return the correlation of both sides under a map, means of each channel over the shared part taken off."""
+    """Return the correlation of both sides under a map, less the mean of each channel over the shared part."""
     view = _look(fixed, moving, matrix, slope=False)
     return _correlation(fixed.values, view.values, view.weight, fixed.stride)
 
