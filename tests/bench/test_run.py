@@ -94,7 +94,7 @@ def test_failures_are_kept_unless_tried_again(tmp_path, flat):
     results = tmp_path / "results.csv"
     method = Broken("writes nonsense")
     row = run_benchmark([flat], [method], results)[0]
-    assert row.status == "failed" and "wrong.h5: this is not a transform" in row.reason
+    assert row.status == "failed" and "wrong.h5: this is no transform" in row.reason
     write_rows(results, [replace(row, reason="before")])
     assert run_benchmark([flat], [method], results)[0].reason == "before"
     assert run_benchmark([flat], [method], results, retry_failed=True)[0].reason == row.reason
