@@ -31,7 +31,7 @@ from roireg.evaluate import (
     summarise_errors,
     surface_distances,
 )
-from support import disc
+from support import disc, make_grid, rotation
 
 ANGLE = 0.4
 OBLIQUE = [math.cos(ANGLE), -math.sin(ANGLE), 0, math.sin(ANGLE), math.cos(ANGLE), 0, 0, 0, 1]
@@ -243,3 +243,29 @@ def test_labels_of_one_map_alone_are_not_expected():
     assert score_moved_labels(strip(), strip(3), None).means() == {}
     with pytest.raises(GeometryError, match="both must be equal"):
         score_moved_labels(strip(0), Image(torch.ones((1, 2, 2, 2)), oblique_grid((2, 2, 2))), None)
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 3, 4, 5, 6), (-7, 2, 9, 2**30), (40, 65535, 2**24 + 1)])
+def test_all_labels_at_once_as_each_alone(ids):
+    rng = np.random.default_rng(5)
+    grid = make_grid((7, 9, 8), (2.0, 1.5, 0.7), rotation(3, 2), (5, -3, 8))
+    coarse = [rng.choice([0, *ids], (4, 5, 4)).astype(np.int32) for _ in range(2)]
+    fixed, warped = (torch.from_numpy(np.kron(c, np.ones((2, 2, 2), np.int32))[:7, :9, :8].copy()) for c in coarse)
+    found = score_labels(fixed, warped, grid)
+    assert set(found.dice) == set(ids)
+    for label in ids:
+        a, b = fixed == label, warped == label
+        assert np.isclose(found.dice[label], dice(a, b))
+        centroids = [grid.world_from_index(np.argwhere(m.numpy())).mean(0) for m in (a, b)]
+        assert np.isclose(found.centroid[label], np.linalg.norm(centroids[0] - centroids[1]))
+        surfaces = [grid.world_from_index(_naive_surface(m.numpy())) for m in (a, b)]
+        between = np.linalg.norm(surfaces[0][:, None] - surfaces[1], axis=-1)
+        nearest = [between.min(1), between.min(0)]
+        assert np.isclose(found.hd95[label], max(np.percentile(n, 95) for n in nearest))
+        assert np.isclose(found.assd[label], np.concatenate(nearest).mean())
+
+
+def _naive_surface(mask):
+    padded = np.pad(mask, 1)
+    steps = [np.roll(padded, s, a)[1:-1, 1:-1, 1:-1] for a in range(3) for s in (1, -1)]
+    return np.argwhere(mask & ~np.logical_and.reduce(steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import sys
@@ -402,3 +403,15 @@ def test_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot write here"):
         write_image(tmp_path / "file" / "i.nii", _image((4, 4)))
+
+
+def test_what_libraries_print_stays_out_of_sight(tmp_path, capfd):
+    # libjpeg in ITK prints to the output, where `--json` has its document.
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    PIL.Image.fromarray(noise).save(tmp_path / "a.jpg")
+    data = bytearray((tmp_path / "a.jpg").read_bytes())
+    data[-40:-20] = b"\xff" * 20
+    (tmp_path / "a.jpg").write_bytes(data)
+    with contextlib.suppress(InputError):
+        read_image(tmp_path / "a.jpg")
+    assert capfd.readouterr() == ("", "")

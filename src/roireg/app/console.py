@@ -131,7 +131,7 @@ class Session:
         """Print one line ``kind: text`` on stderr."""
         try:
             typer.secho(f"{kind}: ", fg=colour, bold=True, err=True, nl=False)
-            typer.echo(" ".join(str(text).split()), err=True)
+            typer.echo(_one_line(text), err=True)
         except OSError:
             # There is nobody left to tell.
             silence(sys.stderr)
@@ -156,6 +156,16 @@ class Session:
             return
         with bar(shares or {}, seconds=lambda: self.seconds, notice=self.notice, keep=bool(self.verbose)) as listen:
             yield listen
+
+
+def _one_line(text: object) -> str:
+    """Return a text on one line, what somebody repeated in it for pages cut to its ends."""
+    words = str(text).split()
+    return " ".join(w if len(w) <= _LONGEST_WORD else f"{w[:200]}...{w[-100:]}" for w in words)
+
+
+_LONGEST_WORD = 600
+"""Paths are shorter."""
 
 
 class _StageLines:
@@ -374,7 +384,7 @@ def _failed(session: Session, text: str, code: int) -> int:
         typer.echo(traceback.format_exc(), err=True)
     session.note("error", text, "red")
     if session.json:
-        session.say_json({"error": " ".join(text.split()), "exit_code": code})
+        session.say_json({"error": _one_line(text), "exit_code": code})
     return code
 
 

@@ -9,7 +9,10 @@ from pydantic import BaseModel, Field, FiniteFloat
 __all__ = ["StoredResult"]
 
 
-_Choice = Annotated[str, Field(min_length=1)] | None
+_NUMBER = r"[0-9]{1,9}"
+_Numbers = Annotated[str, Field(pattern=rf"^{_NUMBER}(,{_NUMBER})?$")] | None
+_Pages = Annotated[str, Field(pattern=rf"^({_NUMBER}|all)(,({_NUMBER}|all))?$")] | None
+_Names = Annotated[str, Field(pattern=r"^[^,]+(,[^,]+)?$")] | None
 
 
 class _Metric(BaseModel):
@@ -26,10 +29,10 @@ class _Input(BaseModel):
 
 
 class _Arguments(BaseModel):
-    frame: _Choice = None
-    level: _Choice = None
-    page: _Choice = None
-    channel: _Choice = None
+    frame: _Numbers = None
+    level: _Numbers = None
+    page: _Pages = None
+    channel: _Names = None
 
 
 class _Provenance(BaseModel):

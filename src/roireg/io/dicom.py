@@ -104,7 +104,8 @@ def read_dicom(place: Path, selection: Selection, *, indices: bool = False) -> S
         raise InputError(f"{place}: this DICOM file ({kind}) holds no image; name a file or folder with images")
     try:
         planes = [plane for file, header in _without_copies(name, entries) for plane in planes_of(file, header)]
-    except (BytesLengthException, NotImplementedError) as error:  # elements are parsed when they are looked at
+    except (BytesLengthException, NotImplementedError, OSError) as error:
+        # Elements are parsed when they are looked at.
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{name}: a DICOM header is damaged ({reason}); copy or export it again") from error
     stored = load_planes(name, one_volume(name, planes, selection.frame), nearest=indices)

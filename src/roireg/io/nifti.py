@@ -400,8 +400,9 @@ def _qform(header: Any, spacing: Array) -> Array:
     """Return the matrix of the quaternion, shortened to unit length where rounding made it longer."""
     vector = np.array([header[f"quatern_{letter}"] for letter in "bcd"], dtype=np.float64)
     length = float(np.linalg.norm(vector))
-    if np.isfinite(length):  # what is not is refused with the matrix
-        vector = vector / max(1.0, length)
+    if not np.isfinite(length):
+        return np.full((4, 4), np.nan)  # refused like any other matrix of this kind
+    vector = vector / max(1.0, length)
     square = 1.0 - float(vector @ vector)
     # Rounding of a half turn: the root of what it leaves would be a turn of up to 0.06 degrees.
     scalar = 0.0 if square < abs(header.quaternion_threshold) else np.sqrt(square)

@@ -40,6 +40,8 @@ _LARGEST_ARCHIVE = 4 << 30
 
 Point = Annotated[list[FiniteFloat], Field(min_length=2, max_length=3)]
 Status = Literal["proposed", "accepted", "rejected"]
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""Of similarities, confidences and scores, which are computed with in single precision."""
 Label = Annotated[int, Field(ge=1)]
 
 
@@ -56,7 +58,7 @@ class _Roi(_Model):
     label: Label
     layer: Annotated[int, Field(ge=0)] = 0
     name: str | None = None
-    score: FiniteFloat = 1.0
+    score: Number = 1.0
     centroid: Point | None = None
 
 
@@ -77,8 +79,8 @@ class _Pair(_Model):
     moving: Label
     fixed: Label
     name: str | None = None
-    similarity: FiniteFloat
-    confidence: FiniteFloat
+    similarity: Number
+    confidence: Number
     source: str = "user"
     status: Status = "proposed"
     moving_centroid: Point | None = None
@@ -281,7 +283,8 @@ def _unpack(place: Path, folder: Path) -> None:
         raise
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
         # Not implemented kinds of compression are runtime errors, too.
-        raise InputError(f"{place}: expected a folder or .zip of ROI pairs, found neither ({error})") from error
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{place}: expected a folder or .zip of ROI pairs, found neither ({reason})") from error
 
 
 def _read_folder(folder: Path, name: str) -> ROIPairs:
@@ -297,6 +300,10 @@ def _read_folder(folder: Path, name: str) -> ROIPairs:
         document = _Document.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{where}: {_first(error)}; correct this entry") from error
+    ids = [p.id for p in document.pairs]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise InputError(f"{where}: two pairs have the id {twice}, found it twice; give every pair its own")
     moving, moving_index = _read_side(folder, name, "moving", document.moving)
     fixed, fixed_index = _read_side(folder, name, "fixed", document.fixed)
     pairs = []

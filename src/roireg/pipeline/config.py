@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ from roireg.models.preprocess import CT_WINDOWS
 from roireg.models.profiles import PROFILES
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings
 from roireg.segment import EverythingOptions, RegionFilter
+
+_LARGEST = 1e12
+"""Of all numbers in settings."""
 
 __all__ = [
     "PRESETS",
@@ -150,6 +154,7 @@ class Config(_Section):
         if not path.exists():
             raise InputError(f"{path}: there is no such configuration file; check the path")
         content = read_yaml(path)
+        _check_sizes(content, path)
         if content is None:
             content = {}
         if not isinstance(content, dict):
@@ -224,6 +229,15 @@ def _merge(base: dict[str, Any], changes: dict[Any, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def _check_sizes(content: object, path: str | Path) -> None:
+    """Refuse numbers that no setting can have, whatever it is: they overflow single precision, or a loop."""
+    if isinstance(content, dict | list):
+        for value in content.values() if isinstance(content, dict) else content:
+            _check_sizes(value, path)
+    elif isinstance(content, int | float) and abs(content) > _LARGEST and abs(content) != math.inf:
+        raise InputError(f"{path}: the number {reprlib.repr(content)} is too large for a setting; correct it")
 
 
 def _first_mistake(error: ValidationError) -> str:

@@ -47,7 +47,8 @@ __all__ = ["find_guide", "register"]
 
 LABEL_MEMORY = 400_000_000
 """Bytes of the masks of a label map at most; the regions of larger ones are kept coarser."""
-
+HEAVIEST = 1e6
+"""Largest weight of regions, beside which nothing else counts."""
 POSITIONS = {"identity": "where the images lie", "centers": "centres together"}
 """What a start that is given by a word is called."""
 
@@ -139,8 +140,8 @@ def register(
         )
     labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
     if roi_weight is not None:
-        if not (np.isfinite(roi_weight) and roi_weight >= 0):
-            raise InputError(f"the weight of regions is a number of at least 0, found {roi_weight}")
+        if not 0 <= roi_weight <= HEAVIEST:
+            raise InputError(f"the weight of regions is a number from 0 to {HEAVIEST:g}, found {roi_weight}")
         decided = pairs or decisions
         if labels is not None:
             option = "label_weight"
