@@ -46,3 +46,10 @@ def test_pictures_are_small_enough_for_a_page() -> None:
         assert file.stat().st_size <= 300_000, file.name
         with Picture.open(file) as picture:
             assert picture.format == "PNG"
+
+
+def test_every_row_of_the_odd_files_has_its_test() -> None:
+    page = (DOCS / "odd-files.md").read_text(encoding="utf-8")
+    tests = {file.stem.removeprefix("test_") for file in (DOCS.parent / "tests" / "field_cases").glob("test_*.py")}
+    rows = re.findall(r"\| `(\w+)` \|$", page, re.MULTILINE)
+    assert len(rows) >= 15 and set(rows) <= tests
