@@ -133,6 +133,9 @@ def bad_files(volume: Scene, flat: Scene, tmp_path_factory: pytest.TempPathFacto
     (place / "latin.csv").write_bytes(b"x,y,z\n1,2,\xff\n")
     (place / "latin.tfm").write_bytes(b"#Insight Transform File V1.0\n#\xff\xfe\nTransform: \xff\n")
     (place / "empty").mkdir()
+    like = nibabel.load(volume.fixed)
+    many = np.arange(np.prod(like.shape), dtype=np.int16).reshape(like.shape)
+    nibabel.save(nibabel.Nifti1Image(many, like.affine), place / "many.nii.gz")
     packed = bytearray(volume.fixed.read_bytes())
     (place / "cut.nii.gz").write_bytes(packed[: len(packed) // 2])
     packed[len(packed) // 2] ^= 16
@@ -283,6 +286,7 @@ CASES: list[tuple[str, str, tuple[str, ...]]] = [
     ("2D against 3D to apply", "apply {truth} {flat_moving} --reference {fixed} -o {out}.png", ("2D", "3D")),
     ("labels in colour", f"{F} --fixed-labels {{colours.png}}", ("colours.png", "channels")),
     ("labels in JPEG", f"{F} --fixed-labels {{labels.jpg}}", ("labels.jpg", "JPEG")),
+    ("thousands of regions", f"{R} --fixed-rois {{many.nii.gz}} --moving-rois {{many.nii.gz}}", ("3839 labels",)),
     ("labels alone", "evaluate --fixed-labels {fixed_labels}", ("--moving-labels",)),
     ("a mask of another size", f"{F} --fixed-mask {{colours.png}}", ("colours.png",)),
     ("values that labels cannot have", f"{AL} --fill nan", ("--fill",)),

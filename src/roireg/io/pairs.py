@@ -35,6 +35,8 @@ __all__ = ["read_pairs", "write_pairs"]
 
 VERSION = 1
 
+_LARGEST_MASKS = 16 << 30
+"""Bytes of the masks of one side."""
 _LARGEST_ARCHIVE = 4 << 30
 """Bytes that an archive may unpack to."""
 
@@ -379,6 +381,11 @@ def _read_side(folder: Path, name: str, side: str, data: _Side) -> tuple[ROISet,
             )
     if not data.rois:
         return ROISet.empty(grid), index
+    if len(data.rois) * grid.size > _LARGEST_MASKS:
+        raise InputError(
+            f"{where}: {side}.rois lists {len(data.rois)} regions of {grid.size} voxels, more than a memory holds; "
+            "leave some out, or save them on a coarser grid"
+        )
     masks = torch.stack([maps[r.layer] == r.label for r in data.rois])
     scores = torch.tensor([r.score for r in data.rois], dtype=torch.float32, device="cpu")
     return ROISet(masks, grid, tuple(r.name for r in data.rois), scores), index

@@ -18,6 +18,9 @@ from roireg.segment.working import working_grid
 
 __all__ = ["LabelSegmenter"]
 
+MOST_CLASSES = 2000
+"""Each is a mask of its own; more take minutes and a memory that a person would not expect."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelSegmenter(Segmenter):
@@ -122,6 +125,11 @@ class LabelSegmenter(Segmenter):
         if not ids:
             classes = ", ".join(map(str, self.classes)) if self.classes is not None else "any"
             raise InputError(f"the label map of {image.name} has {self._listed()}; asked for: {classes}")
+        if len(ids) > MOST_CLASSES:
+            raise InputError(
+                f"the label map of {image.name} has {len(ids)} labels, regions are at most {MOST_CLASSES}; "
+                "merge some, or give a map of larger parts"
+            )
         names = tuple(self.name_of(i) for i in ids)
         grid = working_grid(self.grid, max_voxels=self.max_voxels)
         if grid == self.grid:
