@@ -152,7 +152,10 @@ def _is_there(entry: Mapping[str, Any]) -> bool:
     from roireg.io import sha256_of
 
     path = Path(entry.get("path", ""))
-    return path.is_file() and sha256_of(path) == entry.get("sha256")
+    try:
+        return path.is_file() and sha256_of(path) == entry.get("sha256")
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, picture: Mapping[str, Any]) -> Any:
