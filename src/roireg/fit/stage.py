@@ -23,6 +23,7 @@ from roireg.core.progress import Progress, silent
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Transform, VelocityField
 from roireg.core.warp import warp
+from roireg.fit.search import GlobalSearch, SearchOptions
 from roireg.match.candidates import RegionCandidates
 
 __all__ = ["Candidate", "Problem", "Stage", "StageField", "Trace", "stage_named"]
@@ -48,6 +49,9 @@ class Trace:
     rivals : global maps somewhere else, with the losses of their trials, best first.
     uncertainty : how far off the global map is at most, mm; None: anything.
     perspective : the part of the transform that is the perspective of a photograph.
+    search : the global search between the images, once there was one: its masks and channels serve again.
+    rival : score of the best position elsewhere over that of the chosen one, where the global search chose.
+    notes : what a reader of the result should know, in words.
     """
 
     source: str = "where the images lie"
@@ -55,6 +59,9 @@ class Trace:
     rivals: tuple[tuple[Affine, float], ...] = ()
     uncertainty: float | None = None
     perspective: VelocityField | None = None
+    search: GlobalSearch | None = None
+    rival: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +94,13 @@ class Problem:
     seed: int = 0
     trace: Trace = field(default_factory=Trace)
     progress: Progress = silent
+
+    @property
+    def search(self) -> GlobalSearch:
+        """The global search between the images, made when first asked for."""
+        if self.trace.search is None:
+            self.trace.search = GlobalSearch(self.pair, SearchOptions())
+        return self.trace.search
 
     @property
     def active_pairs(self) -> ROIPairs | None:

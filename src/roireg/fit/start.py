@@ -23,6 +23,7 @@ from roireg.fit.dense_affine import AffineOptions, choose_affine, refine_affine
 from roireg.fit.level import Level, VelocityOptions, build_levels
 from roireg.fit.perspective import perspective_flow
 from roireg.fit.region_affine import RegionAffine, affine_from_regions
+from roireg.fit.search import GlobalSearch, SearchOptions, refine
 from roireg.fit.stage import Candidate, Problem, Stage
 from roireg.fit.velocity import fit_levels
 from roireg.match import KeypointMap, keypoint_maps
@@ -30,6 +31,9 @@ from roireg.match import KeypointMap, keypoint_maps
 __all__ = ["Search", "find_start", "single_pair_maps"]
 
 TITLE = "finding the start"
+
+AMBIGUOUS = 0.85
+"""Score of the best position elsewhere, relative to the best one, above which neither is trusted."""
 
 
 class Search(Stage):
@@ -43,6 +47,12 @@ class Search(Stage):
     stage: Literal["search"] = "search"
     single_pairs: int = Field(200, ge=0, description="most similar region pairs that each propose a map")
     key_points: bool = Field(True, description="2D: matched key points propose maps too")
+    exhaustive: SearchOptions | None = Field(
+        SearchOptions(), description="search of all positions by the orientation of edges; null leaves it out"
+    )
+    clear_gain: float = Field(
+        1.2, ge=1, description="how many times better than the given position a position found there must agree"
+    )
     affine: AffineOptions = AffineOptions()
     trials: int = Field(4, ge=1, description="proposals from which a coarse deformation is tried")
     trial: VelocityOptions = Field(
@@ -62,8 +72,12 @@ class Search(Stage):
             return start
         if problem.pairs is not None and problem.trusted is None:
             return RegionAffine(model=self.affine.model)(problem, start)
-        given, proposals = list(problem.starts), self._of_regions(problem)
         landmarks = self._key_points(problem)
+        if problem.candidates is not None and not any(k.decisive for k in landmarks):
+            clear = self._clear_position(problem)
+            if clear is not None:
+                return clear
+        given, proposals = list(problem.starts), self._of_regions(problem)
         from_landmarks = [Candidate(k.affine, "key points") for k in landmarks]
         if any(k.decisive for k in landmarks):
             given, proposals = from_landmarks, []
@@ -79,6 +93,21 @@ class Search(Stage):
                 problem.trace.perspective, problem.trace.uncertainty = flow, 2 * k.spread
                 return Chain((flow, affine))
         return affine
+
+    def _clear_position(self, problem: Problem) -> Affine | None:
+        """Return what the exhaustive search found, refined, where that is clearly better than what was given."""
+        if self.exhaustive is None:
+            return None
+        search = problem.trace.search = GlobalSearch(problem.pair, self.exhaustive)
+        if not search.candidates:
+            return None
+        best = search.candidates[0]
+        problem.trace.rival = best.rival
+        given = max(search.score_of(c.affine).score for c in problem.starts)
+        if best.score <= self.clear_gain * max(given, 0.0) or best.rival > AMBIGUOUS:
+            return None
+        problem.trace.source = "global search"
+        return refine(problem.pair, best.affine, self.affine.model, search=search).affine
 
     def _of_regions(self, problem: Problem) -> list[Candidate]:
         candidates = problem.candidates

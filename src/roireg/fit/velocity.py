@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from roireg.core.errors import InputError
@@ -19,11 +20,18 @@ from roireg.features import make_extractor
 from roireg.fit.adam import Adam
 from roireg.fit.level import Level, VelocityOptions, build_levels
 from roireg.fit.region_pairs import RegionPairs
+from roireg.fit.search import evidence_of
 from roireg.fit.stage import Problem, Stage
 
 __all__ = ["Velocity", "VelocityFit", "fit_levels", "fit_velocity"]
 
 TITLE = "fitting the deformation"
+
+ALIKE = 0.7
+"""Share of the intensities that images of one contrast explain of each other once they are aligned."""
+
+UNLIKE_GAIN = 0.15
+"""Least gain in structure of a deformation between unlike contrasts, which local terms pull onto chance edges."""
 
 
 class Velocity(VelocityOptions, Stage):
@@ -33,9 +41,26 @@ class Velocity(VelocityOptions, Stage):
     uses_pairs: ClassVar[bool] = True
 
     stage: Literal["velocity"] = "velocity"
+    checked: bool = Field(
+        True,
+        description="keep the deformation only if the orientations of edges, which it does not see, agree better; "
+        "clearly better where one image does not explain the intensities of the other",
+    )
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:
-        return fit_velocity(problem, start, options=self).transform
+        transform = fit_velocity(problem, start, options=self).transform
+        pairs = problem.active_pairs
+        certain = pairs is not None and any(p.status == "accepted" or p.source == "labels" for p in pairs.pairs)
+        if not self.checked or self.blind or certain:
+            return transform
+        before, after = (evidence_of(problem.search, t) for t in (start, transform))
+        least = 0.0 if after.contrast >= ALIKE else UNLIKE_GAIN
+        if after.structure - before.structure >= least:
+            return transform
+        problem.trace.notes.append(
+            "the deformation is left out: structure that took no part in it does not confirm it"
+        )
+        return start
 
 
 @dataclass(frozen=True, eq=False)
