@@ -9,17 +9,23 @@ __all__ = [
     "GUIDE_WORDS",
     "INIT_WORDS",
     "OUTPUTS",
+    "GlobalType",
     "GuideWord",
     "Interpolation",
     "PresetName",
     "ProfileName",
     "PromptPresetName",
+    "SearchRange",
     "Side",
+    "TransformType",
     "Unit",
 ]
 
 Side = Literal["fixed", "moving"]
 Unit = Literal["px", "mm"]
+GlobalType = Literal["translation", "rigid", "similarity", "affine", "homography"]
+TransformType = Literal["translation", "rigid", "similarity", "affine", "homography", "deformable"]
+SearchRange = Literal["near", "full"]
 Interpolation = Literal["nearest", "linear", "bspline", "lanczos"]
 
 PresetName = Literal["default", "samreg", "promptreg", "paper"]

@@ -1,6 +1,7 @@
 """Region pairs and images to transforms: the stages that a preset is made of."""
 
 from roireg.fit.published import Published
+from roireg.fit.refinement import Refine
 from roireg.fit.region_affine import RegionAffine
 from roireg.fit.stage import Candidate, Problem, Stage, StageField, Trace, stage_named
 from roireg.fit.start import Search
@@ -10,6 +11,7 @@ __all__ = [
     "Candidate",
     "Problem",
     "Published",
+    "Refine",
     "RegionAffine",
     "Search",
     "Stage",

@@ -276,7 +276,7 @@ class Level:
             spacing = float(self.grid.spacing.min()) if self.part[1] < 1 else 0.0
             self.codes = CodedAgreement(regions.codes.at(spacing), self.initial, self.control)
             # Borders that are known may bend the field more than what images suggest.
-            self.low_pass = 0.5 * self.options.low_pass
+            self.low_pass = 0.75 * self.options.low_pass
             # Codes take over where distances to all of the borders cost too much.
             part = regions.first(len(regions.weights)) if count >= len(regions.weights) else None
         else:

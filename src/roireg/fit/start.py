@@ -32,8 +32,9 @@ __all__ = ["Search", "find_start", "single_pair_maps"]
 
 TITLE = "finding the start"
 
-AMBIGUOUS = 0.85
-"""Score of the best position elsewhere, relative to the best one, above which neither is trusted."""
+AMBIGUOUS, CERTAIN = 0.85, 0.6
+"""Score of the best position elsewhere, relative to the best one, above which neither is trusted, unless structure
+correlates by so much under the best."""
 
 
 class Search(Stage):
@@ -73,20 +74,23 @@ class Search(Stage):
         if problem.pairs is not None and problem.trusted is None:
             return RegionAffine(model=self.affine.model)(problem, start)
         landmarks = self._key_points(problem)
-        if problem.candidates is not None and not any(k.decisive for k in landmarks):
-            clear = self._clear_position(problem)
-            if clear is not None:
-                return clear
-        given, proposals = list(problem.starts), self._of_regions(problem)
         from_landmarks = [Candidate(k.affine, "key points") for k in landmarks]
         if any(k.decisive for k in landmarks):
             given, proposals = from_landmarks, []
         else:
-            proposals += from_landmarks
+            clear = None if problem.candidates is None else self._clear_position(problem)
+            given = list(problem.starts) if clear is None else [clear]
+            proposals = [*self._of_regions(problem), *from_landmarks]
         if problem.trusted is not None:
             source = "label centroids" if problem.candidates is None else "accepted pairs"
             proposals.append(Candidate(affine_from_regions(problem.trusted, model=self.affine.model), source))
         affine = find_start(problem, given, proposals, options=self)
+        search = problem.trace.search
+        if search is not None and problem.trace.source not in {c.source for c in given}:
+            # Never from a position that structure supports to one that it supports less.
+            best = max(given, key=lambda c: search.score_of(c.affine).score)
+            if search.score_of(affine).score < search.score_of(best.affine).score:
+                problem.trace.source, affine = best.source, best.affine
         for k in landmarks:
             if k.perspective is not None and k.decisive and problem.trace.source == "key points":
                 flow = perspective_flow(k.perspective, affine, problem.pair.fixed.grid)
@@ -94,7 +98,7 @@ class Search(Stage):
                 return Chain((flow, affine))
         return affine
 
-    def _clear_position(self, problem: Problem) -> Affine | None:
+    def _clear_position(self, problem: Problem) -> Candidate | None:
         """Return what the exhaustive search found, refined, where that is clearly better than what was given."""
         if self.exhaustive is None:
             return None
@@ -104,10 +108,11 @@ class Search(Stage):
         best = search.candidates[0]
         problem.trace.rival = best.rival
         given = max(search.score_of(c.affine).score for c in problem.starts)
-        if best.score <= self.clear_gain * max(given, 0.0) or best.rival > AMBIGUOUS:
+        doubtful = best.rival > AMBIGUOUS and best.correlation < CERTAIN
+        if best.score <= self.clear_gain * max(given, 0.0) or doubtful:
             return None
-        problem.trace.source = "global search"
-        return refine(problem.pair, best.affine, self.affine.model, search=search).affine
+        refined = refine(problem.pair, best.affine, self.affine.model, search=search)
+        return Candidate(refined.affine, "global search")
 
     def _of_regions(self, problem: Problem) -> list[Candidate]:
         candidates = problem.candidates

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from roireg.core.errors import InputError
 from roireg.core.progress import Progress
-from roireg.core.words import INIT_WORDS, OUTPUTS, PresetName, Side, Unit
+from roireg.core.words import INIT_WORDS, OUTPUTS, PresetName, SearchRange, Side, TransformType, Unit
 from roireg.jobs.job import FolderJob, Work
 from roireg.jobs.options import (
     STARTED,
@@ -73,6 +73,14 @@ class RegisterJob(CarriedOptions, NetworkOptions, PicturesOptions, FolderJob):
     init: Annotated[str, words_or_file(INIT_WORDS, help="Where to start from.", panel=STARTED), Words(INIT_WORDS)] = (
         "auto"
     )
+    type: Annotated[
+        TransformType | None,
+        option(help="What may move: a rigid body, ... or everything.", show_default="deformable", panel=STARTED),
+    ] = None
+    search: Annotated[
+        SearchRange | None,
+        option(help="Volumes: rotations within 45 degrees, or all.", show_default="near", panel=STARTED),
+    ] = None
     pairs: Annotated[Path | None, option(help="Folder or .zip of ROI pairs to start from.", panel=STARTED)] = None
     pairs_only: Annotated[bool, option("--pairs-only", help="With --pairs: look for no others.", panel=STARTED)] = (
         False

@@ -70,6 +70,8 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
         moving,
         preset=job.preset,
         config=config,
+        type=job.type,
+        search=job.search,
         pairs=None if job.pairs is None else read_pairs(job.pairs),
         fixed_rois=load_labels(job.fixed_rois, job.frames[0]),
         moving_rois=load_labels(job.moving_rois, job.frames[1]),

@@ -13,8 +13,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from roireg.core.errors import InputError
-from roireg.core.words import ProfileName
-from roireg.fit import Published, RegionAffine, Search, Stage, StageField, Velocity
+from roireg.core.words import ProfileName, SearchRange, TransformType
+from roireg.fit import Published, Refine, RegionAffine, Search, Stage, StageField, Velocity
+from roireg.fit.search import SearchOptions
 from roireg.io import atomic_path
 from roireg.io.documents import read_yaml
 from roireg.match import MatchOptions
@@ -140,6 +141,28 @@ class Config(_Section):
             return self.model_validate(dict(self) | {"stages": stages})
         except ValidationError as error:
             raise InputError(_first_mistake(error)) from None
+
+    def with_type(self, type: TransformType | None = None, search: SearchRange | None = None) -> Config:
+        """Return the same settings for one type of transform, and for a search of all rotations.
+
+        Parameters
+        ----------
+        type : "translation", "rigid", "similarity", "affine" or "homography" (2D) end with that map, refined;
+            "deformable" and None keep the stages.
+        search : "full" tries every rotation of volumes; "near" and None those within 45 degrees.
+        """
+        stages = self.stages
+        if type is not None and type != "deformable":
+            freedom = "affine" if type == "homography" else type
+            first = next((s for s in stages if isinstance(s, Search)), Search())
+            stages = (
+                first.model_copy(update={"affine": first.affine.model_copy(update={"model": freedom})}),
+                Refine(type=type),
+            )
+        if search == "full":
+            everywhere = {"exhaustive": SearchOptions(full=True)}
+            stages = tuple(s.model_copy(update=everywhere) if isinstance(s, Search) else s for s in stages)
+        return self.model_copy(update={"stages": stages})
 
     @classmethod
     def load(cls, path: str | Path) -> Config:

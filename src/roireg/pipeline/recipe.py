@@ -24,6 +24,7 @@ from roireg.core.rois import Prompt, ROIPairs, ROISet
 from roireg.core.seeds import generator, resolve_device
 from roireg.core.transforms import Chain, Transform
 from roireg.core.warp import halved
+from roireg.core.words import SearchRange, TransformType
 from roireg.fit import Candidate, Problem, Search, Trace
 from roireg.fit.region_affine import affine_part
 from roireg.io import ImageLike, LabelsLike, TransformLike
@@ -60,6 +61,8 @@ def register(
     *,
     preset: str = "default",
     config: Config | None = None,
+    type: TransformType | None = None,
+    search: SearchRange | None = None,
     pairs: ROIPairs | None = None,
     fixed_rois: LabelsLike | None = None,
     moving_rois: LabelsLike | None = None,
@@ -83,6 +86,8 @@ def register(
         a path, ``(array, spacing)``, an image of SimpleITK or nibabel, see `roireg.io.as_image`. NaN is no data: such
         voxels are left out of the comparison, see `without_missing`.
     preset, config : settings; `config` wins over the name.
+    type : what may move: "translation", "rigid", "similarity", "affine", "homography" (2D), or "deformable" and None,
+        what the settings say. search : "full" tries all rotations of volumes.
     pairs : known region pairs. Accepted ones are kept and rejected ones never used; if every pair is one or the
         other, more pairs are looked for, unless `pairs_only`. If any is merely proposed, no others are looked for.
     fixed_rois, moving_rois : label maps used as regions (METHODS Case 1), equal ids correspond; in the same forms, or
@@ -108,7 +113,7 @@ def register(
     InputError, GeometryError
         When an input is unsuitable; see :func:`roireg.pipeline.checks.check_inputs`.
     """
-    settings = config or preset_named(preset)
+    settings = (config or preset_named(preset)).with_type(type, search)
     (fixed, moving), init = images_of(fixed, moving), start_of(init)
     (fixed, fixed_known), (moving, moving_known) = without_missing(fixed), without_missing(moving)
     maps = check_inputs(

@@ -8,6 +8,7 @@ import numpy as np
 
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.transforms import Affine
 from roireg.core.warp import halved_grid, resample, warp
 from roireg.evaluate import (
     centroid_errors,
@@ -22,6 +23,9 @@ from roireg.fit.level import level_spacings
 from roireg.pipeline.registration import Registration
 
 __all__ = ["judge"]
+
+BETTER = 1.5
+"""How many times better structure must support another position for it to be a doubt."""
 
 JUDGED_VOXELS = 1_000_000
 """Folding and similarity are measured on at most so many voxels over the fixed image."""
@@ -77,10 +81,23 @@ def judge(result: Registration, trace: Trace, *, fixed_mask: Image | None = None
     if agreement is not None and agreement < rules.least_agreement:
         doubts.append(f"only {agreement:.0%} of the region pairs end up together")
     rivals = [loss for _, loss in trace.rivals if loss <= (1 + rules.rival_margin) * trace.loss]
-    if rivals:
+    if rivals or _better_elsewhere(result, trace):
         doubts.append("a start elsewhere explains the images about as well; check the global position")
+    doubts += trace.notes
     verdict = "failed" if failed else "uncertain" if doubts else "ok"
     return replace(result, metrics=metrics, verdict=verdict, reasons=tuple(failed + doubts))
+
+
+def _better_elsewhere(result: Registration, trace: Trace) -> bool:
+    """Tell whether the exhaustive search knows a position that structure supports clearly better."""
+    search = trace.search
+    if search is None or trace.source == "global search" or not search.candidates:
+        return False
+    best = search.candidates[0].score
+    return (
+        best > BETTER * search.score_of(result.affine).score
+        and best > BETTER * search.score_of(Affine.identity(result.fixed.ndim)).score
+    )
 
 
 def _judged_grid(grid: Grid) -> Grid:
