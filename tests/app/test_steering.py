@@ -70,7 +70,7 @@ def test_voxels_and_mm_are_the_same_place_of_a_volume(volume, tmp_path, settings
         (("--unit", "px"), ("--unit", "--prompt", "not given")),
         (("--prompt-in", "moving"), ("--prompt-in", "--prompt", "not given")),
         (("--pairs-only",), ("--pairs-only", "--pairs", "not given")),
-        (("--roi-weight", "-2"), ("at least 0", "-2")),
+        (("--roi-weight", "-2"), ("from 0 to", "-2")),
         (("--model", "sam-vit-bas"), ("sam-vit-bas", "did you mean sam-vit-base")),
         (("--model", "sam-vit-base", "--profile", "fats"), ("fats", "--profile", "'fast', 'balanced'")),
         (("--model", "sam-vit-base"), ("sam-vit-base", "not on this disk", "roireg models fetch")),

@@ -136,7 +136,7 @@ def test_bad_prompts_and_weights_are_refused_before_anything_is_computed(flat):
         ({"prompts": [both]}, "both inside"),
         ({"prompts": [flat_box]}, "no area"),
         ({"prompts": Prompt.at(inner), "prompt_side": "left"}, "fixed or in the moving"),
-        ({"roi_weight": -1.0}, "at least 0, found -1"),
+        ({"roi_weight": -1.0}, "from 0 to 1e.06, found -1"),
         ({"pairs": proposed, "fixed_rois": flat.fixed_labels, "moving_rois": flat.moving_labels}, "give one of them"),
         ({"pairs": ROIPairs(proposed.moving, proposed.fixed, ())}, "hold no pair"),
     ):

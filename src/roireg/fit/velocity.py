@@ -48,19 +48,23 @@ class Velocity(VelocityOptions, Stage):
     )
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:
-        transform = fit_velocity(problem, start, options=self).transform
+        fit = fit_velocity(problem, start, options=self)
         pairs = problem.active_pairs
         certain = pairs is not None and any(p.status == "accepted" or p.source == "labels" for p in pairs.pairs)
-        if not self.checked or self.blind or certain:
-            return transform
-        before, after = (evidence_of(problem.search, t) for t in (start, transform))
-        least = 0.0 if after.contrast >= ALIKE else UNLIKE_GAIN
-        if after.structure - before.structure >= least:
-            return transform
-        problem.trace.notes.append(
-            "the deformation is left out: structure that took no part in it does not confirm it"
-        )
-        return start
+        if not self.checked or self.blind or certain or fit.field is None:
+            return fit.transform
+        before, after = (evidence_of(problem.search, t) for t in (start, fit.transform))
+        alike = after.contrast >= ALIKE
+        if after.structure - before.structure >= (0.0 if alike else UNLIKE_GAIN):
+            return fit.transform
+        if not alike:
+            problem.trace.notes.append(
+                "the images are too unlike to tell a deformation; the global map alone is kept"
+            )
+        if split(start)[0] is not None:
+            return start
+        # A field that moves nothing keeps the shape of the result, and says what grid it was made for.
+        return Chain((DisplacementField(fit.field.grid, torch.zeros_like(_parameters(fit.field))), start))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +125,10 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
     fit = fit_levels(levels, initial=affine, rest=flow, regions=regions, progress=problem.progress)
     assert fit.field is not None
     return replace(fit, transform=Chain((fit.field, *rest)))
+
+
+def _parameters(field: VelocityField | DisplacementField) -> Tensor:
+    return field.velocity if isinstance(field, VelocityField) else field.displacement
 
 
 def split(start: Transform) -> tuple[VelocityField | None, Affine | None]:
