@@ -50,8 +50,7 @@ class Trace:
     uncertainty : how far off the global map is at most, mm; None: anything.
     perspective : the part of the transform that is the perspective of a photograph.
     search : the global search between the images, once there was one: its masks and channels serve again.
-    rival : score of the best position elsewhere over that of the chosen one, where the global search chose.
-    notes : what a reader of the result should know, in words.
+    notes : doubts about what a stage did, in words; each makes a result uncertain.
     """
 
     source: str = "where the images lie"
@@ -60,7 +59,6 @@ class Trace:
     uncertainty: float | None = None
     perspective: VelocityField | None = None
     search: GlobalSearch | None = None
-    rival: float = 0.0
     notes: list[str] = field(default_factory=list)
 
 

@@ -106,7 +106,6 @@ class Search(Stage):
         if not search.candidates:
             return None
         best = search.candidates[0]
-        problem.trace.rival = best.rival
         given = max(search.score_of(c.affine).score for c in problem.starts)
         doubtful = best.rival > AMBIGUOUS and best.correlation < CERTAIN
         if best.score <= self.clear_gain * max(given, 0.0) or doubtful:
