@@ -284,3 +284,33 @@ def test_fill_is_what_lies_outside_the_moving_image(scene, settings):
     assert (filled == 255).any() and not (usual == 255).any()
     assert (filled == usual)[filled != 255].all()
     fails("register", scene.fixed, scene.moving, "-o", scene.folder / "c", "--fill", "nan", words=("--fill", "'nan'"))
+
+
+def test_a_file_of_others_is_replaced_only_when_that_is_said(scene, tmp_path):
+    points, affine = tmp_path / "moved.csv", tmp_path / "x_0GenericAffine.mat"
+    scores, page, placed = tmp_path / "scores.json", tmp_path / "page.csv", scene.folder / "fixed_points.csv"
+    for file in (points, affine, scores, page):
+        file.write_text("precious")
+    commands = {
+        points: ("apply", scene.truth, placed, "-o", points),
+        affine: ("convert", scene.truth, "--ants", tmp_path / "x_"),
+        page: ("convert", placed, page),
+        scores: ("evaluate", "--fixed-points", placed, "--moving-points", placed, "-o", scores),
+    }
+    for file, command in commands.items():
+        fails(*command, words=(file.name, "was not written by roireg", "--replace"))
+        assert file.read_text() == "precious"
+        assert run(*command, "--replace").exit_code == 0
+        assert file.read_bytes() != b"precious"
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="files carry no marks on this system")
+def test_a_file_of_roireg_is_replaced_until_it_is_changed(scene, tmp_path):
+    out = tmp_path / "points.csv"
+    convert = ("convert", scene.folder / "fixed_points.csv", out)
+    for _ in range(2):
+        assert run(*convert).exit_code == 0
+    out.write_text(out.read_text() + "\n")
+    fails(*convert, words=("points.csv", "changed since"))
+    shutil.copyfile(out, tmp_path / "copy.csv")
+    fails("convert", scene.folder / "fixed_points.csv", tmp_path / "copy.csv", words=("was not written",))

@@ -13,9 +13,9 @@ from rich.markup import escape
 
 from roireg.app.console import Outcome, Session
 from roireg.core.errors import InputError
-from roireg.core.files import atomic_path, check_file, check_folder, new_folder
+from roireg.core.files import atomic_path, check_file, check_folder, mark_written, new_folder
 from roireg.jobs.files import check_input
-from roireg.jobs.options import PicturesOptions
+from roireg.jobs.options import PicturesOptions, Replace
 
 __all__ = ["ReportOptions", "report"]
 
@@ -35,6 +35,7 @@ class ReportOptions(PicturesOptions):
         Path | None, typer.Option("--moving", "-m", help="The moving image, if it is elsewhere now.")
     ] = None
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; default OUT_DIR/report.html.")] = None
+    replace: Replace = False
 
     def check(self) -> None:
         """Refuse images that are not there, and a page that cannot be written."""
@@ -45,7 +46,7 @@ class ReportOptions(PicturesOptions):
         if self.out is None:
             check_folder(self.folder, names=(PAGE,), record=RECORD)
         else:
-            check_file(self.out, inputs=images)
+            check_file(self.out, inputs=images, replace=self.replace)
 
 
 def report(session: Session, options: ReportOptions) -> Outcome:
@@ -58,6 +59,7 @@ def report(session: Session, options: ReportOptions) -> Outcome:
     else:
         with atomic_path(options.out) as temporary:
             temporary.write_text(page, encoding="utf-8")
+        mark_written(options.out)
     target = options.out or options.folder / PAGE
     session.say(f"written: {escape(str(target))}")
     return Outcome({"report": target})

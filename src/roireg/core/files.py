@@ -2,7 +2,8 @@
 
 A folder that is written has a record: a JSON file that names every file of it with its checksum. By the record the
 next run knows what it may replace, whether a run was stopped between two renames, and whether a result is still what
-was written. Imports the standard library alone, so that places are checked before torch is loaded.
+was written. A single file carries its checksum itself, in an extended attribute. Imports the standard library alone,
+so that places are checked before torch is loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ __all__ = [
     "file_digest",
     "intact_record",
     "is_complete",
+    "mark_written",
     "new_folder",
     "stem_of",
     "write_json",
@@ -44,6 +46,7 @@ __all__ = [
 RECORD = ".roireg.json"
 """The record of a folder that has no JSON file of its own."""
 
+_MARK = "user.roireg.sha256"
 _DOUBLE = (".nii.gz", ".mrk.json")
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _PARTIAL = re.compile(r"\.roireg-([0-9a-f]{8})-(\d+)-[0-9a-f]+\.partial")
@@ -77,14 +80,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 # -- before anything is computed ------------------------------------------------------------------
 
 
-def check_file(path: Path, *, inputs: Iterable[Path] = ()) -> None:
-    """Refuse a place where no file can be written, or where an input lies; leaves nothing behind.
+def check_file(path: Path, *, inputs: Iterable[Path] = (), replace: bool = False) -> None:
+    """Refuse a place where no file can be written, or where another one lies; leaves nothing behind.
+
+    Parameters
+    ----------
+    inputs : files and folders that are read.
+    replace : whether a file may be replaced that does not carry the mark of `mark_written`.
 
     Raises
     ------
     OutputError
         When a folder, a device, a pipe or a link to a file has this name, it is one of `inputs` (by whatever name) or
-        part of a result folder, or nothing can be written there.
+        part of a result folder, it may not be replaced, or nothing can be written there.
     """
     target = _regular(path)
     if any(_real(p) == target or (target.exists() and p.exists() and target.samefile(p)) for p in inputs):
@@ -95,7 +103,28 @@ def check_file(path: Path, *, inputs: Iterable[Path] = ()) -> None:
         written = _written(folder, record)
         if written and target.exists() and target.relative_to(folder).as_posix() in {record, *written}:
             raise OutputError(f"{path}: this file is part of the result in {folder}; choose another name")
+    if not replace and target.exists() and not _is_marked(target):
+        raise OutputError(
+            f"{path}: this file was not written by roireg, or was changed since, and would be replaced; choose "
+            "another name, or allow it with --replace"
+        )
     _probe(path, target.parent)
+
+
+def mark_written(file: Path) -> None:
+    """Note in a file that it was written by this program, so that the next run may replace it while it is unchanged.
+
+    Where a file system keeps no extended attributes nothing is noted, and the file is treated as one of others.
+    """
+    with suppress(OSError, AttributeError):
+        os.setxattr(file, _MARK, file_digest(file).encode())
+
+
+def _is_marked(file: Path) -> bool:
+    try:
+        return os.getxattr(file, _MARK) == file_digest(file).encode()
+    except (OSError, AttributeError):
+        return False
 
 
 def check_folder(path: Path, *, names: Iterable[str] = (), inputs: Iterable[Path] = (), record: str = RECORD) -> None:

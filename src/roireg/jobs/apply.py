@@ -14,7 +14,7 @@ from roireg.core.progress import Progress
 from roireg.core.words import Interpolation
 from roireg.jobs.files import POINTS, parse_transform
 from roireg.jobs.job import Job, Work
-from roireg.jobs.options import OutFile, PictureOptions, option, parse_fill, parse_numbers
+from roireg.jobs.options import OutFile, PictureOptions, Replace, option, parse_fill, parse_numbers
 
 __all__ = ["ApplyJob"]
 
@@ -32,6 +32,7 @@ class ApplyJob(PictureOptions, Job):
         ),
     ]
     out: OutFile
+    replace: Replace = False
     transform: Annotated[
         list[str] | None,
         option(

@@ -13,7 +13,7 @@ from roireg.core.files import check_file, check_folder, extension_of
 from roireg.core.progress import Progress
 from roireg.jobs.files import kind_of, parse_transform
 from roireg.jobs.job import Job, Work
-from roireg.jobs.options import ASIDE, PictureOptions, is_index, option
+from roireg.jobs.options import ASIDE, PictureOptions, Replace, is_index, option
 
 __all__ = ["ConvertJob"]
 
@@ -24,6 +24,7 @@ class ConvertJob(PictureOptions, Job):
 
     source: Annotated[Path, typer.Argument(metavar="IN", help="Transform, image, points or ROI pairs.")]
     out: Annotated[Path | None, typer.Argument(help="File to write; its extension chooses the format."), ASIDE] = None
+    replace: Replace = False
     kind: Annotated[
         Literal["transform", "image", "labels", "points", "pairs"] | None,
         option(help="What IN is, where its name does not tell."),
@@ -89,7 +90,7 @@ class ConvertJob(PictureOptions, Job):
         if self.ants is not None:
             ours = self.ants.parent.glob(f"{self.ants.name}[0-9]*")
             for file in (Path(f"{self.ants}0GenericAffine.mat"), *ours):
-                check_file(file, inputs=inputs)
+                check_file(file, inputs=inputs, replace=self.replace)
         elif self.out is not None and self.content == "pairs" and self.out.suffix.lower() != ".zip":
             check_folder(self.out, inputs=inputs)
         else:

@@ -11,7 +11,7 @@ import typer
 from roireg.core.errors import InputError
 from roireg.core.progress import Progress
 from roireg.jobs.job import Job, Work
-from roireg.jobs.options import ASIDE, CarriedOptions, PicturesOptions, option
+from roireg.jobs.options import ASIDE, CarriedOptions, PicturesOptions, Replace, option
 
 __all__ = ["EvaluateJob"]
 
@@ -34,6 +34,7 @@ class EvaluateJob(CarriedOptions, PicturesOptions, Job):
     ] = None
     fixed_mask: Annotated[Path | None, option(help="Where folding and true error are measured.")] = None
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well."), ASIDE] = None
+    replace: Replace = False
 
     def check_options(self) -> None:
         _ = self.pictures

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, 
 
 import roireg
 from roireg.core.errors import InputError
-from roireg.core.files import check_file, check_folder, intact_record, new_folder, write_json
+from roireg.core.files import check_file, check_folder, intact_record, mark_written, new_folder, write_json
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.jobs.files import ants_files, check_input, parse_transform
 from roireg.jobs.options import ASIDE, OutFolder, Resume, Words
@@ -99,6 +99,8 @@ class Job(ABC):
     if TYPE_CHECKING:
         out: Path | None
         """Where the result goes; every job declares it in its place among the options."""
+        replace: bool
+        """Whether a file of others may be replaced; declared by the jobs that write one."""
 
     def inputs(self) -> dict[str, Path]:
         """Return the paths that are read, by field."""
@@ -136,7 +138,7 @@ class Job(ABC):
     def check_place(self) -> None:
         """Refuse a place that cannot be written, or only at the cost of what must stay."""
         if self.out is not None:
-            check_file(self.out, inputs=self.input_files())
+            check_file(self.out, inputs=self.input_files(), replace=self.replace)
 
     @abstractmethod
     def check_options(self) -> None:
@@ -157,6 +159,9 @@ class Job(ABC):
         self.check()
         work = self._computed(progress)
         work.write(self.out or Path())
+        for file in map(Path, work.document.get("written", () if self.out is None else (self.out,))):
+            if file.is_file():
+                mark_written(file)
         return JobResult(plain({**work.document, **work.remarks}), value=work.value)
 
     def _computed(self, progress: Progress) -> Work:

@@ -33,6 +33,7 @@ __all__ = [
     "PictureOptions",
     "PicturesOptions",
     "PointOptions",
+    "Replace",
     "Resume",
     "Seed",
     "Strict",
@@ -92,6 +93,9 @@ MovingImage = Annotated[
 ]
 OutFile = Annotated[Path, typer.Option("--out", "-o", help="File to write."), ASIDE]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Result folder."), ASIDE]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Replace OUT even if roireg did not write it, or if it was changed."), ASIDE
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Keep a result of the same inputs, options and version that is there."), ASIDE
 ]

@@ -48,7 +48,8 @@ class SegmentJob(PictureOptions, PointOptions, NetworkOptions, FolderJob):
         _ = self.picture
         self.check_network()
         self.check_points()
-        check_file(self.out, inputs=self.input_files())
+        # What may be replaced is in the list of the regions.
+        check_file(self.out, inputs=self.input_files(), replace=True)
         if extension_of(self.out) not in LABEL_MAPS:
             raise InputError(
                 f"{self.out}: a label map is written as one of {', '.join(LABEL_MAPS)} (the last three in 2D), "
