@@ -21,6 +21,7 @@ from roireg.app.plugins import ExtensibleGroup
 from roireg.app.report import ReportOptions
 from roireg.app.report import report as write_report
 from roireg.app.streams import open_streams
+from roireg.cohort import CohortJob
 from roireg.core.errors import InputError
 from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, PromptJob, RegisterJob, SegmentJob
 from roireg.jobs.files import check_input
@@ -211,6 +212,33 @@ def evaluate(session: Session, job: EvaluateJob) -> Outcome:
     from roireg.app.results import say_scores
 
     return say_scores(session, job, session.run(job))
+
+
+@command(
+    app,
+    "cohort",
+    example="""
+    roireg cohort pairs.csv -o study --jobs 4
+    roireg cohort --all-to template.nii.gz a.nii.gz b.nii.gz -o study
+    roireg cohort pairs.csv -o study --only failed,uncertain --search full
+    roireg cohort pairs.csv -o study --index 0
+""",
+)
+def cohort(session: Session, job: CohortJob) -> Outcome:
+    """Register many pairs: those of a table, all images to one, or all pairs of images.
+
+    A table has the columns fixed, moving and, if you like, id and any option of `register`, such as moving_labels,
+    pairs or seed; paths are relative to it. A pair that fails costs no other; why is told and written down. Given
+    again the command runs what is missing or changed: inputs, options and code decide.
+
+    Writes into OUT: pairs/ID (as `register` does), summary.tsv (a line per pair), index.html (all pairs, worst
+    first), thumbnails/ and failures/ID.json. Exit code 3 means that a pair has no result or one that failed.
+    """
+    from roireg.app.cohort import far, say_cohort
+
+    with far(session) as progress:
+        result = job.run(progress)
+    return say_cohort(session, result, strict=job.strict, summary=job.index is None)
 
 
 @command(

@@ -206,7 +206,9 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
         parameters = (
             [_parameter(p.name, p.annotation, p.default) for p in own] if options is None else _parameters(options)
         )
-        if any(parameter.name == "model" for parameter in parameters):
+        taken = {parameter.name for parameter in parameters}
+        common = {key: value for key, value in common.items() if key not in taken}
+        if "model" in taken:
             common["allow_remote"] = (AllowRemote, None)
         extra = [_parameter(key, kind, default) for key, (kind, default) in common.items()]
 
@@ -227,7 +229,7 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
                     allow_remote(host)
                 return function(session, **values) if options is None else function(session, filled)
 
-            code = _guarded(session, general["threads"], body)
+            code = _guarded(session, general.get("threads"), body)
             if code:
                 raise typer.Exit(code)
 

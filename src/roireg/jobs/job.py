@@ -19,7 +19,7 @@ from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.jobs.files import ants_files, check_input, parse_transform
 from roireg.jobs.options import ASIDE, OutFolder, Resume, Words
 
-__all__ = ["FolderJob", "Job", "JobResult", "Work", "code_version", "plain"]
+__all__ = ["FolderJob", "Job", "JobResult", "Work", "check_words", "code_version", "plain"]
 
 
 STAGES = {
@@ -128,8 +128,7 @@ class Job(ABC):
         OutputError
             When the result cannot be written, or would replace what must stay.
         """
-        for name, declared in _declared(type(self)).items():
-            _check_words(name, getattr(self, name), *declared)
+        check_words(self)
         for path in self.inputs().values():
             check_input(path)
         self.check_options()
@@ -247,10 +246,23 @@ def _listed(files: Any, record: str) -> tuple[str, ...]:
 
 
 @cache
-def _declared(job: type[Job]) -> dict[str, tuple[Any, ...]]:
+def _declared(job: Any) -> dict[str, tuple[Any, ...]]:
     """Return the type of every field and what is noted beside it."""
     hints = get_type_hints(job, include_extras=True)
     return {f.name: get_args(hints[f.name]) for f in fields(job)}
+
+
+def check_words(options: Any) -> None:
+    """Refuse what is none of the words that a field of a dataclass takes.
+
+    Raises
+    ------
+    InputError
+        When one is not.
+    """
+    kind: Any = type(options)
+    for name, declared in _declared(kind).items():
+        _check_words(name, getattr(options, name), *declared)
 
 
 def _check_words(name: str, value: Any, kind: Any, *marks: Any) -> None:
@@ -286,7 +298,7 @@ def code_version() -> str:
     total = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         place = file.relative_to(root)
-        if place.parts[0] not in ("app", "synth"):
+        if place.parts[0] not in ("app", "cohort", "synth"):
             total.update(f"{place.as_posix()}\0".encode() + file.read_bytes())
     return f"{roireg.__version__}+{total.hexdigest()[:8]}"
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from roireg.core.errors import InputError
-from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.jobs.options import parse_size
 
-__all__ = ["tell_needs"]
+if TYPE_CHECKING:
+    from roireg.core.image import Image
+
+__all__ = ["memory_needed", "tell_needs"]
 
 MEMORY, MEMORY_PER_VALUE = 0.9e9, 20.0
 """Bytes of the program, and per value of both images: 2.9 GB for two RGB pictures of 16 megapixels."""
@@ -23,6 +24,11 @@ LARGE = 2e9, 60.0
 """Bytes and seconds from which people are told."""
 
 
+def memory_needed(values: float) -> float:
+    """Return the bytes that the registration of images of so many values takes."""
+    return MEMORY + MEMORY_PER_VALUE * values
+
+
 def tell_needs(images: Sequence[Image], limit: str | None, progress: Progress) -> None:
     """Say what a registration of images will take where that is much, and refuse it where it is too much.
 
@@ -31,8 +37,10 @@ def tell_needs(images: Sequence[Image], limit: str | None, progress: Progress) -
     InputError
         When more memory is needed than `limit` (such as "4G") allows.
     """
+    import torch
+
     values = sum(image.data.numel() for image in images)
-    memory = MEMORY + MEMORY_PER_VALUE * values
+    memory = memory_needed(values)
     cores = min(torch.get_num_threads(), 4)
     seconds = (SECONDS + SECONDS_PER_VALUE * values) * (1 + 0.5 / cores) / 1.5
     if limit is not None and memory > parse_size(limit):

@@ -33,40 +33,21 @@ from roireg.jobs.options import (
     words_or_file,
 )
 
-__all__ = ["RegisterJob"]
+__all__ = ["RegisterJob", "RegisterSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisterJob(CarriedOptions, NetworkOptions, PicturesOptions, FolderJob):
-    """Register two images and carry along what belongs to them."""
+class RegisterSettings(NetworkOptions, PicturesOptions):
+    """How two images are registered, whichever they are."""
 
-    names: ClassVar[tuple[str, ...]] = (
-        "transform.h5",
-        "inverse.h5",
-        "warped.*",
-        "pairs/pairs.json",
-        "pairs/*_rois*",
-        "report.html",
-        "moved_*",
-    )
-
-    fixed: FixedImage
-    moving: MovingImage
     preset: Annotated[
         PresetName,
         option(help="Named settings: regions, then dense features, or regions alone; see `roireg info --presets`."),
     ] = "default"
     config: Annotated[Path | None, option(help="YAML file of settings; replaces the preset.")] = None
-    only: Annotated[
-        str | None,
-        option(
-            metavar="NAMES", help="Write only some of transform, inverse, warped, pairs, report; result.json always."
-        ),
-    ] = None
     fill: Annotated[
         str, option(metavar="auto|NUMBER", help="Value of the warped image where the moving one has no data.")
     ] = "auto"
-    strict: Strict = False
     max_memory: MaxMemory = None
     device: Device = "auto"
     seed: Seed = 0
@@ -81,6 +62,70 @@ class RegisterJob(CarriedOptions, NetworkOptions, PicturesOptions, FolderJob):
         SearchRange | None,
         option(help="Volumes: rotations within 45 degrees, or all.", show_default="near", panel=STARTED),
     ] = None
+    roi_weight: Annotated[
+        float | None,
+        option(metavar="W", help="Weight of prompts and accepted pairs in the fit, else of all.", panel=STEERED),
+    ] = None
+    features: Features = None
+
+    @property
+    def fill_value(self) -> float | None:
+        """The value outside the moving image; None lets its kind decide.
+
+        Raises
+        ------
+        InputError
+            When it is neither "auto" nor a finite number.
+        """
+        value = parse_fill(self.fill)
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"--fill is auto or a finite number, found {self.fill!r}")
+        return value
+
+    def check_settings(self) -> None:
+        """Refuse settings that are malformed, whatever the images are.
+
+        Raises
+        ------
+        InputError
+            When one is.
+        """
+        _ = self.pictures, self.fill_value
+        if self.max_memory is not None:
+            parse_size(self.max_memory)
+        self.check_network()
+
+    def network(self) -> str | None:
+        if self.model is not None or self.config is None:
+            return self.model
+        from roireg.pipeline import Config
+
+        return Config.load(self.config).network.model
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterJob(CarriedOptions, RegisterSettings, FolderJob):
+    """Register two images and carry along what belongs to them."""
+
+    names: ClassVar[tuple[str, ...]] = (
+        "transform.h5",
+        "inverse.h5",
+        "warped.*",
+        "pairs/pairs.json",
+        "pairs/*_rois*",
+        "report.html",
+        "moved_*",
+    )
+
+    fixed: FixedImage
+    moving: MovingImage
+    only: Annotated[
+        str | None,
+        option(
+            metavar="NAMES", help="Write only some of transform, inverse, warped, pairs, report; result.json always."
+        ),
+    ] = None
+    strict: Strict = False
     pairs: Annotated[Path | None, option(help="Folder or .zip of ROI pairs to start from.", panel=STARTED)] = None
     pairs_only: Annotated[bool, option("--pairs-only", help="With --pairs: look for no others.", panel=STARTED)] = (
         False
@@ -104,11 +149,6 @@ class RegisterJob(CarriedOptions, NetworkOptions, PicturesOptions, FolderJob):
     prompt_in: Annotated[Side | None, option(help="The image of --prompt.", show_default="fixed", panel=STEERED)] = (
         None
     )
-    roi_weight: Annotated[
-        float | None,
-        option(metavar="W", help="Weight of prompts and accepted pairs in the fit, else of all.", panel=STEERED),
-    ] = None
-    features: Features = None
 
     @property
     def outputs(self) -> Collection[str]:
@@ -127,25 +167,9 @@ class RegisterJob(CarriedOptions, NetworkOptions, PicturesOptions, FolderJob):
             raise InputError(f"--only takes names out of {', '.join(OUTPUTS)}, found {', '.join(unknown) or 'none'}")
         return names
 
-    @property
-    def fill_value(self) -> float | None:
-        """The value outside the moving image; None lets its kind decide.
-
-        Raises
-        ------
-        InputError
-            When it is neither "auto" nor a finite number.
-        """
-        value = parse_fill(self.fill)
-        if value is not None and not math.isfinite(value):
-            raise InputError(f"--fill is auto or a finite number, found {self.fill!r}")
-        return value
-
     def check_options(self) -> None:
-        _ = self.pictures, self.outputs, self.fill_value
-        if self.max_memory is not None:
-            parse_size(self.max_memory)
-        self.check_network()
+        _ = self.outputs
+        self.check_settings()
         for name, value, partner, present in (
             ("--unit", self.unit, "--prompt", self.prompt),
             ("--prompt-in", self.prompt_in, "--prompt", self.prompt),
@@ -157,13 +181,6 @@ class RegisterJob(CarriedOptions, NetworkOptions, PicturesOptions, FolderJob):
                 )
         for text in self.prompt or ():
             parse_numbers("--prompt", text, (2, 3))
-
-    def network(self) -> str | None:
-        if self.model is not None or self.config is None:
-            return self.model
-        from roireg.pipeline import Config
-
-        return Config.load(self.config).network.model
 
     def compute(self, progress: Progress) -> Work:
         from roireg.jobs.registering import compute

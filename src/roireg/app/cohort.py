@@ -1,0 +1,58 @@
+"""What is said of many registrations: how far they are, how they ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.markup import escape
+
+from roireg.app.console import Outcome, Session
+from roireg.cohort import CohortResult
+
+__all__ = ["EXIT_NOT_ALL", "far", "say_cohort"]
+
+EXIT_NOT_ALL = 3
+
+COLOURS = {"ok": "green", "uncertain": "yellow"}
+
+EVERY = 60.0
+"""Seconds between two lines of a log."""
+
+
+@contextmanager
+def far(session: Session) -> Iterator[Callable[[Any], None]]:
+    """Yield a listener that draws a bar on a terminal, and writes a line a minute into a log."""
+    said = time.monotonic()
+    with session.progress() as listen:
+
+        def hear(event: Any) -> None:
+            nonlocal said
+            listen(event)
+            if not event.notice and not sys.stderr.isatty() and time.monotonic() - said > EVERY:
+                said = time.monotonic()
+                if not session.quiet:
+                    session.note("note", event.detail, "blue")
+
+        yield hear
+
+
+def say_cohort(session: Session, result: CohortResult, *, strict: bool, summary: bool = True) -> Outcome:
+    """Print how many pairs ended how, and where to look."""
+    counts = ", ".join(
+        f"[bold {COLOURS.get(state, 'red')}]{count} {state}[/]" for state, count in reversed(result.counts.items())
+    )
+    session.say(f"{len(result.pairs)} pairs: {counts}, {session.seconds:.1f} s")
+    if result.left:
+        session.note("stopped", result.left, "red")
+    for pair in result.pairs if not summary else ():
+        for why in [pair["cause"]] if pair.get("cause") else pair.get("reasons", ()):
+            session.say(f"  - {escape(why)}")
+    where = "index.html" if summary else result.pairs[0]["folder"]
+    session.say(f"written: {escape(str(result.out / where))}")
+    well = result.went_well(strict=strict)
+    document = {"out": result.out, "counts": result.counts, "left": result.left, "pairs": result.pairs}
+    return Outcome(document, 0 if well else EXIT_NOT_ALL)

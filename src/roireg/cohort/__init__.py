@@ -1,0 +1,8 @@
+"""Many registrations: cohorts on Dask, BIDS data sets, templates.
+
+Importing this package loads neither torch nor Dask; what runs loads what it needs.
+"""
+
+from roireg.cohort.cohort import CohortJob, CohortResult
+
+__all__ = ["CohortJob", "CohortResult"]

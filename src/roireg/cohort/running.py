@@ -1,0 +1,109 @@
+"""The pairs of a cohort as tasks: which run, what is said meanwhile, what is written at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from roireg.cohort.book import Book
+from roireg.cohort.cohort import STATES, CohortResult, RowOptions
+from roireg.cohort.engines import EngineLost
+from roireg.cohort.memory import expected_memory
+from roireg.cohort.process import Task
+from roireg.core.progress import Progress, ProgressEvent
+from roireg.jobs import RegisterJob
+from roireg.jobs.job import plain
+from roireg.jobs.options import parse_size
+
+__all__ = ["run_rows"]
+
+STAGE = "registering"
+
+KEPT_SHARE = 0.02
+"""What a pair whose result is kept takes of the time of one that is registered, for the time that is left."""
+
+
+def run_rows(
+    jobs: Sequence[tuple[str, RegisterJob]],
+    options: RowOptions,
+    out: Path,
+    progress: Progress,
+    *,
+    alone: str | None = None,
+    title: str | None = None,
+) -> CohortResult:
+    """Register pairs, each in a process of its own, and write the summary.
+
+    Parameters
+    ----------
+    jobs : (id, registration) of every pair; their folders are ``out/pairs/ID``.
+    options : which of them are run, and where.
+    alone : run this pair alone and write no summary: others may be running at the same time.
+    title : of the page; the name of the folder if None.
+
+    Raises
+    ------
+    RoiregError
+        When the engine cannot be started, or the summary cannot be written.
+    """
+    book = Book(out, jobs)
+    chosen = [id for id, _ in jobs] if alone is None else [alone]
+    if options.states is not None:
+        chosen = [id for id in chosen if book.state(id) in options.states]
+    anew = options.states is not None
+    memory = None if options.max_memory is None else parse_size(options.max_memory)
+    meter = _Meter(len(chosen), progress)
+    left = ""
+    try:
+        with options.engine(options.limits(memory), meter.note) as engine:
+            meter.say()
+            for task, ending in engine.run(_tasks(book, chosen, anew)):
+                entry = book.enter(task.key, ending)
+                meter.count(task.key, entry["state"], entry.get("cause", ""), kept=bool(entry.get("kept")))
+    except EngineLost as error:
+        left = str(error)
+    finally:
+        if alone is None:
+            book.write(title or out.resolve().name)
+    return CohortResult(out, [pair for pair in book.pairs() if alone in (None, pair["id"])], left)
+
+
+def _tasks(book: Book, chosen: Sequence[str], anew: bool) -> Iterator[Task]:
+    for id in chosen:
+        job = replace(book.jobs[id], resume=not anew)
+        arguments = {"options": plain(_given(job)), "thumbnail": str(book.thumbnail(id).absolute())}
+        yield Task(id, "roireg.cohort.pair:register_pair", arguments, expected_memory(job.fixed, job.moving))
+
+
+def _given(job: RegisterJob) -> dict[str, object]:
+    """Return the fields of a job; paths are absolute, because workers run elsewhere."""
+    values = {name: value for name, value in asdict(job).items() if value is not None}
+    return {name: value.absolute() if isinstance(value, Path) else value for name, value in values.items()}
+
+
+class _Meter:
+    """How far a cohort is, in counts of states."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self.total, self.progress = total, progress
+        self.states: Counter[str] = Counter()
+        self.kept = 0
+
+    def count(self, id: str, state: str, cause: str, *, kept: bool) -> None:
+        self.states[state] += 1
+        self.kept += kept
+        if state == "error":
+            self.note(f"{id}: {cause}")
+        self.say()
+
+    def note(self, text: str) -> None:
+        self.progress(ProgressEvent(STAGE, 0.0, text, notice=True))
+
+    def say(self) -> None:
+        ended = self.states.total()
+        worked = ended - self.kept + KEPT_SHARE * self.kept
+        counts = [f"{self.states[s]} {s}" for s in reversed(STATES) if self.states[s]]
+        detail = ", ".join([*counts, f"{self.total - ended} to go"])
+        self.progress(ProgressEvent(STAGE, worked / max(worked + self.total - ended, 1e-9), detail))

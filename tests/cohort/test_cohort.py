@@ -1,0 +1,94 @@
+"""`roireg cohort`: what runs, what is kept, what is told."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.scenes import answer, fails, run
+
+
+def states(document: dict) -> dict[str, str]:
+    return {pair["id"]: pair["state"] for pair in document["pairs"]}
+
+
+def kept(document: dict) -> set[str]:
+    return {pair["id"] for pair in document["pairs"] if pair.get("kept")}
+
+
+@pytest.fixture
+def table(pictures: Path, tmp_path: Path) -> Path:
+    """A table of four pairs, of which the file of one is not there."""
+    lines = [f"{name},{pictures / name / 'fixed.png'},{pictures / name / 'moving.png'},transform" for name in "abc"]
+    lines[0] = lines[0].replace("transform", '"transform,report"')
+    lines.insert(1, f"lost,{pictures / 'a' / 'fixed.png'},{pictures / 'none.png'},transform")
+    (tmp_path / "four.csv").write_text("\n".join(["id,fixed,moving,outputs", *lines]) + "\n")
+    return tmp_path / "four.csv"
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_cohort_from_its_first_run_to_its_last(table, tmp_path, settings, pictures):
+    out = tmp_path / "study"
+    first = answer("cohort", table, "-o", out, "--config", settings, code=3)
+    assert first["counts"]["error"] == 1 and states(first)["lost"] == "error"
+    (cause,) = [pair["cause"] for pair in first["pairs"] if pair["id"] == "lost"]
+    assert "none.png" in cause and json.loads((out / "failures/lost.json").read_text())["cause"] == cause
+    good = {id: state for id, state in states(first).items() if id != "lost"}
+    assert set(good) == set("abc") and set(good.values()) <= {"ok", "uncertain"}
+    # A table of all, the failed one too, and a page with the worst first.
+    with (out / "summary.tsv").open() as stream:
+        rows = {row["id"]: row for row in csv.DictReader(stream, delimiter="\t")}
+    assert list(rows) == ["a", "lost", "b", "c"] and rows["lost"]["why"] == cause
+    assert float(rows["a"]["ncc"]) > float(rows["a"]["ncc_before"])
+    page = (out / "index.html").read_text()
+    assert page.index('data-sort="lost"') < page.index('data-sort="a"')
+    assert 'href="pairs/a/report.html"' in page and 'href="pairs/b/"' in page
+    assert all((out / f"thumbnails/{id}.jpg").stat().st_size > 500 for id in "abc")
+
+    # Once more: what is there is kept; what came, changed or went is registered.
+    shutil.copy(pictures / "b" / "moving.png", tmp_path / "none.png")
+    table.write_text(table.read_text().replace(str(pictures / "none.png"), "none.png"))
+    (out / "pairs/b/transform.h5").unlink()
+    second = answer("cohort", table, "-o", out, "--config", settings)
+    assert kept(second) == {"a", "c"} and not (out / "failures/lost.json").exists()
+    assert states(second).keys() == {"a", "lost", "b", "c"}
+    # Other settings for those that need it: only they run.
+    only = answer("cohort", table, "-o", out, "--config", settings, "--only", "failed,error", "--seed", 5)
+    assert states(only) == states(second)
+    assert json.loads((out / "pairs/a/result.json").read_text())["provenance"]["seed"] == 0
+    # One row for itself, as in an array of jobs.
+    shutil.rmtree(out / "pairs/c")
+    alone = answer("cohort", table, "-o", out, "--config", settings, "--index", 3)
+    assert [pair["id"] for pair in alone["pairs"]] == ["c"] and (out / "pairs/c/result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("a.png", "b.png"), ("one table", "--all-to")),
+        (("pairs.csv", "--all-pairs", "--all-to", "a/fixed.png"), ("--all-to and --all-pairs",)),
+        (("pairs.csv", "--index", "3"), ("3 rows", "from 0 to 2")),
+        (("pairs.csv", "--only", "bad"), ("--only", "uncertain", "bad")),
+        (("pairs.csv", "--index", "1", "--only", "failed"), ("--index", "--only")),
+        (("pairs.csv", "--outputs", "warp"), ("warp", "transform")),
+        (("pairs.csv", "--dask", "x:1", "--slurm", "y"), ("--dask and --slurm",)),
+        (("pairs.csv", "--slurm", "none.yaml"), ("none.yaml", "no such file")),
+        (("none.csv",), ("none.csv",)),
+        (("pairs.csv", "--preset", "default", "--profile", "fast"), ("--profile", "--model")),
+    ],
+)
+def test_what_is_wrong_with_a_cohort_is_said_before_anything_runs(pictures, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(pictures)
+    (pictures / "a.png").touch(), (pictures / "b.png").touch()
+    fails("cohort", *arguments, "-o", tmp_path / "o", words=words)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_summary_that_somebody_wrote_is_not_replaced(pictures, tmp_path):
+    (tmp_path / "summary.tsv").write_text("mine")
+    fails("cohort", pictures / "pairs.csv", "-o", tmp_path, words=("summary.tsv", "not written by roireg"))
+    assert run("cohort", "--help").exit_code == 0
