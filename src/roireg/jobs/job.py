@@ -99,7 +99,7 @@ class Job(ABC):
     if TYPE_CHECKING:
         out: Path | None
         """Where the result goes; every job declares it in its place among the options."""
-        replace: bool
+        replace: bool = False
         """Whether a file of others may be replaced; declared by the jobs that write one."""
 
     def inputs(self) -> dict[str, Path]:
