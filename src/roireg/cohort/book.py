@@ -124,8 +124,8 @@ def _read(file: Path) -> dict[str, Any] | None:
 def _table(pairs: Sequence[Mapping[str, Any]]) -> str:
     """Return the pairs as tab-separated values, a column for every metric and one for what it was before."""
     names = list(dict.fromkeys(name for pair in pairs for name in pair.get("metrics", {})))
-    befores = {n for pair in pairs for n, m in pair.get("metrics", {}).items() if m["before"] is not None}
-    columns = [(n, suffix) for n in names for suffix in ("", "_before") if not suffix or n in befores]
+    earlier = {n for pair in pairs for n, m in pair.get("metrics", {}).items() if m["before"] is not None}
+    columns = [(n, suffix) for n in names for suffix in ("", "_before") if not suffix or n in earlier]
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(
