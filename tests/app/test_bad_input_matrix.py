@@ -462,5 +462,17 @@ def test_one_line_and_nothing_left(text, words, volume, flat, bad_files, tmp_pat
 def test_the_classes_are_many_and_different():
     assert len({case[0] for case in CASES}) == len(CASES) >= 100
     assert {case[1].split()[0] for case in CASES} >= {
-        *("register", "prompt", "segment", "apply", "convert", "evaluate", "info", "report", "models", "demo"),
+        *(
+            "register",
+            "match",
+            "prompt",
+            "segment",
+            "apply",
+            "convert",
+            "evaluate",
+            "info",
+            "report",
+            "models",
+            "demo",
+        ),
     }

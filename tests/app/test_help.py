@@ -10,7 +10,19 @@ from app.scenes import run
 from roireg.app.cli import app
 
 GROUP = typer.main.get_command(app)
-COMMANDS = ["register", "apply", "convert", "segment", "prompt", "evaluate", "cohort", "report", "info", "demo"]
+COMMANDS = [
+    "register",
+    "apply",
+    "convert",
+    "segment",
+    "prompt",
+    "match",
+    "evaluate",
+    "cohort",
+    "report",
+    "info",
+    "demo",
+]
 
 
 def test_all_commands_are_there():

@@ -15,7 +15,7 @@ from models import tiny
 from roireg.app.cli import app
 from roireg.core.errors import InputError
 from roireg.core.words import PresetName, ProfileName, PromptPresetName
-from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, PromptJob, RegisterJob, SegmentJob
+from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, MatchJob, PromptJob, RegisterJob, SegmentJob
 from roireg.jobs.options import PicturesOptions, parse_numbers, parse_size
 from roireg.models.profiles import PROFILES
 from roireg.pipeline import PRESETS
@@ -25,6 +25,7 @@ COMMANDS = {
     "register": RegisterJob,
     "apply": ApplyJob,
     "convert": ConvertJob,
+    "match": MatchJob,
     "prompt": PromptJob,
     "segment": SegmentJob,
     "evaluate": EvaluateJob,

@@ -23,7 +23,7 @@ from roireg.app.report import report as write_report
 from roireg.app.streams import open_streams
 from roireg.cohort import CohortJob
 from roireg.core.errors import InputError
-from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, PromptJob, RegisterJob, SegmentJob
+from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, MatchJob, PromptJob, RegisterJob, SegmentJob
 from roireg.jobs.files import check_input
 from roireg.jobs.options import PictureOptions, option
 
@@ -191,6 +191,30 @@ def prompt(session: Session, job: PromptJob) -> Outcome:
     from roireg.app.results import say_prompts
 
     return say_prompts(session, job, session.run(job))
+
+
+@command(
+    app,
+    "match",
+    example="""
+    roireg match fixed.nii.gz moving.nii.gz -o out
+    roireg match a.png b.png -o out --top 10 --epsilon 0.5
+    roireg match fixed.nii.gz moving.nii.gz -o again --pairs out
+""",
+)
+def match(session: Session, job: MatchJob) -> Outcome:
+    """Find which regions of two images correspond; no transform is computed.
+
+    Writes into OUT: pairs/ (pairs.json and the label maps of both images), result.json (the list) and overview.png
+    (equal colours and numbers correspond). Correct the pairs there: status "accepted" or "rejected" in
+    pairs/pairs.json, or painted regions. `roireg register --pairs OUT` starts from them, `roireg match --pairs OUT`
+    looks for the others again.
+
+    Exit code 3 means that there is no pair.
+    """
+    from roireg.app.results import say_pairs
+
+    return say_pairs(session, job, session.run(job))
 
 
 @command(

@@ -10,11 +10,12 @@ from rich.table import Table
 from roireg.app.console import Outcome, Session
 from roireg.app.summary import COLOURS, escape, key_metrics, listed, metric_of, metric_table, number, size_of
 from roireg.evaluate import LabelScores
-from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, JobResult, PromptJob, RegisterJob, SegmentJob
+from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, JobResult, MatchJob, PromptJob, RegisterJob, SegmentJob
 
 __all__ = [
     "say_applied",
     "say_converted",
+    "say_pairs",
     "say_prompts",
     "say_regions",
     "say_registration",
@@ -22,6 +23,9 @@ __all__ = [
 ]
 
 EXIT_FAILED = 3
+
+LISTED = 10
+"""How many pairs are printed."""
 
 
 def say_registration(session: Session, job: RegisterJob, result: JobResult) -> Outcome:
@@ -66,6 +70,31 @@ def say_prompts(session: Session, job: PromptJob, result: JobResult) -> Outcome:
     bad = ("failed", "uncertain") if job.strict else ("failed",)
     failed = not count or (registration is not None and registration["verdict"] in bad)
     return Outcome(_answer(job, result), EXIT_FAILED if failed else 0)
+
+
+def say_pairs(session: Session, job: MatchJob, result: JobResult) -> Outcome:
+    """Print the best pairs with how alike and how sure they are, and where they lie."""
+    document, pairs = result.document, result.document["pairs"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    unit = document["unit"]
+    for heading in ("pair", "similarity", "probability", f"fixed ({unit})", f"moving ({unit})", ""):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+    for pair in pairs[:LISTED]:
+        places = (", ".join(f"{v:.1f}" for v in pair[side]) for side in ("fixed", "moving"))
+        what = pair["name"] or ("" if pair["status"] == "proposed" else pair["status"])
+        chance = "–" if pair["probability"] is None else f"{pair['probability']:.2f}"
+        table.add_row(str(pair["id"]), number(pair["similarity"]), chance, *places, escape(what))
+    regions = document["regions"]
+    of = f"{regions['fixed']} fixed and {regions['moving']} moving regions"
+    session.say(f"{len(pairs)} pairs of {of}, {session.seconds:.1f} s")
+    if pairs:
+        session.say(table)
+        if len(pairs) > LISTED:
+            session.say(f"and {len(pairs) - LISTED} more in result.json")
+    else:
+        session.note("note", "no regions correspond; lower --epsilon, or say where things lie with --init", "yellow")
+    session.say(f"written: {escape(str(job.out))}: {escape(', '.join(result.files))}")
+    return Outcome(_answer(job, result), 0 if pairs else EXIT_FAILED)
 
 
 def _place(prompt: Mapping[str, Any]) -> str:
@@ -143,5 +172,5 @@ def _say_labels(session: Session, labels: LabelScores) -> None:
         session.note("note", f"labels pushed out of the fixed image, Dice 0: {listed(labels.lost)}", "blue")
 
 
-def _answer(job: RegisterJob | PromptJob, result: JobResult) -> dict[str, Any]:
+def _answer(job: RegisterJob | PromptJob | MatchJob, result: JobResult) -> dict[str, Any]:
     return {**result.document, "out": job.out, "files": result.files}

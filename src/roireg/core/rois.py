@@ -222,6 +222,7 @@ class ROIPair:
     moving, fixed : index of the region in the moving and in the fixed set.
     similarity : what the matcher measured (cosine for features, 1 for equal classes).
     confidence : how far to trust the pair, 0..1.
+    probability : how probable it is that both regions are the same thing, 0..1; None where that is not known.
     source : who proposed it ("labels", "regions", "prompt", "user" ...).
     status : "proposed", "accepted" (kept whatever the matcher says) or "rejected" (never used).
     name : class name, if any.
@@ -236,6 +237,7 @@ class ROIPair:
     status: str = "proposed"
     name: str | None = None
     prompts: tuple[Prompt, ...] = ()
+    probability: float | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -83,6 +83,7 @@ class _Pair(_Model):
     name: str | None = None
     similarity: Number
     confidence: Number
+    probability: Annotated[float, Field(ge=0, le=1)] | None = None
     source: str = "user"
     status: Status = "proposed"
     moving_centroid: Point | None = None
@@ -147,6 +148,7 @@ def _fill(folder: Path, pairs: ROIPairs) -> None:
                     name=p.name,
                     similarity=float(p.similarity),
                     confidence=float(p.confidence),
+                    probability=None if p.probability is None else float(p.probability),
                     source=p.source,
                     status=cast(Status, p.status),
                     moving_centroid=pairs.moving.centroids[p.moving].tolist(),
@@ -245,7 +247,7 @@ def _zip(folder: Path, target: Path) -> None:
 
 
 def read_pairs(path: str | Path) -> ROIPairs:
-    """Read ROI pairs from a folder or .zip that `write_pairs` or a person made.
+    """Read ROI pairs from a folder or .zip that `write_pairs` or a person made, or from the result of a job.
 
     Raises
     ------
@@ -259,6 +261,8 @@ def read_pairs(path: str | Path) -> ROIPairs:
         raise InputError(f"{place}: no such folder or .zip; check the path of the ROI pairs")
     refuse_special(place)
     if place.is_dir():
+        part = place / "pairs"
+        place = part if not (place / "pairs.json").is_file() and part.is_dir() else place
         return _read_folder(place, str(place))
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -329,6 +333,7 @@ def _read_folder(folder: Path, name: str) -> ROIPairs:
                 status=p.status,
                 name=p.name,
                 prompts=prompts,
+                probability=p.probability,
             )
         )
     return ROIPairs(moving, fixed, tuple(pairs))

@@ -9,6 +9,7 @@ from roireg.jobs.apply import ApplyJob
 from roireg.jobs.convert import ConvertJob
 from roireg.jobs.evaluate import EvaluateJob
 from roireg.jobs.job import FolderJob, Job, JobResult
+from roireg.jobs.match import MatchJob
 from roireg.jobs.prompt import PromptJob
 from roireg.jobs.register import RegisterJob
 from roireg.jobs.segment import SegmentJob
@@ -20,6 +21,7 @@ __all__ = [
     "FolderJob",
     "Job",
     "JobResult",
+    "MatchJob",
     "PromptJob",
     "RegisterJob",
     "SegmentJob",

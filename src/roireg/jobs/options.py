@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from roireg.core.errors import InputError
-from roireg.core.words import ProfileName, Unit
+from roireg.core.words import PresetName, ProfileName, Unit
 
 __all__ = [
     "ASIDE",
@@ -36,6 +36,7 @@ __all__ = [
     "Replace",
     "Resume",
     "Seed",
+    "SettingsOptions",
     "Strict",
     "Words",
     "is_index",
@@ -305,6 +306,25 @@ class NetworkOptions:
         for name, value in (("--profile", self.profile), ("--window", self.window), ("--cache", self.cache)):
             if value is not None and self.model is None:
                 raise InputError(f"{name} is for a network, found {value} without --model; name the network too")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsOptions(NetworkOptions):
+    """Settings by the name of a preset or from a file, and what options change of them."""
+
+    preset: Annotated[
+        PresetName,
+        option(help="Named settings: regions, then dense features, or regions alone; see `roireg info --presets`."),
+    ] = "default"
+    config: Annotated[Path | None, option(help="YAML file of settings; replaces the preset.")] = None
+    features: Features = None
+
+    def network(self) -> str | None:
+        if self.model is not None or self.config is None:
+            return self.model
+        from roireg.pipeline import Config
+
+        return Config.load(self.config).network.model
 
 
 def parse_size(text: str) -> int:

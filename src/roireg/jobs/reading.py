@@ -19,9 +19,9 @@ from roireg.core.transforms import Chain, Transform
 from roireg.io import read_image, read_labels, read_transform
 from roireg.io.images import TIFF
 from roireg.jobs.files import ants_files, parse_transform
-from roireg.jobs.options import NetworkOptions, PointOptions, parse_numbers
+from roireg.jobs.options import NetworkOptions, PointOptions, SettingsOptions, parse_numbers
 from roireg.models import resolve
-from roireg.pipeline import Config
+from roireg.pipeline import Config, preset
 from roireg.pipeline.prompts import check_prompt
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "read_picture",
     "read_reference",
     "with_network",
+    "with_settings",
     "world_points",
 ]
 
@@ -147,6 +148,23 @@ def with_network(config: Config, options: NetworkOptions) -> Config:
         options.model, profile=options.profile or "balanced", window=options.window, cache=options.cache
     )
     resolve(options.model)
+    return config
+
+
+def with_settings(options: SettingsOptions) -> Config | None:
+    """Return the settings of a file or of options; None where the preset alone says everything.
+
+    Raises
+    ------
+    InputError
+        As `Config.load` and `with_network`.
+    """
+    if options.config is None and options.model is None and options.features is None:
+        return None
+    config = preset(options.preset) if options.config is None else Config.load(options.config)
+    config = with_network(config, options)
+    if options.features is not None:
+        config = config.model_copy(update={"match": config.match.model_copy(update={"features": options.features})})
     return config
 
 

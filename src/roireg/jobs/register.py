@@ -10,20 +10,19 @@ from typing import Annotated, ClassVar
 
 from roireg.core.errors import InputError
 from roireg.core.progress import Progress
-from roireg.core.words import INIT_WORDS, OUTPUTS, PresetName, SearchRange, Side, TransformType, Unit
+from roireg.core.words import INIT_WORDS, OUTPUTS, SearchRange, Side, TransformType, Unit
 from roireg.jobs.job import FolderJob, Work
 from roireg.jobs.options import (
     STARTED,
     STEERED,
     CarriedOptions,
     Device,
-    Features,
     FixedImage,
     MaxMemory,
     MovingImage,
-    NetworkOptions,
     PicturesOptions,
     Seed,
+    SettingsOptions,
     Strict,
     Words,
     option,
@@ -37,14 +36,9 @@ __all__ = ["RegisterJob", "RegisterSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisterSettings(NetworkOptions, PicturesOptions):
+class RegisterSettings(SettingsOptions, PicturesOptions):
     """How two images are registered, whichever they are."""
 
-    preset: Annotated[
-        PresetName,
-        option(help="Named settings: regions, then dense features, or regions alone; see `roireg info --presets`."),
-    ] = "default"
-    config: Annotated[Path | None, option(help="YAML file of settings; replaces the preset.")] = None
     fill: Annotated[
         str, option(metavar="auto|NUMBER", help="Value of the warped image where the moving one has no data.")
     ] = "auto"
@@ -66,7 +60,6 @@ class RegisterSettings(NetworkOptions, PicturesOptions):
         float | None,
         option(metavar="W", help="Weight of prompts and accepted pairs in the fit, else of all.", panel=STEERED),
     ] = None
-    features: Features = None
 
     @property
     def fill_value(self) -> float | None:
@@ -94,13 +87,6 @@ class RegisterSettings(NetworkOptions, PicturesOptions):
         if self.max_memory is not None:
             parse_size(self.max_memory)
         self.check_network()
-
-    def network(self) -> str | None:
-        if self.model is not None or self.config is None:
-            return self.model
-        from roireg.pipeline import Config
-
-        return Config.load(self.config).network.model
 
 
 @dataclass(frozen=True, kw_only=True)

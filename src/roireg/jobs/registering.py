@@ -28,9 +28,9 @@ from roireg.io import (
 )
 from roireg.jobs.job import Work
 from roireg.jobs.needs import tell_needs
-from roireg.jobs.reading import load_labels, load_transform, with_network, world_points
+from roireg.jobs.reading import load_labels, load_transform, with_settings, world_points
 from roireg.jobs.register import RegisterJob
-from roireg.pipeline import Config, Registration, preset, register
+from roireg.pipeline import Registration, register
 from roireg.pipeline.checks import check_points, labels_on
 
 __all__ = ["Carried", "compute", "read_carried"]
@@ -56,7 +56,7 @@ class Carried:
 def compute(job: RegisterJob, progress: Progress) -> Work:
     """Read, check, register and score; see `roireg.jobs.job.Job.run`."""
     progress(ProgressEvent("reading the files", 0.0))
-    config = _settings(job)
+    config = with_settings(job)
     init: str | Transform = (
         job.init if job.init in INIT_WORDS else load_transform(job.init, fixed=job.fixed, moving=job.moving)
     )
@@ -101,16 +101,6 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
 
     work = Work({**result.result_json(), "accepted": accepted}, write, result)
     return work
-
-
-def _settings(job: RegisterJob) -> Config | None:
-    """Return the settings of a file or of options; None where the preset alone says everything."""
-    if job.config is None and job.model is None and job.features is None:
-        return None
-    config = with_network(preset(job.preset) if job.config is None else Config.load(job.config), job)
-    if job.features is not None:
-        config = config.model_copy(update={"match": config.match.model_copy(update={"features": job.features})})
-    return config
 
 
 def _prompts(job: RegisterJob, fixed: Image, moving: Image) -> list[Prompt]:

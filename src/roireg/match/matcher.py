@@ -23,6 +23,7 @@ from roireg.match.assign import (
     assign_mutual,
     assign_optimal,
     confidences,
+    probability_of,
 )
 from roireg.match.geometry import GeometryOptions, affine_hypotheses, pair_agreement
 from roireg.match.prototypes import prototypes
@@ -164,9 +165,11 @@ def match(
         ranked, threshold = np.where(together, allowed * agreement, -np.inf), -1.0
     index_pairs = _ASSIGNMENTS[options.assignment](ranked, threshold=threshold, top=options.top)
     trust = confidences(similarity, index_pairs, agreement=agreement)
+    known = agreement is not None and options.similarity == "descriptor"
+    chances = probability_of(trust).tolist() if known else [None] * len(trust)
     pairs = [
-        ROIPair(m, f, float(similarity[m, f]), float(c), name=_common_name(fixed, moving, f, m))
-        for (m, f), c in zip(index_pairs, trust, strict=True)
+        ROIPair(m, f, float(similarity[m, f]), float(c), name=_common_name(fixed, moving, f, m), probability=chance)
+        for (m, f), c, chance in zip(index_pairs, trust, chances, strict=True)
     ]
     if options.assignment == "many":
         fixed, moving, pairs = _merge(fixed, moving, pairs, fixed_features, moving_features, options)

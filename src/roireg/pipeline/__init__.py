@@ -1,6 +1,7 @@
 """The readable recipe that joins the stages, its settings, and the result."""
 
 from roireg.pipeline.config import PRESETS, Config, preset
+from roireg.pipeline.pairing import find_pairs
 from roireg.pipeline.prompting import PromptSession, prompt, prompt_session
 from roireg.pipeline.recipe import register
 from roireg.pipeline.registration import Registration
@@ -12,6 +13,7 @@ __all__ = [
     "PromptSession",
     "Registration",
     "SavedRegistration",
+    "find_pairs",
     "load",
     "preset",
     "prompt",

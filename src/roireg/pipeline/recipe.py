@@ -159,7 +159,7 @@ def register(
     where = resolve_device(device)
     masks = (maps.fixed_mask, maps.moving_mask)
     small = Pair(halved(fixed), halved(moving), *(m and m.with_data((m.data != 0).float()) for m in masks))
-    run = _Run(
+    run = Run(
         given=Pair(fixed, moving, *masks),
         small=small,
         pair=small.gray().to(where),
@@ -168,7 +168,7 @@ def register(
         init=init,
         device=where,
         seed=seed,
-        clock=_Stopwatch(progress),
+        clock=Stopwatch(progress),
     )
     with limited_threads(threads):
         if settings.prompt.count and pairs is None and decisions is None and labels is None:
@@ -221,7 +221,7 @@ def find_guide(
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class Run:
     """One registration: what it works on and the steps of the recipe.
 
     Attributes
@@ -239,7 +239,7 @@ class _Run:
     init: str | Transform
     device: torch.device
     seed: int
-    clock: _Stopwatch
+    clock: Stopwatch
     doubts: list[str] = field(default_factory=list)
 
     def registration(
@@ -269,7 +269,7 @@ class _Run:
                 fixed=self.given.fixed,
                 moving=self.given.moving,
                 transform=Chain((transform,)),
-                pairs=problem.pairs or _none(self.given),
+                pairs=problem.pairs or no_pairs(self.given),
                 config=self.settings,
                 timings=self.clock.seconds,
                 provenance=self.provenance(name, problem.trace),
@@ -357,7 +357,7 @@ class _Run:
             self.doubts.append(
                 f"none of {count} random prompts has a counterpart; no region has a part in the result"
             )
-        return pairs if len(pairs) else _none(self.given)
+        return pairs if len(pairs) else no_pairs(self.given)
 
     def starts(self) -> tuple[Candidate, ...]:
         """Positions that need no search: what the user says, else where the images lie, else centres together."""
@@ -424,7 +424,7 @@ class _Run:
                 self.doubts.append(
                     f"prompt {number} has no counterpart in the {other} image and does not steer: {answer.reason}"
                 )
-        pairs = problem.pairs or _none(self.given)
+        pairs = problem.pairs or no_pairs(self.given)
         return combined(accepted(answers.pairs), pairs) if len(answers.pairs) else pairs
 
     def session(self, **options: Any) -> PromptSession:
@@ -471,7 +471,7 @@ def label_regions(labels: Image, image: Image) -> ROISet:
     return replace(segmenter, max_voxels=voxels)(image)
 
 
-class _Stopwatch:
+class Stopwatch:
     """Seconds per step, told to a listener as they begin and end."""
 
     def __init__(self, progress: Progress) -> None:
@@ -487,5 +487,5 @@ class _Stopwatch:
         self.progress(ProgressEvent(step, 1.0))
 
 
-def _none(pair: Pair) -> ROIPairs:
+def no_pairs(pair: Pair) -> ROIPairs:
     return ROIPairs(ROISet.empty(pair.moving.grid), ROISet.empty(pair.fixed.grid), ())
