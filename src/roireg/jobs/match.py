@@ -40,9 +40,7 @@ class MatchJob(SettingsOptions, PicturesOptions, FolderJob):
     ] = None
     epsilon: Annotated[
         float | None,
-        option(
-            min=-1, max=1, metavar="E", help="Least similarity of a pair.", panel=PAIRING, show_default="preset's"
-        ),
+        option(metavar="E", help="Least similarity of a pair.", panel=PAIRING, show_default="preset"),
     ] = None
     one_to_many: Annotated[
         bool,
