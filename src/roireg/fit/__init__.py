@@ -1,5 +1,7 @@
 """Region pairs and images to transforms: the stages that a preset is made of."""
 
+from roireg.fit.convex import Convex
+from roireg.fit.instance import Instance
 from roireg.fit.published import Published
 from roireg.fit.refinement import Refine
 from roireg.fit.region_affine import RegionAffine
@@ -9,6 +11,8 @@ from roireg.fit.velocity import Velocity, fit_velocity
 
 __all__ = [
     "Candidate",
+    "Convex",
+    "Instance",
     "Problem",
     "Published",
     "Refine",

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from roireg.core.filters import box_mean
 
-__all__ = ["FeatureDistance", "LocalCorrelation", "RegionAgreement", "diffusion", "noise_level"]
+__all__ = [
+    "FeatureDistance",
+    "LocalCorrelation",
+    "RegionAgreement",
+    "bending",
+    "block_mean",
+    "diffusion",
+    "noise_level",
+]
 
 FLOOR = 1e-4
 """Variance (of intensities scaled to about 0..1) below which a window counts as flat: noise of 1 % of the range."""
@@ -234,4 +242,17 @@ def diffusion(field: Tensor, spacing: NDArray[np.float64]) -> Tensor:
     for axis, step in enumerate(spacing):
         if field.shape[axis + 1] > 1:
             total = total + (field.diff(dim=axis + 1) / float(step)).square().sum(0).mean()
+    return total
+
+
+def bending(field: Tensor, spacing: NDArray[np.float64]) -> Tensor:
+    """Mean squared second difference per mm (mixed terms twice) of a (d, *spatial) field in mm; 1/mm²."""
+    total = field.new_zeros(())
+    for i, a in enumerate(spacing):
+        for j, b in enumerate(spacing[: i + 1]):
+            if min(field.shape[i + 1] - (i == j), field.shape[j + 1]) < 2:
+                continue
+            second = field.diff(dim=i + 1).diff(dim=j + 1) / float(a * b)
+            if second.numel():
+                total = total + (1 if i == j else 2) * second.square().sum(0).mean()
     return total

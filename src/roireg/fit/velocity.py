@@ -18,6 +18,7 @@ from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
 from roireg.features import make_extractor
 from roireg.fit.adam import Adam
+from roireg.fit.flow import faded
 from roireg.fit.level import Level, VelocityOptions, build_levels
 from roireg.fit.region_pairs import RegionPairs
 from roireg.fit.search import evidence_of
@@ -200,31 +201,9 @@ def fit_levels(
     loss = losses[-1][1]
     if not loss < unmoved:
         velocity, loss = level.rest, unmoved
-    field = _extended(level, velocity)
-    return VelocityFit(Chain((field, initial)), field, tuple(losses), loss)
-
-
-def _extended(level: Level, velocity: Tensor) -> VelocityField | DisplacementField:
-    """Return the transform of what was fitted, faded to 0 outside the fixed image instead of cut at its border.
-
-    Points that flow out of the image would otherwise meet a jump, and the inverse would not bring them back. The
-    margin is twice the largest displacement along each axis.
-    """
-    grid = level.control
-    linear = torch.as_tensor(np.linalg.inv(grid.affine[:-1, :-1]), dtype=torch.float32, device=velocity.device)
-    reach = torch.einsum("ij,j...->i...", linear, velocity).abs().flatten(1).amax(1)
-    margin = [math.ceil(2 * float(r)) if float(r) > 0 else 0 for r in reach]
-    for axis, width in enumerate(margin):
-        n = velocity.shape[axis + 1]
-        outside = torch.arange(-width, n + width, device=velocity.device)
-        distance = torch.maximum(-outside, outside - (n - 1)).clamp(min=0)
-        fade = torch.cos(0.5 * math.pi * distance / (width + 1)) ** 2
-        index = outside.clamp(0, n - 1)
-        shape = [1] * velocity.ndim
-        shape[axis + 1] = -1
-        velocity = velocity.index_select(axis + 1, index) * fade.reshape(shape)
     kind = DisplacementField if level.options.model == "displacement" else VelocityField
-    return kind(grid.padded(margin, margin), velocity)
+    field = kind(*faded(level.control, velocity))
+    return VelocityFit(Chain((field, initial)), field, tuple(losses), loss)
 
 
 def _descend(level: Level, start: Tensor, report: Callable[[float, float], None]) -> tuple[Tensor, float, float]:
