@@ -19,6 +19,7 @@ COMMANDS = [
     "match",
     "evaluate",
     "cohort",
+    "bids",
     "report",
     "info",
     "demo",

@@ -21,7 +21,7 @@ from roireg.app.plugins import ExtensibleGroup
 from roireg.app.report import ReportOptions
 from roireg.app.report import report as write_report
 from roireg.app.streams import open_streams
-from roireg.cohort import CohortJob
+from roireg.cohort import BidsJob, CohortJob
 from roireg.core.errors import InputError
 from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, MatchJob, PromptJob, RegisterJob, SegmentJob
 from roireg.jobs.files import check_input
@@ -262,7 +262,33 @@ def cohort(session: Session, job: CohortJob) -> Outcome:
 
     with far(session) as progress:
         result = job.run(progress)
-    return say_cohort(session, result, strict=job.strict, summary=job.index is None)
+    return say_cohort(session, result, strict=job.strict, page="index.html" if job.index is None else None)
+
+
+@command(
+    app,
+    "bids",
+    example="""
+    roireg bids data derivatives/roireg participant --template template.nii.gz --to MNI152NLin2009cAsym
+    roireg bids data derivatives/roireg participant --participant-label 01 --participant-label 02
+    roireg bids data derivatives/roireg group --template template.nii.gz --to MNI152NLin2009cAsym
+""",
+)
+def bids(session: Session, job: BidsJob) -> Outcome:
+    """Register the anatomical images of a BIDS data set: rigidly within a subject, deformably onto a template.
+
+    The reference of a subject is the T1w of its first session (--reference); its other sessions and modalities go
+    onto it, and it goes onto the template. Writes BIDS derivatives into OUT: sub-01_from-T1w_to-X_mode-image_xfm.h5,
+    the way back, images and label maps with space-X, JSON sidecars (which way points go), sub-01.html and
+    dataset_description.json; work/ keeps the results as `register` writes them. Given again the command runs what is
+    missing or changed. The group level writes group.html and a table of the volumes of labels.
+    """
+    from roireg.app.cohort import far, say_cohort
+
+    with far(session) as progress:
+        result = job.run(progress)
+    page = "group.html" if job.analysis == "group" else ""
+    return say_cohort(session, result, strict=job.strict, page=page)
 
 
 @command(

@@ -40,18 +40,18 @@ def far(session: Session) -> Iterator[Callable[[Any], None]]:
         yield hear
 
 
-def say_cohort(session: Session, result: CohortResult, *, strict: bool, summary: bool = True) -> Outcome:
-    """Print how many pairs ended how, and where to look."""
+def say_cohort(session: Session, result: CohortResult, *, strict: bool, page: str | None) -> Outcome:
+    """Print how many pairs ended how, and where to look: a page in the folder, or without one the only pair."""
     counts = ", ".join(
         f"[bold {COLOURS.get(state, 'red')}]{count} {state}[/]" for state, count in reversed(result.counts.items())
     )
     session.say(f"{len(result.pairs)} pairs: {counts}, {session.seconds:.1f} s")
     if result.left:
         session.note("stopped", result.left, "red")
-    for pair in result.pairs if not summary else ():
+    for pair in result.pairs if page is None else ():
         for why in [pair["cause"]] if pair.get("cause") else pair.get("reasons", ()):
             session.say(f"  - {escape(why)}")
-    where = "index.html" if summary else result.pairs[0]["folder"]
+    where = result.pairs[0]["folder"] if page is None else page
     session.say(f"written: {escape(str(result.out / where))}")
     well = result.went_well(strict=strict)
     document = {"out": result.out, "counts": result.counts, "left": result.left, "pairs": result.pairs}

@@ -3,6 +3,7 @@
 Importing this package loads neither torch nor Dask; what runs loads what it needs.
 """
 
+from roireg.cohort.bids import BidsJob
 from roireg.cohort.cohort import CohortJob, CohortResult
 
-__all__ = ["CohortJob", "CohortResult"]
+__all__ = ["BidsJob", "CohortJob", "CohortResult"]

@@ -18,7 +18,7 @@ from roireg.cohort.process import Ending, Limits, Processes, Task, memory_of_mac
 from roireg.core.errors import InputError, OptionalDependencyError, RoiregError
 from roireg.jobs.options import option
 
-__all__ = ["Engine", "EngineLost", "EngineOptions"]
+__all__ = ["Engine", "EngineLost", "EngineOptions", "needs"]
 
 RESOURCE = "MB"
 """What workers call the memory that tasks are placed by; start others with ``dask worker --resources MB=16000``."""
@@ -102,9 +102,9 @@ class EngineOptions:
             if file is not None and not file.is_file():
                 raise InputError(f"{file}: there is no such file; write the settings of the batch system into it")
         if named or self.at_once > 1:
-            _needs("distributed")
+            needs("distributed")
         if self.slurm or self.pbs:
-            _needs("dask_jobqueue")
+            needs("dask_jobqueue")
 
     @property
     def at_once(self) -> int:
@@ -208,14 +208,24 @@ class EngineOptions:
         return cluster
 
 
-def _needs(module: str) -> None:
+def needs(module: str) -> None:
+    """Refuse to go on without a library of the extra ``cohort``; it is not loaded.
+
+    Raises
+    ------
+    OptionalDependencyError
+        When it is not installed.
+    """
     from importlib.util import find_spec
 
     if find_spec(module) is None:
         raise OptionalDependencyError(
-            f"several registrations at once need {module.replace('_', '-')}; install it with pip install "
-            "'roireg[cohort]', or run one at a time"
+            f"this needs {_PACKAGES.get(module, module)}, which is not installed; install it with pip install "
+            "'roireg[cohort]'"
         )
+
+
+_PACKAGES = {"bids": "pybids", "dask_jobqueue": "dask-jobqueue"}
 
 
 def _cores() -> int:

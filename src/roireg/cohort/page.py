@@ -42,7 +42,8 @@ def render(title: str, pairs: Sequence[Mapping[str, Any]], out: Path) -> str:
         values = by_id[pair["id"]]
         folder = pair["folder"]
         report = f"{folder}/report.html"
-        picture = f"thumbnails/{pair['id']}.jpg"
+        own = f"{folder}/thumbnail.jpg"
+        picture = own if (out / own).is_file() else f"thumbnails/{pair['id']}.jpg"
         lines.append(
             {
                 "id": pair["id"],
