@@ -31,6 +31,7 @@ from roireg.synth import SyntheticPair, as_raster, make_pair
 from roireg_bench import prompts
 from roireg_bench.cli import bench_app
 from roireg_bench.methods import METHODS
+from roireg_bench.studies import find_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -133,6 +134,10 @@ def check_bench(arguments: list[str]) -> None:
     group = typer.main.get_command(bench_app)
     name, rest = (arguments[0], arguments[1:]) if arguments[0] in group.commands else ("run", arguments)
     context = group.commands[name].make_context(name, list(rest))
+    if name == "study":
+        if not context.params["listed"]:
+            find_study(context.params["name"])
+        return
     named = (context.params.get("methods") or "default").split(",")
     known = prompts.METHODS if name == "prompts" else METHODS
     assert set(named) <= set(known), f"{set(named) - set(known)} are no methods"

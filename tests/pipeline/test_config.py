@@ -71,7 +71,7 @@ def test_an_empty_file_is_the_default(tmp_path):
         ("stages: 3\n", r"'stages'.*found 3"),
         ("match: 3\n", r"'match'.*found 3"),
         ("stages:\n  search:\n    trials: many\n", r"'stages.search.trials'.*integer.*found 'many'"),
-        ("preset: nonsense\n", r"no preset 'nonsense'; use one of default, samreg"),
+        ("preset: nonsense\n", r"no preset 'nonsense'; use one of default, regions, samreg"),
         ("- a\n- b\n", r"expected sections such as `match:`.*found list"),
         ("match: [unclosed\n", r"not valid YAML"),
     ],
@@ -96,7 +96,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(InputError, match="'sam'; use one of default, samreg"):
+    with pytest.raises(InputError, match="'sam'; use one of default, regions, samreg"):
         preset("sam")
 
 

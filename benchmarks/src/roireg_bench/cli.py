@@ -201,6 +201,41 @@ def prompts(
 
 @command(
     bench_app,
+    "study",
+    example="""
+    roireg bench study --list
+    roireg bench study epsilon data -o out/studies
+    roireg bench study my_sweep.yaml data --sets hippocampus --limit 4
+""",
+)
+def study(
+    session: Session,
+    name: Annotated[
+        str | None, typer.Argument(help="A study, see --list, or a settings file with a `sweep` or `variants`.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="A case set (a folder with pairs.json) or a folder of case sets.")
+    ] = None,
+    *,
+    sets: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Comma-separated; by default those of the study.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs of every set.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("out/studies"),
+    listed: Annotated[bool, typer.Option("--list", help="Print all studies instead.")] = False,
+) -> Outcome:
+    """Repeat an experiment of the papers, or one of your own, on case sets.
+
+    Every variant of the study is measured on every pair. Writes into OUT: NAME.csv (one row per pair and variant),
+    NAME.md (tables) and NAME.png. A study that was cut off goes on where it stopped.
+    """
+    from roireg_bench.commands import study as work
+
+    return work(session, name, data, sets=_names(sets), limit=limit, out=out, listed=listed)
+
+
+@command(
+    bench_app,
     "speed",
     example="""
     roireg bench speed

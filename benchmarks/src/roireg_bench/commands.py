@@ -42,9 +42,12 @@ from roireg_bench.run import THUMBNAILS, run_benchmark
 from roireg_bench.schema import schema as case_schema
 from roireg_bench.schema import schema_text
 from roireg_bench.speed import speed_page
+from roireg_bench.studies import StudyRow, find_study, run_study, studies, write_study
+from roireg_bench.studies.work import read_rows as read_study
+from roireg_bench.studies.work import write_rows as write_rows_of_study
 from roireg_bench.table import Table, markdown, summary_tables
 
-__all__ = ["BenchJob", "adapt", "check", "page", "prompts", "run", "speed"]
+__all__ = ["BenchJob", "adapt", "check", "page", "prompts", "run", "speed", "study"]
 
 RESULTS = "results.csv"
 
@@ -181,6 +184,55 @@ def _write_prompts(rows: Sequence[PromptRow], out: Path) -> None:
         temporary.write_text(prompts_page(rows, notes=notes), encoding="utf-8")
     if default := [row for row in rows if row.method == "default"]:
         plot_calibration(default, out / "calibration.png")
+
+
+def study(
+    session: Session,
+    name: str | None,
+    data: Path | None,
+    *,
+    sets: Sequence[str] | None,
+    limit: int | None,
+    out: Path,
+    listed: bool,
+) -> Outcome:
+    """Run a study and write its rows, tables and plot, or list all; see the command's help."""
+    if listed:
+        known = {key: make() for key, make in studies().items()}
+        for key, one in known.items():
+            session.say(escape(f"{key}: {one.title}" + (f" ({one.source})" if one.source else "")))
+        return Outcome({"studies": {key: one.title for key, one in known.items()}})
+    if name is None or data is None:
+        raise InputError("name a study and a folder of case sets, or ask for --list")
+    chosen = find_study(name)
+    folders = find_folders(data, sets)
+    if sets is None and chosen.sets:
+        own = [folder for folder in folders if folder.content.name in chosen.sets]
+        if not own:
+            there = ", ".join(folder.content.name for folder in folders)
+            raise InputError(
+                f"{data}: the study {chosen.name} runs on {', '.join(chosen.sets)}, found {there}; choose with --sets"
+            )
+        folders = own
+    check_folder(out)
+    kept = out / f"{chosen.name}.csv"
+    known_rows = read_study(kept)
+    rows: list[StudyRow] = []
+    for row in run_study(chosen, folders, limit=limit, known=known_rows):
+        rows.append(row)
+        first = next((c for c in chosen.columns if c.key in row.values), None)
+        shown = "" if first is None else f": {first.title} {row.values[first.key]:.{first.digits}f}"
+        session.say(escape(f"{row.set} {row.pair} {row.variant}{shown}"))
+        # After every row, with what earlier runs left: a long study that is stopped goes on where it was.
+        done = {r.work for r in rows}
+        write_rows_of_study(kept, [*rows, *(r for r in known_rows if r.work not in done)])
+    files = write_study(chosen, rows, out, notes=_study_notes())
+    session.say("written: " + ", ".join(escape(str(file)) for file in files))
+    return Outcome({"rows": len(rows), "files": files})
+
+
+def _study_notes() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}, {torch.get_num_threads()} thread(s)\n\n{_versions()}"
 
 
 def speed(

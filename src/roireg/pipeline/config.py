@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -177,20 +177,33 @@ class Config(_Section):
         if not path.exists():
             raise InputError(f"{path}: there is no such configuration file; check the path")
         content = read_yaml(path)
-        _check_sizes(content, path)
         if content is None:
             content = {}
         if not isinstance(content, dict):
             raise InputError(
                 f"{path}: expected sections such as `match:` with settings, found {type(content).__name__}"
             )
-        base = preset(str(content.pop("preset", "default")))
         try:
-            return cls.model_validate(_merge(base.model_dump(), content))
-        except ValidationError as error:
-            raise InputError(f"{path}: {_first_mistake(error)}") from None
+            return cls.of(content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Config:
+        """Return the settings that sections and values of a settings file mean, see `load`.
+
+        Raises
+        ------
+        InputError
+            When there is an unknown key or an impossible value (which is named).
+        """
+        _check_sizes(content)
+        changes = dict(content)
+        base = preset(str(changes.pop("preset", "default")))
+        try:
+            return cls.model_validate(_merge(base.model_dump(), changes))
+        except ValidationError as error:
+            raise InputError(_first_mistake(error)) from None
 
     def with_network(
         self,
@@ -254,13 +267,13 @@ def _merge(base: dict[str, Any], changes: dict[Any, Any]) -> dict[str, Any]:
     return merged
 
 
-def _check_sizes(content: object, path: str | Path) -> None:
+def _check_sizes(content: object) -> None:
     """Refuse numbers that no setting can have, whatever it is: they overflow single precision, or a loop."""
-    if isinstance(content, dict | list):
-        for value in content.values() if isinstance(content, dict) else content:
-            _check_sizes(value, path)
+    if isinstance(content, Mapping | list | tuple):
+        for value in content.values() if isinstance(content, Mapping) else content:
+            _check_sizes(value)
     elif isinstance(content, int | float) and abs(content) > _LARGEST and abs(content) != math.inf:
-        raise InputError(f"{path}: the number {reprlib.repr(content)} is too large for a setting; correct it")
+        raise InputError(f"the number {reprlib.repr(content)} is too large for a setting; correct it")
 
 
 def _first_mistake(error: ValidationError) -> str:
@@ -304,6 +317,17 @@ def _regions_alone() -> tuple[Stage, ...]:
             max_regions=256,
             max_voxels=150_000,
         ),
+    )
+
+
+def _regions() -> Config:
+    """Return the transform that pairs of regions alone give, without weights and without an image term.
+
+    Regions of all sizes, whole in 3D, compared by descriptors; pairs are each other's best and agree with one map.
+    """
+    return Config(
+        segment=RegionFilter(min_fraction=0.0005, max_fraction=0.5, max_overlap=None, max_count=128),
+        stages=_regions_alone(),
     )
 
 
@@ -352,11 +376,13 @@ def _paper() -> Config:
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "default": Config,
+    "regions": _regions,
     "samreg": _samreg,
     "promptreg": _promptreg,
     "paper": _paper,
 }
-"""Named settings: `default` (regions for the large motion, dense features for the rest), `samreg`, `promptreg`."""
+"""Named settings: `default` (regions for the large motion, dense features for the rest), `regions` alone, `samreg`,
+`promptreg`, `paper`."""
 
 
 def preset(name: str) -> Config:
