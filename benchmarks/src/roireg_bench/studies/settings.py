@@ -82,8 +82,8 @@ class SettingsStudy(Study):
 
     columns = (
         Column("dice_mean", "Dice"),
-        Column("centroid_error_mean", "centroid TRE", 2),
-        Column("centroid_error_rms", "RMS TRE", 2),
+        Column("centroid_error_mean", "centroid error", 2),
+        Column("centroid_error_rms", "RMS centroid error", 2),
         Column("landmark_error_mean", "landmark error", 2),
         Column("folding_percent", "folding %", 4),
         Column("pairs", "pairs", 1),
