@@ -11,7 +11,7 @@ import torch
 
 import roireg
 
-HEAVY = ("torch", "numpy", "SimpleITK", "scipy", "nibabel", "matplotlib")
+HEAVY = ("torch", "numpy", "SimpleITK", "scipy", "nibabel", "matplotlib", "fastapi", "uvicorn")
 
 
 def child(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         prompt_session,
         register,
     )
+    from roireg.serve.notebook import view
 
 __all__ = [
     "Config",
@@ -48,6 +49,7 @@ __all__ = [
     "register",
     "to_nibabel",
     "to_sitk",
+    "view",
 ]
 
 __version__ = "0.1.0"
@@ -73,6 +75,7 @@ _PLACES = {
     "register": ("roireg.pipeline", "register"),
     "to_nibabel": ("roireg.io", "to_nibabel"),
     "to_sitk": ("roireg.io", "to_sitk"),
+    "view": ("roireg.serve.notebook", "view"),
 }
 
 

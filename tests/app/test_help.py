@@ -21,6 +21,8 @@ COMMANDS = [
     "cohort",
     "bids",
     "report",
+    "view",
+    "serve",
     "info",
     "demo",
 ]

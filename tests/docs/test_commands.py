@@ -156,7 +156,7 @@ def run_roireg(arguments: list[str], output: Path | None) -> None:
 
 
 def check_make(arguments: list[str], output: Path | None) -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert arguments
     assert set(arguments) <= set(targets)
 

@@ -21,6 +21,9 @@ from roireg.app.plugins import ExtensibleGroup
 from roireg.app.report import ReportOptions
 from roireg.app.report import report as write_report
 from roireg.app.streams import open_streams
+from roireg.app.view import ServeOptions, ViewOptions
+from roireg.app.view import serve as serve_pairs
+from roireg.app.view import view as view_pair
 from roireg.cohort import BidsJob, CohortJob
 from roireg.core.errors import InputError
 from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, MatchJob, PromptJob, RegisterJob, SegmentJob
@@ -306,6 +309,41 @@ def report(session: Session, options: ReportOptions) -> Outcome:
     looked for where they were and compared by checksum. Writes one HTML file that opens offline.
     """
     return write_report(session, options)
+
+
+@command(
+    app,
+    "view",
+    example="""
+    roireg view fixed.nii.gz moving.nii.gz
+    roireg view out
+    roireg view a.png b.png --fixed-points a.csv --moving-points b.csv -o corrected
+""",
+)
+def view(session: Session, options: ViewOptions) -> Outcome:
+    """Open a pair, or a result, in the browser: click, see the counterpart, correct it, register, export.
+
+    The server answers on this computer alone, at an address with a random token; nothing is loaded from elsewhere.
+    Export writes what `register` writes into OUT, with landmarks and what you decided. Decisions that were not
+    exported are kept and are there again when the same images are opened.
+    """
+    return view_pair(session, options)
+
+
+@command(
+    app,
+    "serve",
+    example="""
+    roireg serve --root /data/scans -o /data/results --port 8765
+""",
+)
+def serve(session: Session, options: ServeOptions) -> Outcome:
+    """Run the viewer's server alone, for pages and programs that talk to it over HTTP.
+
+    Prints address and token. Requests open files below the folders named by --root, and uploads; results go into
+    OUT. /openapi.json describes the API.
+    """
+    return serve_pairs(session, options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,36 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from roireg.core.progress import Position
+
 __all__ = ["Position", "bar"]
-
-
-class Position:
-    """How much of a run is done, told by its stages.
-
-    Parameters
-    ----------
-    shares : stages in the order they usually have, and how long they usually take, in any unit; empty when the
-        fraction of a stage is that of the run.
-    """
-
-    def __init__(self, shares: Mapping[str, float]) -> None:
-        total = sum(shares.values())
-        starts = accumulate(shares.values(), initial=0.0)
-        self.spans = {name: (at / total, shares[name] / total) for name, at in zip(shares, starts, strict=False)}
-        self.done = 0.0
-
-    def at(self, event: Any) -> float:
-        """Return the part of the run that is done, 0..1, after an event; it never falls, a new stage leaves it."""
-        start, share = self.spans.get(event.stage, (0.0, 0.0)) if self.spans else (0.0, 1.0)
-        self.done = max(self.done, start + share * min(event.fraction, 1.0))
-        return self.done
 
 
 class _Clock(ProgressColumn):

@@ -162,16 +162,7 @@ def _is_there(entry: Mapping[str, Any]) -> bool:
 
 def _image_of(stored: Mapping[str, Any], side: str, path: Path | None, picture: Mapping[str, Any]) -> Any:
     """Read the image a result was made from, and refuse another one."""
-    from roireg.io import read_image, sha256_of
+    from roireg.io import read_image
+    from roireg.jobs.stored import stored_image
 
-    entry = stored.get("provenance", {}).get("inputs", {}).get(side, {})
-    place = path or (Path(entry["path"]) if "path" in entry else None)
-    if place is None or not (place.exists() or "::" in str(place)):
-        raise InputError(f"{place or side}: the {side} image of this result is not there; name it with --{side} FILE")
-    image = read_image(place, **picture)
-    digest = entry.get("sha256")
-    if digest and sha256_of(place) != digest:
-        raise InputError(
-            f"{place}: this is not the {side} image the result was made from; name it with --{side} FILE"
-        )
-    return image
+    return read_image(stored_image(stored, side, path), **picture)

@@ -230,11 +230,15 @@ class FolderJob(Job):
             paths = _listed(earlier.pop("written"), self.record)
             del earlier["complete"]
             return JobResult(earlier, paths, resumed=True)
-        work = self._computed(progress)
+        return self.store(self._computed(progress), stamp)
+
+    def store(self, work: Work, stamp: str | None = None) -> JobResult:
+        """Write what was computed into the folder; without a stamp it is not known again by `resume`."""
         document = {**work.document, "provenance": {**work.document.get("provenance", {}), **self.provenance}}
         with new_folder(self.folder, record=self.record) as folder:
             work.write(folder)
-            document = plain({**document, **work.remarks, "stamp": stamp})
+            stamped = {} if stamp is None else {"stamp": stamp}
+            document = plain({**document, **work.remarks, **stamped})
             write_json(folder / self.record, document)
             files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
         return JobResult(document, _listed(files, self.record), work.value)
@@ -298,7 +302,7 @@ def code_version() -> str:
     total = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         place = file.relative_to(root)
-        if place.parts[0] not in ("app", "cohort", "synth"):
+        if place.parts[0] not in ("app", "cohort", "serve", "synth"):
             total.update(f"{place.as_posix()}\0".encode() + file.read_bytes())
     return f"{roireg.__version__}+{total.hexdigest()[:8]}"
 

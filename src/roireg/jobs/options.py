@@ -327,8 +327,8 @@ class SettingsOptions(NetworkOptions):
         return Config.load(self.config).network.model
 
 
-def parse_size(text: str) -> int:
-    """Turn ``4G``, ``800M`` or ``1.5GB`` into bytes.
+def parse_size(text: str, *, name: str = "--max-memory") -> int:
+    """Turn ``4G``, ``800M`` or ``1.5GB`` into bytes; `name` is the option that messages name.
 
     Raises
     ------
@@ -337,7 +337,7 @@ def parse_size(text: str) -> int:
     """
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT])i?B?", text.strip(), re.ASCII | re.IGNORECASE)
     if match is None or float(match[1]) == 0:
-        raise InputError(f"--max-memory is a size such as 4G or 800M, found {text!r}")
+        raise InputError(f"{name} is a size such as 4G or 800M, found {text!r}")
     return int(float(match[1]) * 1000 ** ("KMGT".index(match[2].upper()) + 1))
 
 

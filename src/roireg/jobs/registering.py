@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from roireg.core.files import extension_of
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent
-from roireg.core.rois import Prompt
+from roireg.core.rois import Prompt, ROIPairs
 from roireg.core.transforms import Transform
 from roireg.core.warp import warp
 from roireg.core.words import INIT_WORDS
@@ -30,10 +30,10 @@ from roireg.jobs.job import Work
 from roireg.jobs.needs import tell_needs
 from roireg.jobs.reading import load_labels, load_transform, with_settings, world_points
 from roireg.jobs.register import RegisterJob
-from roireg.pipeline import Registration, register
+from roireg.pipeline import Config, Registration, register
 from roireg.pipeline.checks import check_points, labels_on
 
-__all__ = ["Carried", "compute", "read_carried"]
+__all__ = ["Carried", "compute", "read_carried", "registered", "start_of", "work_of"]
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,35 @@ class Carried:
 def compute(job: RegisterJob, progress: Progress) -> Work:
     """Read, check, register and score; see `roireg.jobs.job.Job.run`."""
     progress(ProgressEvent("reading the files", 0.0))
-    config = with_settings(job)
-    init: str | Transform = (
-        job.init if job.init in INIT_WORDS else load_transform(job.init, fixed=job.fixed, moving=job.moving)
-    )
+    settings = with_settings(job)
+    init = start_of(job)
     fixed, moving = (
         read_image(p, finite=False, **w) for p, w in zip((job.fixed, job.moving), job.pictures, strict=True)
     )
     tell_needs((fixed, moving), job.max_memory, progress)
     carried = read_carried(job, fixed, moving)
-    result = register(
+    pairs = None if job.pairs is None else read_pairs(job.pairs)
+    return work_of(job, registered(job, fixed, moving, settings, init, pairs, progress), carried)
+
+
+def registered(
+    job: RegisterJob,
+    fixed: Image,
+    moving: Image,
+    settings: Config | None,
+    init: str | Transform,
+    pairs: ROIPairs | None,
+    progress: Progress,
+) -> Registration:
+    """Register images as the options of a job say, from region pairs if there are some."""
+    return register(
         fixed,
         moving,
         preset=job.preset,
-        config=config,
+        config=settings,
         type=job.type,
         search=job.search,
-        pairs=None if job.pairs is None else read_pairs(job.pairs),
+        pairs=pairs,
         fixed_rois=load_labels(job.fixed_rois, job.frames[0]),
         moving_rois=load_labels(job.moving_rois, job.frames[1]),
         fixed_mask=load_labels(job.fixed_mask, job.frames[0]),
@@ -86,6 +98,10 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
         seed=job.seed,
         progress=progress,
     )
+
+
+def work_of(job: RegisterJob, result: Registration, carried: Carried) -> Work:
+    """Score a registration, and say what the result folder of the job holds."""
     result = replace(
         _scored(result, carried), provenance={**result.provenance, **job.provenance}, fill=job.fill_value
     )
@@ -101,6 +117,11 @@ def compute(job: RegisterJob, progress: Progress) -> Work:
 
     work = Work({**result.result_json(), "accepted": accepted}, write, result)
     return work
+
+
+def start_of(job: RegisterJob) -> str | Transform:
+    """Return where a registration starts from: a word, or the transform of a file."""
+    return job.init if job.init in INIT_WORDS else load_transform(job.init, fixed=job.fixed, moving=job.moving)
 
 
 def _prompts(job: RegisterJob, fixed: Image, moving: Image) -> list[Prompt]:

@@ -1,0 +1,309 @@
+"""Registration while a person works: full fits, quick ones after every edit, and what follows from the last."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roireg.core.errors import InputError
+from roireg.core.progress import Progress
+from roireg.core.transforms import Transform
+from roireg.evaluate import MetricValue
+from roireg.fit.region_affine import affine_part
+from roireg.fit.velocity import Velocity
+from roireg.jobs.job import STAGES
+from roireg.jobs.reading import with_settings
+from roireg.jobs.registering import registered, start_of
+from roireg.match import Guide
+from roireg.pipeline import Config, Registration, register
+from roireg.pipeline.prompt_settings import PROMPT_PRESETS
+from roireg.serve.board import Board, board_pairs, roi_pairs
+from roireg.serve.local import LocalDoubt
+from roireg.serve.places import Place, places_of
+from roireg.serve.tasks import Task
+
+if TYPE_CHECKING:
+    from roireg.serve.session import PairSession
+
+__all__ = ["LIVE_SECONDS", "Fitting"]
+
+LIVE_SECONDS = 5.0
+"""A refit after an edit is begun by itself as long as the last one took less."""
+
+QUIET = 0.35
+"""Seconds without an edit before a refit begins."""
+
+REFIT = Config(stages=(Velocity(levels=2, max_voxels=40_000, iterations=(25, 15), checked=False),))
+"""The deformation again, coarse, from the global map as it is and the pairs as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A transform with what is known of it.
+
+    Attributes
+    ----------
+    kind : "guide" (a quick registration that guides prompts), "refit" (coarse, after an edit), "full" or "stored".
+    registration : the result; of a stored one what was stored.
+    board : the board that it was made from. seconds : how long it took.
+    """
+
+    kind: str
+    transform: Transform
+    inverse: Transform
+    verdict: str
+    reasons: tuple[str, ...]
+    metrics: dict[str, MetricValue]
+    registration: Registration | None
+    board: Board
+    seconds: float = 0.0
+
+
+class Fitting:
+    """The fits of a session.
+
+    Attributes
+    ----------
+    fit : the last one; None before the first.
+    version : counts the transforms. task : the fit that runs or ran last.
+    live : whether edits are followed by a refit. note : what to know about that.
+    """
+
+    def __init__(self, session: PairSession) -> None:
+        self.session = session
+        self.fit: Fit | None = None
+        self.version = 0
+        self.task: Task | None = None
+        self.live, self.note = True, ""
+        self.doubt: LocalDoubt | None = None
+        self.places: list[Place] = []
+        self._again = False
+        self._timer: threading.Timer | None = None
+
+    # -- what is known ----------------------------------------------------------------------------
+
+    @property
+    def transform(self) -> Transform | None:
+        """Fixed world -> moving world as it is now."""
+        return None if self.fit is None else self.fit.transform
+
+    def way(self, side: str) -> Transform | None:
+        """Return the map of points of a side to the other one; before any fit that of the guide, if there is one."""
+        if self.fit is not None:
+            return self.fit.transform if side == "fixed" else self.fit.inverse
+        guide = self.session.guide
+        return None if guide is None else guide.forward if side == "fixed" else guide.backward
+
+    def uncertainty(self, fixed_points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far off counterparts may be, (N,) world units; see `roireg.serve.local`."""
+        guide, doubt = self.session.guide, self.doubt
+        if doubt is not None:
+            return doubt.at(fixed_points)
+        if guide is None:
+            return np.full(len(fixed_points), float(self.session.images[0].grid.extent.max()))
+        return np.full(len(fixed_points), guide.width)
+
+    def document(self) -> dict[str, Any]:
+        """Return what people are told of the last fit."""
+        fit = self.fit
+        document: dict[str, Any] = {
+            "version": self.version,
+            "live": self.live,
+            "note": self.note,
+            "task": None if self.task is None else self.task.document(),
+            "fit": None,
+        }
+        if fit is not None:
+            document["fit"] = {
+                "kind": fit.kind,
+                "verdict": fit.verdict,
+                "reasons": list(fit.reasons),
+                "metrics": {name: m.as_dict() for name, m in fit.metrics.items()},
+                "seconds": round(fit.seconds, 2),
+                "current": fit.board.pairs == self.session.board.pairs,
+                "places": [place.document() for place in self.places],
+            }
+        return document
+
+    # -- what changes it --------------------------------------------------------------------------
+
+    def take_result(self, result: Any) -> None:
+        """Take a finished registration, or one that was stored: its transform, verdict and pairs."""
+        own = isinstance(result, Registration)
+        fit = Fit(
+            "full" if own else "stored",
+            result.transform,
+            result.inverse,
+            result.verdict,
+            tuple(result.reasons),
+            dict(result.metrics),
+            result if own else None,
+            self.session.board,
+        )
+        try:
+            pairs = board_pairs(result.pairs, self._grids)
+        except InputError:
+            pairs = []  # it was saved without them
+        session = self.session
+        with session.lock:
+            session.history.settle(session.board.with_new(pairs))
+            self._take(replace(fit, board=session.board))
+        self._look(self.fit)
+
+    def start(self, kind: str = "full") -> Task:
+        """Begin a full fit, or a refit.
+
+        Raises
+        ------
+        InputError
+            When one is running already.
+        """
+        if kind not in ("full", "refit"):
+            raise InputError(f"a fit is full or refit, found {kind!r}")
+        return self.run(kind, self.full if kind == "full" else self._refit)
+
+    def run(self, kind: str, work: Callable[[Progress], object]) -> Task:
+        """Run other work that must not meet a fit, such as an export; a refit gives way to it.
+
+        Raises
+        ------
+        InputError
+            When a fit is running already.
+        """
+        with self.session.lock:
+            if self.task is not None and self.task.running:
+                if self.task.kind != "refit":
+                    raise InputError(f"the {self.task.kind} is still running; wait for it or cancel it")
+                self.task.stop(wait=2.0)
+            return self._begun(kind, work)
+
+    def set_live(self, live: bool) -> None:
+        """Say whether edits are followed by refits."""
+        self.live, self.note = live, ""
+        self.session.changed()
+        if live:
+            self.wanted()
+
+    def _begun(self, kind: str, work: Callable[[Progress], object]) -> Task:
+        self.task = Task(kind, work, shares=STAGES, changed=self.session.changed)
+        self.task.start()
+        self.session.changed()
+        return self.task
+
+    def wanted(self) -> None:
+        """Refit once nothing has been edited for a moment, if that is quick."""
+        session = self.session
+        with session.lock:
+            if not self.live or self.fit is None or session.closed:
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = threading.Timer(QUIET, self._begin)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _begin(self) -> None:
+        session = self.session
+        with session.lock:
+            if session.closed or not self.live:
+                return
+            if self.task is not None and self.task.running:
+                self._again = self.task.kind == "refit"
+                return
+            if not session.board.chosen("accepted", "proposed"):
+                return
+            self.start("refit")
+
+    # -- the work ---------------------------------------------------------------------------------
+
+    @property
+    def _grids(self) -> tuple[Any, Any]:
+        return self.session.grids["fixed"], self.session.grids["moving"]
+
+    def full(self, progress: Progress) -> None:
+        """Register as the job of the session says, from the decisions as they are; see `start`."""
+        session, job = self.session, self.session.job
+        board = session.board
+        decided = board.chosen("accepted", "rejected")
+        pairs = roi_pairs(decided, self._grids) if decided else None
+        result = registered(job, *session.images, with_settings(job), start_of(job), pairs, progress)
+        self._finish("full", result, board)
+
+    def _refit(self, progress: Progress) -> None:
+        session, fit = self.session, self.fit
+        assert fit is not None
+        board = session.board
+        fixed, moving = session.images
+        result = register(
+            fixed,
+            moving,
+            config=REFIT,
+            pairs=roi_pairs(board.chosen("accepted", "proposed"), self._grids),
+            pairs_only=True,
+            init=affine_part(fit.transform, fixed.grid),
+            device=session.job.device,
+            seed=session.job.seed,
+            progress=progress,
+        )
+        self._finish("refit", result, board)
+        seconds = result.timings["total"]
+        if seconds > LIVE_SECONDS:
+            self.live = False
+            self.note = f"a refit takes {seconds:.0f} s here; press F when you want one"
+        if self._again:
+            self._again = False
+            self.wanted()
+
+    def _finish(self, kind: str, result: Registration, board: Board) -> None:
+        session = self.session
+        inverse = result.inverse  # computed once, here
+        fit = Fit(
+            kind,
+            result.transform,
+            inverse,
+            result.verdict,
+            result.reasons,
+            result.metrics,
+            result,
+            board,
+            result.timings["total"],
+        )
+        with session.lock:
+            if kind == "full":
+                current = session.board
+                session.history.settle(current.proposed_again(result.pairs, self._grids))
+                if current.pairs == board.pairs:
+                    fit = replace(fit, board=session.board)
+            self._take(fit)
+        self._look(fit)
+
+    def take_guide(self, result: Registration) -> None:
+        """Take the quick registration that guides prompts, unless there is something better."""
+        if self.fit is None:
+            self._finish("guide", result, self.session.board)
+
+    def _take(self, fit: Fit) -> None:
+        session = self.session
+        self.fit, self.version = fit, self.version + 1
+        self.doubt, self.places = None, []
+        loose = fit.verdict == "failed"
+        settings = PROMPT_PRESETS["default"]
+        share = settings.guide_along(fit.transform, session.images[0].grid, loose=loose).width
+        session.guide = Guide(fit.transform, fit.inverse, share)
+
+    def _look(self, fit: Fit | None) -> None:
+        """Measure where the fit is to be doubted; it is shown as soon as it is known."""
+        if fit is None:
+            return
+        session = self.session
+        doubt = LocalDoubt.of(*session.images, fit.transform)
+        places = places_of(session.images, fit.transform, fit.inverse, session.board, doubt)
+        with session.lock:
+            if self.fit is fit:
+                self.doubt, self.places = doubt, places
+        session.changed()

@@ -1,0 +1,107 @@
+"""Work that takes seconds: in a thread of its own, with progress, and stopped when nobody wants it any more."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from roireg.core.errors import RoiregError
+from roireg.core.progress import Position, Progress, ProgressEvent
+
+__all__ = ["Stopped", "Task"]
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """Somebody stopped the task; raised inside it at its next step."""
+
+
+class Task:
+    """One piece of work in a thread.
+
+    Parameters
+    ----------
+    kind : what it is: "prepare", "fit", "refit", "export".
+    work : is given a listener for progress events; runs in the thread.
+    shares : see `roireg.core.progress.Position`.
+    changed : is called whenever there is something new to show.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        work: Callable[[Progress], object],
+        *,
+        shares: Mapping[str, float],
+        changed: Callable[[], None],
+    ) -> None:
+        self.kind, self._work, self._changed = kind, work, changed
+        self._position = Position(shares)
+        self.stage, self.fraction, self.error = "starting", 0.0, ""
+        self.state = "running"
+        self.started = time.perf_counter()
+        self.seconds = 0.0
+        self._stop = threading.Event()
+        self._told = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"roireg {kind}", daemon=True)
+
+    def start(self) -> Task:
+        """Begin; return the task itself."""
+        self._thread.start()
+        return self
+
+    @property
+    def running(self) -> bool:
+        """Whether it is at work."""
+        return self.state == "running"
+
+    def stop(self, *, wait: float = 0.0) -> None:
+        """Ask the task to end at its next step, and wait for that for some seconds."""
+        self._stop.set()
+        if wait and self._thread is not threading.current_thread():
+            self._thread.join(wait)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the task has ended."""
+        self._thread.join(timeout)
+
+    def document(self) -> dict[str, Any]:
+        """Return what people are told of it."""
+        seconds = time.perf_counter() - self.started if self.running else self.seconds
+        return {
+            "kind": self.kind,
+            "state": self.state,
+            "stage": self.stage,
+            "fraction": round(self.fraction, 3),
+            "seconds": round(seconds, 2),
+            "error": self.error,
+        }
+
+    def _listen(self, event: ProgressEvent) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self.stage, self.fraction = event.stage, self._position.at(event)
+        now = time.perf_counter()
+        if now - self._told > 0.2:
+            self._told = now
+            self._changed()
+
+    def _run(self) -> None:
+        try:
+            self._work(self._listen)
+            state = "done"
+            self.fraction = 1.0
+        except Stopped:
+            state = "stopped"
+        except RoiregError as error:
+            state, self.error = "failed", str(error)
+        except Exception as error:
+            log.exception("%s failed", self.kind)
+            state, self.error = "failed", f"{self.kind} failed unexpectedly ({type(error).__name__}: {error})"
+        self.seconds = time.perf_counter() - self.started
+        self.state = state
+        self._changed()
