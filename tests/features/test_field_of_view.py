@@ -92,3 +92,12 @@ def test_volumes():
     body = bumpy.reshape(grid.shape)
     mask = seen(shown(body, grid))
     assert mask[body].all() and mask.mean() < 0.7
+
+
+def test_noisy_air_is_air():
+    body = (np.hypot(*POINTS.T) < 55 + 9 * np.sin(3 * np.arctan2(*POINTS.T))).reshape(GRID.shape)
+    image = shown(body)
+    noise = np.random.default_rng(0).normal(scale=4, size=image.data.shape)
+    mask = seen(image.with_data(image.data + torch.as_tensor(noise).float()))
+    assert mask[body].all()
+    assert mask.mean() < 1.5 * body.mean()

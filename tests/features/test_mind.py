@@ -96,3 +96,20 @@ def test_extractor_resamples_to_the_grid_and_rejects_channels():
     torch.testing.assert_close(features.data.mean(0), torch.zeros(grid.shape), atol=1e-6, rtol=0)
     with pytest.raises(InputError, match="shape"):
         mind_ssc(image.data)
+
+
+def test_noise_is_no_structure():
+    """Two noisy pictures of one thing have nearly equal descriptors, in its flat parts, too."""
+    grid = Grid((40, 40), np.eye(3))
+    flat = torch.zeros(1, 40, 40)
+    flat[:, :, 20:] = torch.sin(torch.arange(20) * 0.9) * 10
+    draws = [flat + torch.as_tensor(np.random.default_rng(k).normal(size=(1, 40, 40))).float() for k in (0, 1)]
+    aware = [MindFeatures()(Image(d, grid), grid).data for d in draws]
+    blind = [mind_ssc(d) for d in draws]
+
+    def difference(maps: list[torch.Tensor], part: slice) -> float:
+        return float((maps[0] - maps[1])[..., part].square().sum(0).mean())
+
+    assert difference(aware, slice(2, 17)) < 0.1 * difference(blind, slice(2, 17))
+    # Where there is structure, descriptors still tell its orientation.
+    assert float(aware[0][..., 23:37].std(0).mean()) > 0.1

@@ -484,3 +484,22 @@ def test_the_published_fit_refuses_no_pairs_and_leaves_regions_apart_alone():
     assert true_error(found, Affine.translation((24.0, 0.0)), grid, fixed[0]) > 23
     with pytest.raises(InputError, match="no region pair"):
         fit_published(replace(pairs, pairs=()), grid, initial=Affine.identity(2))
+
+
+def test_noise_moves_little(monkeypatch):
+    """Knowing how much of the images is noise, the fit is closer to the truth, and smoother in noisy air."""
+    pair = make_pair(2, seed=0)
+    body = pair.fixed_labels.data[0] != 0
+    air = ~torch.nn.functional.max_pool2d(body[None].float(), 17, 1, 8)[0].bool()
+    errors, spread = [], []
+    for factor in (0.0, 1.0):
+        for module in ("roireg.fit.objectives", "roireg.features.mind"):
+            monkeypatch.setattr(f"{module}.NOISE_VARIANCES", factor * (10.0 if "fit" in module else 20.0))
+        options = VelocityOptions(region_weight=0)
+        transform = fit_velocity(problem(pair.fixed, pair.moving), Affine.identity(2), options=options).transform
+        errors.append(
+            displacement_errors(transform, pair.transform, pair.fixed.grid, body)["displacement_error_mean"]
+        )
+        spread.append(float(jacobian_determinant(transform, pair.fixed.grid)[air].log().std()))
+    assert errors[1] < 0.95 * errors[0]
+    assert spread[1] < 0.85 * spread[0]

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
 from skimage.morphology import convex_hull_image
+from torch import Tensor
 
 from roireg.core.image import Image
+from roireg.core.noise import noise_level
 from roireg.core.warp import resample
 
 __all__ = ["field_of_view"]
@@ -45,7 +47,7 @@ def field_of_view(image: Image) -> Image:
     longest = float(gray.grid.extent.max())
     cell = longest / CELLS[image.ndim]
     grid = gray.grid.with_spacing(np.maximum(gray.grid.spacing, cell))
-    values = resample(gray, grid).data[0].float().cpu().numpy()
+    values = _quiet(resample(gray, grid).data[0].float().cpu())
     # An axis that is too short for a margin has none.
     margin = [
         max(1, round(MARGIN * longest / h)) if n > 8 else 0 for n, h in zip(grid.shape, grid.spacing, strict=True)
@@ -54,6 +56,17 @@ def field_of_view(image: Image) -> Image:
     return Image(
         torch.as_tensor(inside[None].astype(np.uint8)), grid, f"field of view of {image.name}", dtype="uint8"
     )
+
+
+def _quiet(values: Tensor) -> NDArray[np.float32]:
+    """Average noise away that would make dark air as bright as dark tissue; (*shape) values."""
+    low, high = np.percentile(values, (1, 99))
+    width = int(np.ceil(6 * noise_level(values[None]) / max(DARK * (high - low), 1e-6)))
+    if width < 2:
+        return values.numpy()
+    size = [min(width | 1, 7, n) for n in values.shape]
+    quiet: NDArray[np.float32] = ndimage.uniform_filter(values.numpy(), size, mode="nearest")
+    return quiet
 
 
 def _inside(values: NDArray[np.float32], margin: list[int]) -> Mask:

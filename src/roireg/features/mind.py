@@ -16,9 +16,14 @@ from roireg.core.errors import InputError
 from roireg.core.filters import box_mean
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.noise import noise_level
 from roireg.core.warp import resample
 
 __all__ = ["MindFeatures", "mind_offsets", "mind_ssc"]
+
+
+NOISE_VARIANCES = 20.0
+"""Patches that differ by less, in variances of the noise, are alike: where there is noise alone nothing stands out."""
 
 
 def mind_offsets(shape: Sequence[int], spacing: Sequence[float] | NDArray[np.float64], radius: float) -> list[int]:
@@ -37,6 +42,7 @@ def mind_ssc(
     spacing: Sequence[float] | NDArray[np.float64] | None = None,
     radius: float | None = None,
     patch: int = 1,
+    noise: float = 0.0,
 ) -> Tensor:
     """Self-similarity context descriptor of Heinrich et al. (MICCAI 2013, LNCS 8149:187-194, eq. 2-3).
 
@@ -51,6 +57,8 @@ def mind_ssc(
     radius : distance of a neighbour in mm, rounded to whole voxels (`mind_offsets`); None takes the
         smallest spacing.
     patch : half width of the compared patches, in offsets (1 gives 3 x 3 [x 3] voxels for an offset of 1).
+    noise : standard deviation of the noise; V is at least 20 of its variances (not in the paper), so that chance
+        patterns of flat regions are no structure.
 
     Returns
     -------
@@ -91,7 +99,7 @@ def mind_ssc(
     distance = distance - distance.amin(0, keepdim=True)
     variance = distance.mean(0, keepdim=True)
     mean = float(variance.detach().mean())
-    floor = max(0.001 * mean, torch.finfo(data.dtype).tiny)
+    floor = max(0.001 * mean, NOISE_VARIANCES * noise**2, torch.finfo(data.dtype).tiny)
     return torch.exp(-distance / variance.clamp(floor, max(1000 * mean, floor)))
 
 
@@ -133,7 +141,9 @@ class MindFeatures:
     def __call__(self, image: Image, grid: Grid) -> Image:
         """Return the (12 or 4, *grid.shape) descriptor of the gray image resampled onto `grid`."""
         gray = resample(image.gray(), grid)
-        features = mind_ssc(gray.data.float(), spacing=grid.spacing, radius=self.radius, patch=self.patch)
+        data = gray.data.float()
+        noise = noise_level(data)
+        features = mind_ssc(data, spacing=grid.spacing, radius=self.radius, patch=self.patch, noise=noise)
         if self.centred:
             features = features - features.mean(0, keepdim=True)
         return image.with_data(features, grid)

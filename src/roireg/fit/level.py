@@ -21,6 +21,7 @@ from torch import Tensor
 from roireg.core.filters import gaussian_smooth, resize
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.noise import noise_level
 from roireg.core.pair import Pair
 from roireg.core.transforms import Affine, VelocityField, exponential
 from roireg.core.warp import resample, sample, slab_points, voxel_coords, warp
@@ -30,7 +31,6 @@ from roireg.fit.objectives import (
     LocalCorrelation,
     RegionAgreement,
     diffusion,
-    noise_level,
 )
 from roireg.fit.region_codes import CodedAgreement
 from roireg.fit.region_pairs import RegionPairs
@@ -226,7 +226,9 @@ class Level:
             # At least a hundred voxels either way: fewer correlate by chance.
             window = options.window or (1 if self.grid.ndim == 3 else 2)
             radius = [window if n > 1 else 0 for n in self.control.shape]
-            self.correlation = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight)
+            self.correlation = LocalCorrelation(
+                f.data, step=step.tolist(), radius=radius, weight=weight, noise=noise_level(f.data)
+            )
             self.moving = m.data
         if options.feature_weight == 0 or self.grid.size > FEATURE_VOXELS:
             return

@@ -24,30 +24,13 @@ __all__ = [
     "bending",
     "block_mean",
     "diffusion",
-    "noise_level",
 ]
 
 FLOOR = 1e-4
 """Variance (of intensities scaled to about 0..1) below which a window counts as flat: noise of 1 % of the range."""
 
-
-def noise_level(data: Tensor) -> float:
-    """Estimate the standard deviation of the noise of a (1, *spatial) image, in units of its intensities.
-
-    Second differences along two axes at once leave noise and corners (Immerkaer, CVIU 1996); their median absolute
-    value does not see the few corners. Where they are exactly 0 the image was cut out or clipped and shows no noise.
-    Axes of fewer than 3 voxels are left out.
-    """
-    long = [axis for axis, n in enumerate(data.shape) if axis > 0 and n >= 3]
-    scale = 1.0
-    for axis in long[-2:]:
-        n = data.shape[axis] - 2
-        data = data.narrow(axis, 0, n) - 2 * data.narrow(axis, 1, n) + data.narrow(axis, 2, n)
-        scale *= 6.0
-    size = data.abs().flatten()
-    size = size[:: max(1, size.numel() // 1_000_000)]
-    size = size[size > 1e-6]
-    return float(size.median()) / 0.6745 / scale**0.5 if long and len(size) else 0.0
+NOISE_VARIANCES = 10.0
+"""Variances of the noise of an image that are added to this: chance patterns are flat, too."""
 
 
 def block_mean(data: Tensor, step: Sequence[int]) -> Tensor:
@@ -102,12 +85,21 @@ class LocalCorrelation:
     step : lattice step in voxels per axis.
     radius : window radius in lattice steps per axis.
     weight : (1, *spatial) non-negative importance of every voxel, or None.
+    noise : standard deviation of the noise. Windows in which there is little else count by their squared difference,
+        so that chance patterns move them little.
     """
 
     def __init__(
-        self, fixed: Tensor, *, step: Sequence[int], radius: Sequence[int], weight: Tensor | None = None
+        self,
+        fixed: Tensor,
+        *,
+        step: Sequence[int],
+        radius: Sequence[int],
+        weight: Tensor | None = None,
+        noise: float = 0.0,
     ) -> None:
         self.fixed, self.step, self.radius = fixed, tuple(step), tuple(radius)
+        self.floor = FLOOR + NOISE_VARIANCES * noise**2
         self.alone = self.side(weight)
         self.weight = block_mean(torch.ones_like(fixed) if weight is None else weight, self.step)
         self.total = float(self.weight.sum().clamp(min=1e-6))
@@ -125,7 +117,7 @@ class LocalCorrelation:
         """Take the windows of the fixed image with (1, *spatial) weights."""
         share = None if inside is None else self.window(inside).clamp(min=1e-6)
         mean = self.window(self.fixed, inside, share)
-        variance = (self.window(self.fixed * self.fixed, inside, share) - mean**2).clamp(min=0) + FLOOR
+        variance = (self.window(self.fixed * self.fixed, inside, share) - mean**2).clamp(min=0) + self.floor
         return _FixedSide(mean, variance, inside, share)
 
     def coefficients(self, warped: Tensor, side: _FixedSide) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -136,8 +128,8 @@ class LocalCorrelation:
         """
         data = torch.cat([warped, warped * warped, self.fixed * warped])
         mean, square, product = self.window(data, side.inside, side.share).split(1)
-        variance = (square - mean**2).clamp(min=0) + FLOOR
-        covariance = product - side.mean * mean + FLOOR
+        variance = (square - mean**2).clamp(min=0) + self.floor
+        covariance = product - side.mean * mean + self.floor
         slope = covariance / (side.variance * variance)
         cc = slope * covariance
         return cc, slope, cc / variance, mean
