@@ -23,7 +23,7 @@ __all__ = ["MindFeatures", "mind_offsets", "mind_ssc"]
 
 
 NOISE_VARIANCES = 20.0
-"""Patches that differ by less, in variances of the noise, are alike: where there is noise alone nothing stands out."""
+"""Patches that differ by less, in variances of the noise, are alike: noise alone is no structure."""
 
 
 def mind_offsets(shape: Sequence[int], spacing: Sequence[float] | NDArray[np.float64], radius: float) -> list[int]:
