@@ -29,7 +29,7 @@ COMMANDS = [
 
 
 def test_all_commands_are_there():
-    assert sorted(GROUP.commands) == sorted([*COMMANDS, "models"])
+    assert sorted(GROUP.commands) == sorted([*COMMANDS, "models", "train"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -39,7 +39,7 @@ def test_cards_are_complete():
 PROMISED = """
 sam-vit-base sam-vit-large sam-vit-huge slimsam-50 slimsam-77 medsam sam-hq-vit-base sam-hq-vit-large sam-hq-vit-huge
 sam2.1-tiny sam2.1-small sam2.1-base-plus sam2.1-large sam-med2d medsam2 mobile-sam dinov2-small dinov2-base
-dinov2-large dinov3-small dinov3-base sam-med3d sam-med3d-turbo vista3d nninteractive
+dinov2-large dinov3-small dinov3-base sam-med3d sam-med3d-turbo vista3d nninteractive embedding-2d embedding-3d
 """
 
 

@@ -21,6 +21,7 @@ from roireg.app.plugins import ExtensibleGroup
 from roireg.app.report import ReportOptions
 from roireg.app.report import report as write_report
 from roireg.app.streams import open_streams
+from roireg.app.train import train_app
 from roireg.app.view import ServeOptions, ViewOptions
 from roireg.app.view import serve as serve_pairs
 from roireg.app.view import view as view_pair
@@ -411,6 +412,7 @@ def demo(
 
 
 app.add_typer(models_app, name="models")
+app.add_typer(train_app, name="train")
 
 
 def main(started: float | None = None) -> None:

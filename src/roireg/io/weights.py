@@ -1,7 +1,8 @@
 """Weights on disk: where they are, how to get them, and no network access unless `fetch_weights` is called.
 
-Two places are searched: the folder that the environment variable ROIREG_MODELS names, for plain files and copied
-folders, and the cache of huggingface_hub (HF_HUB_CACHE, HF_HOME, or ~/.cache/huggingface).
+Three places are searched: the folder that the environment variable ROIREG_MODELS names, for plain files and copied
+folders, the weights that come with this package, and the cache of huggingface_hub (HF_HUB_CACHE, HF_HOME, or
+~/.cache/huggingface).
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 FORMATS = (re.compile(r"[^/]+\.safetensors(\.index\.json)?"), re.compile(r"pytorch_model[^/]*\.bin(\.index\.json)?"))
 """Weight files beside the config.json of a Hugging Face repository, in order of preference."""
+
+SHIPPED = Path(__file__).parents[1] / "models" / "weights"
+"""Folder of the weights that come with this package."""
 
 
 def models_folder() -> Path | None:
@@ -73,7 +77,7 @@ def find_weights(name: str, *, hub_id: str | None = None, files: Sequence[str] =
     ----------
     name : registry name; a folder of this name below ROIREG_MODELS counts when it holds weights.
     hub_id : repository whose snapshot in the cache of huggingface_hub counts, and below ROIREG_MODELS its name.
-    files : original checkpoints, looked for in ROIREG_MODELS, in its folder `name` and in snapshots.
+    files : original checkpoints, looked for in ROIREG_MODELS, in its folder `name`, in the package and in snapshots.
     """
     root = models_folder()
     if root is not None:
@@ -85,6 +89,9 @@ def find_weights(name: str, *, hub_id: str | None = None, files: Sequence[str] =
         for folder in (root / name, root / (hub_id or name).rpartition("/")[2]):
             if (folder / "config.json").is_file() and weight_files(folder):
                 return folder
+    for file in files:
+        if (SHIPPED / file).is_file():
+            return SHIPPED / file
     return None if hub_id is None else _snapshot(hub_id, files)
 
 

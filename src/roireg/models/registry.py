@@ -13,6 +13,7 @@ import torch
 from roireg.core.errors import InputError
 from roireg.io.weights import SUFFIXES, find_weights, weight_files, weights_digest
 from roireg.models import (
+    anatomical,
     dino,
     mobile_sam,
     nninteractive,
@@ -35,6 +36,7 @@ from roireg.models.profiles import profile_named
 __all__ = ["add_family", "available_models", "detect", "family_of", "find_card", "load", "resolve", "untrained"]
 
 FAMILIES: list[Family] = [
+    anatomical.FAMILY,
     sam.FAMILY,
     sam_hq.FAMILY,
     sam2.FAMILY,

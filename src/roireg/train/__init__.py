@@ -1,0 +1,1 @@
+"""Training: generated scenes, and what is learned from them."""
