@@ -19,6 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from roireg.app.cli import app
+from roireg.app.train import train_app
 from roireg.core.image import Image
 from roireg.evaluate import ReportInput, render_report
 from roireg.features.base import _EXTRACTORS
@@ -28,6 +29,8 @@ from roireg.models import registry
 from roireg.pipeline import PRESETS, Config, registration
 from roireg.segment.base import _SEGMENTERS
 from roireg.synth import SyntheticPair, as_raster, make_pair
+from roireg.train.configs import read_config
+from roireg.train.embedding import EmbeddingConfig
 from roireg_bench import prompts
 from roireg_bench.cli import bench_app
 from roireg_bench.methods import METHODS
@@ -143,7 +146,17 @@ def check_bench(arguments: list[str]) -> None:
     assert set(named) <= set(known), f"{set(named) - set(known)} are no methods"
 
 
+def check_training(arguments: list[str]) -> None:
+    """Parse a training and read its settings without running it: that takes an hour."""
+    group = typer.main.get_command(train_app)
+    context = group.commands[arguments[0]].make_context(arguments[0], arguments[1:])
+    read_config(context.params["config"], EmbeddingConfig)
+
+
 def run_roireg(arguments: list[str], output: Path | None) -> None:
+    if arguments[:2] == ["train", "embedding"]:
+        check_training(arguments[1:])
+        return
     if arguments[0] == "bench":
         check_bench(arguments[1:])
         return
@@ -288,8 +301,9 @@ def test_options_that_are_named_exist() -> None:
     known = set()
     for name in [c.name for c in app.registered_commands]:
         known |= set(re.findall(r"--[a-z0-9-]+", CliRunner().invoke(app, [str(name), "--help"], env=WIDE).output))
-    for name in typer.main.get_command(bench_app).commands:
-        known |= set(re.findall(r"--[a-z0-9-]+", CliRunner().invoke(bench_app, [name, "--help"], env=WIDE).output))
+    for group in (bench_app, train_app):
+        for name in typer.main.get_command(group).commands:
+            known |= set(re.findall(r"--[a-z0-9-]+", CliRunner().invoke(group, [name, "--help"], env=WIDE).output))
     known |= {"--version", "--prompts"}
     for page in PAGES:
         text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

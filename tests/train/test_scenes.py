@@ -25,7 +25,7 @@ def test_images_have_values_from_0_to_1_and_something_on_them(pairs):
     for pair in pairs:
         for image in (pair.fixed, pair.moving):
             assert image.shape == (1, *pair.valid.shape) and bool(torch.isfinite(image).all())
-            assert 0 <= float(image.min()) and float(image.max()) <= 1 and float(image.std()) > 0.01
+            assert float(image.min()) >= 0 and float(image.max()) <= 1 and float(image.std()) > 0.01
 
 
 def test_what_corresponds_has_the_same_label(pairs):
@@ -66,7 +66,11 @@ def test_the_displacement_is_strong_and_never_folds(pairs):
 def test_a_scene_is_known_by_seed_number_and_stream():
     one, again = SceneSource(2, 32, seed=1)[5], SceneSource(2, 32, seed=1)[5]
     assert torch.equal(one.fixed, again.fixed) and torch.equal(one.moving_from_fixed, again.moving_from_fixed)
-    for other in (SceneSource(2, 32, seed=2)[5], SceneSource(2, 32, seed=1)[6], SceneSource(2, 32, seed=1, stream="x")[5]):
+    for other in (
+        SceneSource(2, 32, seed=2)[5],
+        SceneSource(2, 32, seed=1)[6],
+        SceneSource(2, 32, seed=1, stream="x")[5],
+    ):
         assert not torch.equal(one.fixed, other.fixed)
 
 

@@ -29,6 +29,9 @@ __all__ = ["EmbeddingFeatures", "FusedFeatures", "embedding_features", "fused_fe
 LONGEST = {2: 192, 3: 96}
 """Voxels along the longest axis of an image that the network sees, where no spacing is given."""
 
+ROUNDING = 2e-6
+"""Differences of intensities, as a part of the largest, that resampling makes in a constant image."""
+
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingFeatures:
@@ -156,6 +159,9 @@ def shown(image: Image, spacing: float | None = None) -> Image:
     limit = LONGEST[gray.ndim]
     step = longest / limit if spacing is None else max(spacing, longest / (8 * limit))
     seen = resample(gray, turned.with_spacing(step))
+    low, high = float(seen.data.min()), float(seen.data.max())
+    if high - low <= ROUNDING * max(abs(low), abs(high)):
+        return seen.with_data(torch.zeros_like(seen.data))
     return seen.with_data(normalise_intensity(seen.data))
 
 

@@ -145,11 +145,14 @@ def _module(task: Task, settings: TrainSettings, folder: Path) -> Any:
             self.task = task
 
         def configure_optimizers(self) -> Any:
-            optimiser = torch.optim.AdamW(
+            return torch.optim.AdamW(
                 self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
             )
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, settings.rate)
-            return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            # By the number of the step alone: a run that is resumed to more steps takes its rate from them.
+            for group in self.optimizers().param_groups:
+                group["lr"] = settings.lr * settings.rate(self.global_step)
 
         def train_dataloader(self) -> Any:
             stream = _Stream(task.data, settings, self.global_step, self.global_rank, self.trainer.world_size)
