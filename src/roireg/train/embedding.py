@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,9 +10,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from roireg.core.errors import InputError
 from roireg.core.seeds import generator
+from roireg.models.checkpoint import copied, read_tensors, shapes_of
 from roireg.models.embedding_network import STRIDES, EmbeddingNet, joined_maps
+from roireg.models.registry import resolve
 from roireg.train.export import export
+from roireg.train.inflate import inflated
 from roireg.train.losses import described, info_nce
 from roireg.train.points import PointBatch, point_batch
 from roireg.train.runner import Task, TrainSettings, train
@@ -28,6 +33,8 @@ class EmbeddingConfig(BaseModel):
     ----------
     ndim, size : dimension of the network, and voxels of a training image along every axis.
     widths, dim : see `EmbeddingNet`.
+    start : weights to begin with, by name or path, of the same widths; those of pictures are made ones of volumes
+        (`inflated`). None begins with random ones.
     volumes : folder of images to train on, two crops of one at a time; None trains on generated scenes.
     spacing : mm between the voxels of the crops of volumes.
     points : corresponding points per pair.
@@ -46,6 +53,7 @@ class EmbeddingConfig(BaseModel):
     size: int = Field(128, ge=32)
     widths: tuple[int, int, int, int] = (24, 40, 72, 128)
     dim: int = Field(32, ge=4)
+    start: str | None = None
     volumes: Path | None = None
     spacing: float = Field(2.0, gt=0)
     points: int = Field(96, ge=4)
@@ -104,6 +112,8 @@ class EmbeddingTask(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network: Any = EmbeddingNet(config.ndim, config.widths, config.dim)
+        if config.start is not None:
+            network.load_state_dict(_begun(config.start, config.ndim, network.state_dict()))
         layout: Any = torch.channels_last if config.ndim == 2 else torch.channels_last_3d
         self.network = network.to(memory_format=layout)
         self.data = PairBatches(pairs or SceneSource(config.ndim, config.size, seed=seed), config.points, seed)
@@ -160,6 +170,24 @@ class EmbeddingTask(Task):
                 right += int((labels == batch.fixed_codes[k]).sum())
             total += error.numel()
         return {"near": near / total, "label": right / total}
+
+
+def _begun(name: str, ndim: int, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights to begin with.
+
+    Raises
+    ------
+    InputError
+        When there are none of this name, or they are of a network of other widths.
+    """
+    card, path = resolve(name)
+    assert path is not None  # no embedding runs on a server
+    weights = {key: copied(value) for key, value in read_tensors(path).items()}
+    if card.ndim < ndim:
+        weights = inflated(weights)
+    if shapes_of(weights) != shapes_of(own):
+        raise InputError(f"{path}: cannot begin this training, its network has another dimension or other widths")
+    return weights
 
 
 def train_embedding(config: EmbeddingConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
