@@ -33,7 +33,7 @@ def test_equal_images_are_all_right_and_shuffled_ones_are_not():
     wrong = trial((np.arange(64) + 16) % 64).scores({"a": 1})
     # Unlabelled blocks of one voxel are no candidates, so that the first label has none that it resembles.
     assert wrong["pixel"] == 0 and wrong["prototype"] == pytest.approx(1 / 3)
-    assert wrong["landmark_near"] == 0 and wrong["landmark_error"] == pytest.approx(20)
+    assert wrong["landmark_near"] == 0 and wrong["landmark_error"] == pytest.approx(100 / 3)
 
 
 def test_what_was_moved_out_of_view_is_no_answer():
