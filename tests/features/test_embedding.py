@@ -60,7 +60,7 @@ def test_maps_lie_where_their_image_lies(embedding):
         assert np.allclose(m.grid.corners().min(0), grid.corners().min(0), atol=1e-6)
         # The last cells may reach beyond the image.
         assert (m.grid.corners().max(0) >= grid.corners().max(0) - 1e-6).all()
-        assert np.allclose(m.grid.spacing, stride * 100 / 192, rtol=0.02)
+        assert np.allclose(m.grid.spacing, stride * 100 / 128, rtol=0.02)
 
 
 def test_storage_order_does_not_matter(embedding):

@@ -26,7 +26,7 @@ from roireg.models.registry import load
 
 __all__ = ["EmbeddingFeatures", "FusedFeatures", "embedding_features", "fused_features"]
 
-LONGEST = {2: 192, 3: 96}
+LONGEST = {2: 128, 3: 96}
 """Voxels along the longest axis of an image that the network sees, where no spacing is given."""
 
 ROUNDING = 2e-6
@@ -101,7 +101,7 @@ class FusedFeatures:
     """
 
     embedding: EmbeddingFeatures
-    weights: tuple[float, float, float] = (2.0, 1.0, 1.0)
+    weights: tuple[float, float, float] = (4.0, 1.0, 1.0)
     radii: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     intensity: IntensityFeatures = field(default_factory=lambda: IntensityFeatures(position=0.0))
 
@@ -221,7 +221,7 @@ def embedding_features(
 
 
 def fused_features(
-    *, weights: tuple[float, float, float] = (2.0, 1.0, 1.0), spacing: float | None = None, **embedding: object
+    *, weights: tuple[float, float, float] = (4.0, 1.0, 1.0), spacing: float | None = None, **embedding: object
 ) -> FusedFeatures:
     """Build `FusedFeatures`; the registry's "fused".
 
