@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 
@@ -113,5 +114,5 @@ class Calibration:
 def calibration() -> Calibration:
     """Return the model that is shipped."""
     stored = json.loads(files("roireg.pipeline").joinpath("calibration.json").read_text(encoding="utf-8"))
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     return Calibration(**tuples)
