@@ -13,6 +13,10 @@ def test_a_sheet_of_scenes(tmp_path):
     result = run("train", "scenes", "-o", tmp_path / "a.png", "--count", 2, "--seed", 4)
     assert result.exit_code == 0, result.output
     assert read_image(tmp_path / "a.png").grid.shape == (134, 4 * 264)
+    assert run("train", "scenes", "-o", tmp_path / "a.png", "--count", 1).exit_code == 0
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    refused = run("train", "scenes", "-o", tmp_path / "mine.png", "--count", 1)
+    assert refused.exit_code == 2 and "--replace" in refused.output
 
 
 def test_trainings_that_cannot_begin(tmp_path):

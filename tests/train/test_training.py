@@ -12,9 +12,10 @@ from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.features import embedding_features
 from roireg.io import write_image, write_labels
+from roireg.models import load
 from roireg.train.configs import SHIPPED, read_config
 from roireg.train.embedding import EmbeddingConfig, EmbeddingTask, train_embedding
-from roireg.train.runner import TrainingStopped, TrainSettings, train, trained_weights
+from roireg.train.runner import TrainingStopped, TrainSettings, processor_minutes, train, trained_weights
 from roireg.train.scenes import SceneSource
 from roireg.train.volumes import ImageSource, image_files
 
@@ -36,6 +37,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path):
     assert [SMALL.train.rate(k) for k in range(2)] == [half.train.rate(k) for k in range(2)]
     train(task, half.train, tmp_path / "parts")
     resumed = train(EmbeddingTask(SMALL), SMALL.train, tmp_path / "parts", resume=True)
+    assert processor_minutes(resumed) >= 0
     one, other = trained_weights(whole), trained_weights(resumed)
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
     start = EmbeddingTask(SMALL).network.state_dict()
@@ -64,6 +66,19 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_what_to_resume_from(tm
     with pytest.raises(TrainingStopped, match=r"the loss of step 3 is no finite number; resume from .*last\.ckpt"):
         train(Broken(SMALL), SMALL.train, tmp_path)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_the_network_for_volumes_begins_with_that_for_pictures():
+    start = EmbeddingTask(EmbeddingConfig(ndim=3, size=32, start="embedding-2d")).network.state_dict()
+    flat = load("embedding-2d", "features").network.state_dict()
+    kernel, whole = flat["level1.conv.weight"], start["level1.conv.weight"]
+    assert torch.allclose(whole.sum((2, 3, 4)), kernel.sum((2, 3)), atol=1e-5)
+    assert (
+        torch.allclose(whole[:, :, 1, 0, 0], kernel[:, :, 0, 0] / 3) and float(whole[:, :, 0, 0, 0].abs().max()) == 0
+    )
+    assert torch.equal(start["level1.norm.running_mean"], flat["level1.norm.running_mean"])
+    with pytest.raises(InputError, match="cannot begin this training"):
+        EmbeddingTask(SMALL.model_copy(update={"start": "embedding-2d"}))
 
 
 class OnePair:

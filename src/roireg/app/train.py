@@ -9,6 +9,7 @@ import typer
 
 from roireg.app.console import Outcome, Session, command
 from roireg.core.errors import InputError
+from roireg.jobs.options import Replace
 
 __all__ = ["train_app"]
 
@@ -35,20 +36,22 @@ def scenes(
     count: Annotated[int, typer.Option(min=1, max=400, help="How many pairs.")] = 24,
     first: Annotated[int, typer.Option(min=0, help="Number of the first pair.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Which scenes.")] = 0,
+    replace: Replace = False,
 ) -> Outcome:
     """Show pairs of generated images as the training of the embedding sees them.
 
     Writes one picture: the moving image of each pair beside the fixed one. The same seed and number give the same
     pair, also in a training.
     """
-    from roireg.core.files import check_file
+    from roireg.core.files import check_file, mark_written
     from roireg.io import write_image
     from roireg.train.scenes import SceneSource
     from roireg.train.sheets import sheet
 
-    check_file(out)
+    check_file(out, replace=replace)
     source = SceneSource(3 if volume else 2, 64 if volume else 128, seed=seed)
     write_image(out, sheet([source[number] for number in range(first, first + count)]))
+    mark_written(out)
     session.say(f"{count} pairs of seed {seed} in {out}")
     return Outcome({"out": out, "count": count, "seed": seed})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -22,7 +23,15 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from roireg.core.errors import InputError, OptionalDependencyError
 
-__all__ = ["BatchSource", "Task", "TrainSettings", "TrainingStopped", "train"]
+__all__ = [
+    "BatchSource",
+    "Task",
+    "TrainSettings",
+    "TrainingStopped",
+    "processor_minutes",
+    "train",
+    "trained_weights",
+]
 
 LAST = "last.ckpt"
 
@@ -143,6 +152,7 @@ def _module(task: Task, settings: TrainSettings, folder: Path) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.task = task
+            self.spent, self.started = 0.0, time.process_time()
 
         def configure_optimizers(self) -> Any:
             return torch.optim.AdamW(
@@ -178,6 +188,10 @@ def _module(task: Task, settings: TrainSettings, folder: Path) -> Any:
 
         def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
             checkpoint["settings"] = settings.model_dump()
+            checkpoint["processor_seconds"] = self.spent + time.process_time() - self.started
+
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.spent = checkpoint["processor_seconds"]
 
     return Module()
 
@@ -260,3 +274,9 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
     """Return the weights of the network of a task from its checkpoint."""
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
     return {k.removeprefix("task.network."): v for k, v in state.items() if k.startswith("task.network.")}
+
+
+def processor_minutes(checkpoint: Path) -> float:
+    """Return how long the first process of a run has computed, over all its parts."""
+    seconds = torch.load(checkpoint, weights_only=True, map_location="cpu")["processor_seconds"]
+    return round(float(seconds) / 60, 1)
