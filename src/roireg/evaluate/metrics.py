@@ -61,6 +61,8 @@ CATALOGUE: dict[str, tuple[str, str, str]] = {
     "inverse_consistency_mean": ("There-and-back error, mean", "mm", "lower"),
     "inverse_consistency_p99": ("There-and-back error, 99th percentile", "mm", "lower"),
     "inverse_consistency_max": ("There-and-back error, largest", "mm", "lower"),
+    "probability_right": ("Probability that the result is right", "", "higher"),
+    "right_within": ("Right means a mean error below", "mm", ""),
     "pair_agreement": ("Region pairs that end up together (share)", "", "higher"),
     "ncc": ("Correlation of intensities (NCC)", "", "higher"),
     "lncc2": ("Local squared correlation (LNCC²)", "", "higher"),

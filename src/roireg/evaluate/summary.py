@@ -14,6 +14,8 @@ from roireg.evaluate.palette import BLUE, GREEN, NEUTRAL, VERMILION
 __all__ = ["key_metrics", "metric_of", "number", "summary_html"]
 
 KEY = (
+    "probability_right",
+    "right_within",
     "dice_mean",
     "hd95_mean",
     "assd_mean",

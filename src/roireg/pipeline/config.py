@@ -102,7 +102,13 @@ class VerdictConfig(_Section):
     inverse_uncertain: float = Field(
         1.0, ge=0, description="99th percentile of the inverse error, voxels of the coarsest axis"
     )
-    least_similarity: float = Field(0.4, description="local correlation below which the images do not really agree")
+    probability: bool = Field(True, description="say how probable it is that the result is right (a search, seconds)")
+    probability_uncertain: float = Field(
+        0.5, ge=0, le=1, description="probability of a right result below which it is to be checked"
+    )
+    probability_failed: float = Field(
+        0.1, ge=0, le=1, description="probability of a right result below which it is not to be used"
+    )
     least_agreement: float = Field(0.3, ge=0, le=1, description="share of region pairs that must end up together")
     rival_margin: float = Field(
         0.02,
@@ -365,7 +371,7 @@ def _promptreg() -> Config:
 QUICK_FIT = Velocity(levels=2, max_voxels=20_000, iterations=(40, 30))
 """A coarse deformation, enough to say where things are to be expected."""
 
-QUICK = Config(stages=(Search(), QUICK_FIT))
+QUICK = Config(stages=(Search(), QUICK_FIT), verdict=VerdictConfig(probability=False))
 """The registration that guides prompts: the global start of the default preset and a coarse deformation."""
 
 

@@ -274,7 +274,9 @@ class Run:
                 timings=self.clock.seconds,
                 provenance=self.provenance(name, problem.trace),
             )
-            result = judge(result, problem.trace, fixed_mask=self.given.fixed_mask).doubted(self.doubts)
+            search = problem.search if self.settings.verdict.probability else None
+            result = judge(result, problem.trace, search=search, fixed_mask=self.given.fixed_mask)
+            result = result.doubted(self.doubts)
         self.clock.seconds["total"] = sum(self.clock.seconds.values())
         return result
 

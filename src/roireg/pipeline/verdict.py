@@ -8,7 +8,6 @@ import numpy as np
 
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from roireg.core.transforms import Affine
 from roireg.core.warp import halved_grid, resample, warp
 from roireg.evaluate import (
     centroid_errors,
@@ -20,23 +19,28 @@ from roireg.evaluate import (
 )
 from roireg.fit import Trace
 from roireg.fit.level import level_spacings
+from roireg.fit.search import GlobalSearch
 from roireg.pipeline.registration import Registration
+from roireg.pipeline.trust import calibration
 
 __all__ = ["judge"]
-
-BETTER = 1.5
-"""How many times better structure must support another position for it to be a doubt."""
 
 JUDGED_VOXELS = 1_000_000
 """Folding and similarity are measured on at most so many voxels over the fixed image."""
 
 
-def judge(result: Registration, trace: Trace, *, fixed_mask: Image | None = None) -> Registration:
+def judge(
+    result: Registration, trace: Trace, *, search: GlobalSearch | None = None, fixed_mask: Image | None = None
+) -> Registration:
     """Return the result with metrics, verdict and reasons.
 
-    failed: heavy folding; or the images agree less than before. uncertain: some folding, a deformation stronger than
-    the differences between bodies, an inverse that does not invert, regions that do not end up together, little
-    agreement, or another start that explains the images as well.
+    failed: heavy folding; the images agree less than before; or it is improbable that the result is right. uncertain:
+    some folding, a deformation stronger than the differences between bodies, an inverse that does not invert, regions
+    that do not end up together, a probability that is not high, or another start that explains the images as well.
+
+    Parameters
+    ----------
+    search : between the two images; None judges without a probability.
     """
     rules = result.config.verdict
     grid = _judged_grid(result.fixed.grid)
@@ -76,28 +80,24 @@ def judge(result: Registration, trace: Trace, *, fixed_mask: Image | None = None
     p99 = consistency["inverse_consistency_p99"]
     if after is not None and not p99 <= rules.inverse_uncertain * voxel:
         doubts.append(f"the inverse misses by {p99:.2g} {result.fixed.unit} at the worst 1 % of points")
-    if after is not None and after["lncc2"] < rules.least_similarity:
-        doubts.append(f"the images agree little after registration (local correlation {after['lncc2']:.2f})")
+    if search is not None and after is not None:
+        trust = calibration().trust(search, result.transform, result.affine)
+        metrics["probability_right"] = metric("probability_right", trust.probability)
+        metrics["right_within"] = metric("right_within", trust.within, unit=result.fixed.unit)
+        result = replace(result, provenance={**result.provenance, "evidence": trust.evidence})
+        said = f"that the mean error is below {trust.within:.2g} {result.fixed.unit} has a probability of only"
+        if trust.probability < rules.probability_failed:
+            failed.append(f"{said} {trust.probability:.0%}")
+        elif trust.probability < rules.probability_uncertain:
+            doubts.append(f"{said} {trust.probability:.0%}")
     if agreement is not None and agreement < rules.least_agreement:
         doubts.append(f"only {agreement:.0%} of the region pairs end up together")
     rivals = [loss for _, loss in trace.rivals if loss <= (1 + rules.rival_margin) * trace.loss]
-    if rivals or _better_elsewhere(result, trace):
+    if rivals:
         doubts.append("a start elsewhere explains the images about as well; check the global position")
     doubts += trace.notes
     verdict = "failed" if failed else "uncertain" if doubts else "ok"
     return replace(result, metrics=metrics, verdict=verdict, reasons=tuple(failed + doubts))
-
-
-def _better_elsewhere(result: Registration, trace: Trace) -> bool:
-    """Tell whether the exhaustive search knows a position that structure supports clearly better."""
-    search = trace.search
-    if search is None or trace.source == "global search" or not search.candidates:
-        return False
-    best = search.candidates[0].score
-    return (
-        best > BETTER * search.score_of(result.affine).score
-        and best > BETTER * search.score_of(Affine.identity(result.fixed.ndim)).score
-    )
 
 
 def _judged_grid(grid: Grid) -> Grid:
