@@ -35,7 +35,18 @@ from roireg.pipeline.trust import Calibration, evidence
 from roireg_bench.cases import Case, CaseFolder
 from roireg_bench.scoring import read_truth
 
-__all__ = ["EVIDENCE", "WITHIN", "Judged", "area_under_roc", "fit", "judged_pair", "left_out", "plot", "read", "write"]
+__all__ = [
+    "EVIDENCE",
+    "WITHIN",
+    "Judged",
+    "area_under_roc",
+    "fit",
+    "judged_pair",
+    "left_out",
+    "plot",
+    "read",
+    "write",
+]
 
 Array = NDArray[np.float64]
 
@@ -206,7 +217,9 @@ def plot(rows: Sequence[Judged], probability: Array) -> Figure:
             share, n = truth[inside].mean(), int(inside.sum())
             spread = float(np.sqrt(max(share * (1 - share), 0.25 / n) / n))
             left.errorbar(probability[inside].mean(), share, spread, fmt="o", color=VERMILION, capsize=2)
-            left.annotate(f"{n}", (probability[inside].mean(), share), (5, -10), textcoords="offset points", fontsize=8)
+            left.annotate(
+                f"{n}", (probability[inside].mean(), share), (5, -10), textcoords="offset points", fontsize=8
+            )
     left.set(xlabel="probability said", ylabel="share that is right", xlim=(0, 1), ylim=(-0.03, 1.03))
     for name, part, colour in (("like modalities", ~unlike, BLUE), ("unlike modalities", unlike, VERMILION)):
         if not part.any():
@@ -293,4 +306,3 @@ def conclude(rows: Sequence[Judged], out: Path) -> tuple[Calibration, dict[str, 
     with atomic_path(out / "calibration.png") as temporary:
         plot(rows, probability).savefig(temporary, format="png")
     return model, figures
-

@@ -168,6 +168,35 @@ def page(
 
 @command(
     bench_app,
+    "calibrate",
+    example="""
+    roireg bench calibrate data -o out/calibrate
+    roireg bench calibrate data --filter "hippocampus,acdc_*" --limit 4
+""",
+)
+def calibrate(
+    session: Session,
+    data: Annotated[Path, typer.Argument(help="A case set (a folder with pairs.json) or a folder of case sets.")],
+    *,
+    choose: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="GLOBS", help="Only these, comma-separated: SET or SET/PAIR, with * and ?."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs of every set.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("out/calibrate"),
+) -> Outcome:
+    """Fit the probability of the verdict to results and to generated misregistrations.
+
+    Writes into OUT: results.csv (one row per result; a second call goes on where it stopped), calibration.json (the
+    model, as the package ships it) and calibration.png (reliability and ROC on sets that were left out of the fit).
+    """
+    from roireg_bench.commands import calibrate as work
+
+    return work(session, data, patterns=_names(choose), limit=limit, out=out)
+
+
+@command(
+    bench_app,
     "prompts",
     example="""
     roireg bench prompts data -o out/prompts

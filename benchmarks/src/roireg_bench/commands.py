@@ -27,6 +27,7 @@ from roireg.core.files import check_file, check_folder
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.io import atomic_path
 from roireg_bench.adapters import write_set
+from roireg_bench.calibrate import calibrate as calibrated
 from roireg_bench.cases import CaseFolder, choose_cases, find_folders
 from roireg_bench.checks import check_folders
 from roireg_bench.methods import METHODS, make_method
@@ -47,7 +48,7 @@ from roireg_bench.studies.work import read_rows as read_study
 from roireg_bench.studies.work import write_rows as write_rows_of_study
 from roireg_bench.table import Table, markdown, summary_tables
 
-__all__ = ["BenchJob", "adapt", "check", "page", "prompts", "run", "speed", "study"]
+__all__ = ["BenchJob", "adapt", "calibrate", "check", "page", "prompts", "run", "speed", "study"]
 
 RESULTS = "results.csv"
 
@@ -149,6 +150,26 @@ def adapt(session: Session, layout: str, source: Path, out: Path, *, absolute: b
     count = len(folder.content.pairs)
     session.say(f"{escape(str(out / 'pairs.json'))}: {count} pairs; check them with `roireg bench check`")
     return Outcome({"set": folder.content.name, "pairs": count, "file": out / "pairs.json"})
+
+
+def calibrate(
+    session: Session, data: Path, *, patterns: Sequence[str] | None, limit: int | None, out: Path
+) -> Outcome:
+    """Fit the probability of the verdict and write model and figures; see the command's help."""
+    folders = find_folders(data)
+    if patterns:
+        folders = choose_cases(folders, patterns)
+    check_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    cases = [(folder, case) for folder in folders for case in folder.content.pairs[:limit]]
+    model, figures = calibrated(cases, out, lambda text: session.say(escape(text)))
+    for name, value in figures.items():
+        session.say(f"{escape(name)}: {value:.3f}")
+    files = [out / name for name in ("results.csv", "calibration.json", "calibration.png")]
+    session.say("written: " + ", ".join(escape(str(file)) for file in files))
+    return Outcome(
+        {"figures": figures, "weights": dict(zip(model.names, model.weights, strict=True)), "files": files}
+    )
 
 
 def prompts(
