@@ -28,6 +28,7 @@ from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.models import registry
 from roireg.pipeline import PRESETS, Config, registration
 from roireg.segment.base import _SEGMENTERS
+from roireg.serve import session as viewer_session
 from roireg.synth import SyntheticPair, as_raster, make_pair
 from roireg.train.configs import read_config
 from roireg.train.embedding import EmbeddingConfig
@@ -107,6 +108,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return pages[0]
 
     monkeypatch.setattr(registration, "render_report", first_report)
+    monkeypatch.setattr(viewer_session, "QUICK", Config(stages=(RegionAffine(),)))
     for name, make in list(PRESETS.items()):
         monkeypatch.setitem(PRESETS, name, partial(_quickened, make))
 
@@ -153,9 +155,20 @@ def check_training(arguments: list[str]) -> None:
     read_config(context.params["config"], EmbeddingConfig)
 
 
+def check_served(arguments: list[str]) -> None:
+    """Parse a command that runs until it is stopped, and check its files."""
+    command = typer.main.get_command(app).commands[arguments[0]]
+    context = command.make_context(arguments[0], list(arguments[1:]))
+    images = [context.params.get(name) for name in ("fixed", "moving")]
+    assert all(place is None or Path(place).exists() for place in images)
+
+
 def run_roireg(arguments: list[str], output: Path | None) -> None:
     if arguments[:2] == ["train", "embedding"]:
         check_training(arguments[1:])
+        return
+    if arguments[0] in ("view", "serve"):
+        check_served(arguments)
         return
     if arguments[0] == "bench":
         check_bench(arguments[1:])

@@ -4,7 +4,7 @@ import { sliceOf, thinned, worldOf, toPixel } from "./geometry";
 import { actionOf, BINDINGS, nameOf } from "./keys";
 import { Panel } from "./panel";
 import { Tiles } from "./tiles";
-import { COMPARES, freshUi, nextOf, TOOLS } from "./ui";
+import { COMPARES, freshUi, nextOf, OUTLINES, TOOLS } from "./ui";
 import type { Cursor, Tool } from "./ui";
 import { otherSide } from "./types";
 import type { Line, Outlines, SessionInfo, Side, Status, Vec } from "./types";
@@ -349,7 +349,7 @@ export class App implements Stage {
       grid: () => this.set(() => (ui.grid = !ui.grid)),
       jacobian: () => this.set(() => (ui.jacobian = !ui.jacobian)),
       doubt: () => this.set(() => (ui.doubt = !ui.doubt)),
-      outlines: () => this.set(() => (ui.outlines = !ui.outlines)),
+      outlines: () => this.set(() => (ui.outlines = nextOf(OUTLINES, ui.outlines))),
       plane: () => this.nextPlane(),
       otherPane: () => this.otherPane(),
       whole: () => this.all((v) => v.fitView()),
@@ -705,7 +705,7 @@ export class App implements Stage {
         toggle("grid", "Grid", ui.grid, "Deformed grid (G)", !linked),
         toggle("jacobian", "det J", ui.jacobian, "Change of size (D): orange grows, blue shrinks, yellow folds", !linked),
         toggle("doubt", "Uncertainty", ui.doubt, "Where counterparts are less certain (U)", !linked),
-        toggle("outlines", "Outlines", ui.outlines, "Outlines of pairs (H)"),
+        h("button", { "data-key": "outlines", title: "Outlines: the best proposals, all, or none (H)", click: () => this.act("outlines") }, `Outlines: ${ui.outlines}`),
       ),
     );
     if (focus) this.toolbar.querySelector<HTMLElement>(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });

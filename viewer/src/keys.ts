@@ -39,7 +39,7 @@ export const BINDINGS: Binding[] = [
   { keys: ["G"], does: "deformed grid", group: "Looking", action: "grid" },
   { keys: ["D"], does: "change of size (det J)", group: "Looking", action: "jacobian" },
   { keys: ["U"], does: "uncertainty", group: "Looking", action: "doubt" },
-  { keys: ["H"], does: "outlines", group: "Looking", action: "outlines" },
+  { keys: ["H"], does: "outlines: best, all, none", group: "Looking", action: "outlines" },
   { keys: ["X"], does: "next plane of a volume", group: "Looking", action: "plane" },
   { keys: ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"], does: "move the cursor (Shift: ten pixels)", group: "Moving", action: "arrow" },
   { keys: ["PageUp", "PageDown"], does: "slice before, next slice", group: "Moving", action: "slice" },

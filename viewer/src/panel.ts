@@ -146,7 +146,7 @@ export class Panel {
       ),
       h("button", { class: "mini", "data-key": `ok${p.id}`, title: "Accept (A)", "aria-label": `accept pair ${p.id}`, "aria-pressed": p.status === "accepted", click: set("accepted") }, "✓"),
       h("button", { class: "mini", "data-key": `no${p.id}`, title: "Reject (R)", "aria-label": `reject pair ${p.id}`, "aria-pressed": p.status === "rejected", click: set("rejected") }, "✗"),
-      h("button", { class: "mini", "data-key": `del${p.id}`, title: "Delete", "aria-label": `delete pair ${p.id}`, click: () => void this.app.deletePair(p.id) }, "🗑"),
+      h("button", { class: "mini", "data-key": `del${p.id}`, title: "Delete", "aria-label": `delete pair ${p.id}`, click: () => void this.app.deletePair(p.id) }, "⌫"),
     );
   }
 
@@ -232,7 +232,7 @@ export class Panel {
           h("span", { class: "grow" }, missing ?? "in both"),
           h("span", { class: "confidence" }, m.error === null ? "" : `${number(m.error)} ${state.unit}`),
         ),
-        h("button", { class: "mini", "data-key": `delmark${m.id}`, "aria-label": `delete landmark ${m.name}`, click: () => void this.app.deleteLandmark(m.id) }, "🗑"),
+        h("button", { class: "mini", "data-key": `delmark${m.id}`, "aria-label": `delete landmark ${m.name}`, click: () => void this.app.deleteLandmark(m.id) }, "⌫"),
       );
     });
     return [

@@ -6,6 +6,12 @@ export type Tool = (typeof TOOLS)[number];
 export const COMPARES = ["off", "curtain", "before-after", "fusion", "checker"] as const;
 export type Compare = (typeof COMPARES)[number];
 
+export const OUTLINES = ["best", "all", "none"] as const;
+export type OutlineMode = (typeof OUTLINES)[number];
+
+/** How many proposals are drawn besides the pairs that were kept, the most confident ones. */
+export const DRAWN = 12;
+
 /** What this window shows and how; nothing of it is known to the server. */
 export interface Ui {
   tool: Tool;
@@ -16,7 +22,7 @@ export interface Ui {
   grid: boolean;
   jacobian: boolean;
   doubt: boolean;
-  outlines: boolean;
+  outlines: OutlineMode;
   rejected: boolean;
   brush: number;
   selected: number | null;
@@ -33,7 +39,7 @@ export function freshUi(): Ui {
     grid: false,
     jacobian: false,
     doubt: false,
-    outlines: true,
+    outlines: "best",
     rejected: false,
     brush: 12,
     selected: null,

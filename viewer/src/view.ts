@@ -2,6 +2,7 @@ import { clamp, fitted, levelFor, pixelOf, sliceOf, tilesFor, toPixel, toScreen,
 import type { Point, Viewport } from "./geometry";
 import type { Tiles } from "./tiles";
 import type { Layer, Line, Outlines, PlaneInfo, PromptInfo, SessionInfo, Side, Vec } from "./types";
+import { DRAWN } from "./ui";
 import type { Cursor, Ui } from "./ui";
 
 /** What a view asks of the page around it. */
@@ -408,7 +409,7 @@ export class PlaneView {
       if (lines) this.path(context, lines, () => stroke(context, "#ffc233", 1, [], 0.9));
     }
     const outlines = this.stage.outlines(this.side, this.plane.name, this.slice);
-    if (outlines && ui.outlines) this.regions(context, outlines, state);
+    if (outlines && ui.outlines !== "none") this.regions(context, outlines, state);
     if (outlines?.proposal) {
       this.path(context, outlines.proposal, () => {
         context.fillStyle = "rgba(255,255,255,0.16)";
@@ -452,9 +453,11 @@ export class PlaneView {
   private regions(context: CanvasRenderingContext2D, outlines: Outlines, state: SessionInfo): void {
     const { ui } = this.stage;
     const byId = new Map(state.pairs.map((p) => [p.id, p]));
+    const proposed = state.pairs.filter((p) => p.status === "proposed").sort((a, b) => b.confidence - a.confidence);
+    const hidden = new Set(ui.outlines === "best" ? proposed.slice(DRAWN).map((p) => p.id) : []);
     for (const { id, lines } of outlines.pairs) {
       const pair = byId.get(id);
-      if (!pair || (pair.status === "rejected" && !ui.rejected && ui.selected !== id)) continue;
+      if (!pair || (hidden.has(id) && ui.selected !== id) || (pair.status === "rejected" && !ui.rejected && ui.selected !== id)) continue;
       const selected = ui.selected === id;
       const dash = pair.status === "accepted" ? [] : pair.status === "rejected" ? [1.5, 4] : [5, 3];
       this.path(context, lines, () => {

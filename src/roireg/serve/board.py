@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from roireg.core.image import Image
 from roireg.core.masks import iou
 from roireg.core.rois import STATUSES, Prompt, ROIPair, ROIPairs, ROISet
 from roireg.evaluate.outlines import outlines
-from roireg.evaluate.planes import Plane, sample_plane
+from roireg.evaluate.planes import Plane, display_planes
+from roireg.serve.pictures import hung
 
 __all__ = ["Board", "BoardPair", "History", "Landmark", "region_grid"]
 
@@ -264,27 +266,22 @@ def _box_of(grid: Grid, points: NDArray[np.float64], reach: float) -> tuple[slic
 
 
 def outline_on(region: ROISet, plane: Plane) -> list[list[list[float]]]:
-    """Return the outlines of a region on a plane, each a list of (column, row) in pixels of the plane."""
-    grid = plane.native
-    shape = [min(n, m) for n, m in zip(grid.shape[-2:], (1024, 1024), strict=True)]
-    coarse = grid.with_shape((*grid.shape[:-2], *shape))
-    if not _reaches(region, grid):
+    """Return the outlines of a region on a plane, each a list of (column, row) in pixels of the plane.
+
+    They are those of the slice of the region's own grid that is nearest to the plane.
+    """
+    native, own = plane.native, _own_plane(region.grid, plane.name, tuple(plane.native.center))
+    mask = hung(region.masks, region.grid, own)[0].numpy()
+    if not mask.any():
         return []
-    mask = sample_plane(region.masks.view(torch.uint8), region.grid, coarse, mode="nearest")[0]
-    scale = np.array([grid.shape[-1] / shape[1], grid.shape[-2] / shape[0]])
-    lines = outlines(mask)
-    return [np.round((line + 0.5) * scale - 0.5, 2).tolist() for line in lines]
+    scale = np.array([native.shape[-1] / mask.shape[1], native.shape[-2] / mask.shape[0]])
+    return [np.round((line + 0.5) * scale - 0.5, 2).tolist() for line in outlines(mask)]
 
 
-def _reaches(region: ROISet, plane: Grid) -> bool:
-    """Tell whether a region of a volume comes near a plane."""
-    if plane.ndim == 2:
-        return True
-    normal = np.cross(plane.affine[:3, 1], plane.affine[:3, 2])
-    normal /= np.linalg.norm(normal)
-    spread = float(np.sqrt(normal @ region.covariances[0] @ normal))
-    half = 4 * spread + float(region.grid.spacing.max()) + float(plane.spacing[0])
-    return abs(float((region.centroids[0] - plane.origin) @ normal)) <= half
+@lru_cache(maxsize=64)
+def _own_plane(grid: Grid, name: str, point: tuple[float, ...]) -> Grid:
+    """Return the plane of a name of a grid over the same box as an image, through a point."""
+    return next(p.native for p in display_planes(grid, point) if p.name == name)
 
 
 # -- undo -----------------------------------------------------------------------------------------

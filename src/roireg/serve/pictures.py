@@ -23,7 +23,7 @@ from roireg.evaluate.palette import FOLDED
 from roireg.evaluate.planes import Plane, display_planes, sample_plane
 from roireg.evaluate.plots import intensity_window
 
-__all__ = ["TILE", "ShownImage", "doubt_tile", "jacobian_tile", "plane_document", "tile_grid", "warped_tile"]
+__all__ = ["TILE", "ShownImage", "doubt_tile", "hung", "jacobian_tile", "plane_document", "tile_grid", "warped_tile"]
 
 TILE = 512
 """Pixels along the side of a tile."""
@@ -91,8 +91,8 @@ class ShownImage:
         """Return one tile of the image as it lies, a PNG; gray or RGB."""
         box = _tile_box(plane, min(level, len(self.levels) - 1), column, row)
         values, grid = self.levels[min(level, len(self.levels) - 1)]
-        hung = _hung(values, grid, _at_level(plane.native, grid) if plane.native.ndim == 2 else plane.native)
-        part = hung[:, box[0], box[1]].float().numpy()
+        view = hung(values, grid, _at_level(plane.native, grid) if plane.native.ndim == 2 else plane.native)
+        part = view[:, box[0], box[1]].float().numpy()
         return png(_bytes_of(part, window or self.window))
 
 
@@ -216,7 +216,7 @@ def _tile_box(plane: Plane, level: int, column: int, row: int) -> tuple[slice, s
     )
 
 
-def _hung(values: Tensor, grid: Grid, plane: Grid) -> Tensor:
+def hung(values: Tensor, grid: Grid, plane: Grid) -> Tensor:
     """Return (channel, rows, columns) values of a plane along the storage axes, without copying."""
     step = np.rint(np.linalg.inv(grid.affine[:-1, :-1]) @ plane.affine[:-1, :-1]).astype(int)
     corner = np.rint(grid.index_from_world(plane.origin)).astype(int)
