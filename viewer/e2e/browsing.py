@@ -129,7 +129,7 @@ class Window:
 
     def fitted(self, kind: str, *, seconds: float = 400) -> dict[str, Any]:
         """Wait until a fit of a kind is done; return what is known of it."""
-        self.until(f"(window.roireg.state().fitting.fit || {{}}).kind === '{kind}'", seconds=seconds)
+        self.until(f"window.roireg && (window.roireg.state().fitting.fit || {{}}).kind === '{kind}'", seconds=seconds)
         return self.state["fitting"]["fit"]
 
     def close(self) -> None:

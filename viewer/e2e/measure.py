@@ -144,9 +144,8 @@ def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:] or [*CASES, "clicks"]
     with chromium() as browser:
         for name in names:
-            rows = (
-                many_clicks(folder / "flat", browser) if name == "clicks" else [measure(name, folder / name, browser)]
-            )
+            place = folder / ("flat" if name == "clicks" else name)
+            rows = many_clicks(place, browser) if name == "clicks" else [measure(name, place, browser)]
             for row in rows:
                 print(
                     "; ".join(f"{k}: {v if isinstance(v, str) else f'{v:.4g}'}" for k, v in row.items()), flush=True

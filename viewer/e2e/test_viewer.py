@@ -197,7 +197,7 @@ def test_everything_can_be_done_by_keys(flat: Window) -> None:
     width = flat.value("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")
     assert width >= 2
     unnamed = """[...document.querySelectorAll('button, select, input, canvas')].filter(e => e.offsetParent &&
-        !(e.getAttribute('aria-label') || e.innerText || e.title || e.closest('label')))
+        !(e.getAttribute('aria-label') || e.textContent || e.title || e.closest('label')))
         .map(e => e.outerHTML)"""
     assert flat.value(unnamed) == []
 
@@ -301,6 +301,11 @@ def test_a_killed_server_is_told_and_loses_nothing(
                 return process, line.split()[1]
         raise AssertionError("the server said no address")
 
+    def end(process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
     process, address = start()
     try:
         window = Window(browser, address)
@@ -309,8 +314,7 @@ def test_a_killed_server_is_told_and_loses_nothing(
         window.page.keyboard.press("Enter")
         window.until("window.roireg.state().pairs.length === 1")
         window.page.wait_for_timeout(4000)
-        process.kill()
-        process.wait()
+        end(process)
         window.until("!document.querySelector('.banner').hidden")
         assert "what you decided is kept" in window.page.inner_text(".banner")
         window.close()
@@ -323,4 +327,4 @@ def test_a_killed_server_is_told_and_loses_nothing(
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) in (143, -signal.SIGTERM, 0)
     finally:
-        process.kill()
+        end(process)
