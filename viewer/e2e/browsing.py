@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+
+from roireg.fit import RegionAffine, Velocity
+from roireg.pipeline import Config
+from roireg.serve import fitting, session
 
 FLAGS = [
     "--headless",
@@ -36,6 +41,21 @@ def missing() -> str | None:
     except ModuleNotFoundError:
         return "the viewer is driven by playwright, which is not installed"
     return None
+
+
+MOTION = {"max_displacement_mm": 8, "rotation_deg": 1, "translation_mm": 8, "scale": 0.01, "noise": 2}
+"""Of pairs that need no search for far starts."""
+
+
+@contextmanager
+def without_search() -> Iterator[None]:
+    """Register without a search for far starts, in this process: what is shown is the viewer."""
+    settings = Config(stages=(RegionAffine(), Velocity(levels=2, max_voxels=20_000, checked=False)))
+    with (
+        mock.patch.object(session, "QUICK", settings),
+        mock.patch.object(fitting, "with_settings", lambda _: settings),
+    ):
+        yield
 
 
 @contextmanager

@@ -11,25 +11,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from browsing import chromium, missing
+from browsing import MOTION, chromium, missing, without_search
 
-from roireg.fit import RegionAffine, Velocity
 from roireg.io import write_image
-from roireg.pipeline import Config
-from roireg.serve import fitting, session
 from roireg.synth import SyntheticPair, as_raster, make_pair
-
-MOTION = {"max_displacement_mm": 8, "rotation_deg": 1, "translation_mm": 8, "scale": 0.01, "noise": 2}
-QUICKLY = Velocity(levels=2, max_voxels=20_000, iterations=(30, 20), checked=False)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def moderate() -> Iterator[None]:
     """Registrations without a search for far starts, which these pairs do not need: the viewer is tested here."""
-    settings = Config(stages=(RegionAffine(), QUICKLY))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "QUICK", settings)
-        patch.setattr(fitting, "with_settings", lambda job: settings)
+    with without_search():
         yield
 
 

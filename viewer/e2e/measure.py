@@ -1,6 +1,7 @@
 """Times and memory of the viewer in a headless browser, on generated pairs: ``python viewer/e2e/measure.py FOLDER``.
 
-Prints a table; FOLDER keeps the images. Name cases after it to measure some alone: flat, volume, large, clicks.
+Prints a table; FOLDER keeps the images. Name cases after it to measure some alone: flat, volume, large, clicks. With
+`loose` before them clicks are measured while the first alignment is still being found, and nothing is registered.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def places(pair: SyntheticPair, count: int) -> np.ndarray:
     return pair.fixed.grid.world_from_index(inside[rng.integers(len(inside), size=count)])
 
 
-def measure(name: str, folder: Path, browser: Any) -> dict[str, Any]:
+def measure(name: str, folder: Path, browser: Any, *, loose: bool) -> dict[str, Any]:
     title, make, kind = CASES[name]
     pair = make()
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,38 +100,40 @@ def measure(name: str, folder: Path, browser: Any) -> dict[str, Any]:
         began = time.perf_counter()
         window.ready(linked=False, seconds=600)
         ready = time.perf_counter() - began
-        window.ready(seconds=900)
+        if not loose:
+            window.ready(seconds=900)
         linked = time.perf_counter() - began
         answers = [window.click("fixed", point) for point in places(pair, CLICKS)]
         clicks = window.value("window.roireg.times.click")[-CLICKS:]
-        good = next(p for p, a in zip(places(pair, CLICKS), answers, strict=True) if a["other"] is not None)
-        window.click("fixed", good)
-        window.page.keyboard.press("Enter")
-        fit = window.fitted("refit", seconds=300)
-        row = {
+        known = {
             "pair": title,
             "start s": started,
             "first picture s": first,
             "clicks answered after s": ready,
-            "linked after s": linked,
             "click median ms": float(np.median(clicks)),
             "click 95 % ms": float(np.percentile(clicks, 95)),
             "cursor median ms": float(np.median(window.value("window.roireg.times.map"))),
-            "refit s": fit["seconds"],
             "server MB": memory(process),
             "page MB": heap(window),
         }
+        if loose:
+            window.close()
+            return known
+        good = next(p for p, a in zip(places(pair, CLICKS), answers, strict=True) if a["other"] is not None)
+        window.click("fixed", good)
+        window.page.keyboard.press("Enter")
+        fit = window.fitted("refit", seconds=300)
         window.close()
-    return row
+    return {**known, "linked after s": linked, "refit s": fit["seconds"]}
 
 
-def many_clicks(folder: Path, browser: Any) -> list[dict[str, Any]]:
+def many_clicks(folder: Path, browser: Any, *, loose: bool) -> list[dict[str, Any]]:
     """Click 200 times into the small pair; return the memory on the way."""
     _, make, kind = CASES["flat"]
     pair = make()
     with served(folder, kind) as (process, address, _):
         window = Window(browser, address)
-        window.ready(seconds=600)
+        window.ready(linked=not loose, seconds=600)
         rows = []
         for k, point in enumerate(places(pair, MANY + 10)):
             window.click("fixed" if k % 2 else "moving", point)
@@ -141,11 +144,15 @@ def many_clicks(folder: Path, browser: Any) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    folder, names = Path(sys.argv[1]), sys.argv[2:] or [*CASES, "clicks"]
+    folder, loose = Path(sys.argv[1]), "loose" in sys.argv
+    names = [name for name in sys.argv[2:] if name != "loose"] or [*CASES, "clicks"]
     with chromium() as browser:
         for name in names:
             place = folder / ("flat" if name == "clicks" else name)
-            rows = many_clicks(place, browser) if name == "clicks" else [measure(name, place, browser)]
+            if name == "clicks":
+                rows = many_clicks(place, browser, loose=loose)
+            else:
+                rows = [measure(name, place, browser, loose=loose)]
             for row in rows:
                 print(
                     "; ".join(f"{k}: {v if isinstance(v, str) else f'{v:.4g}'}" for k, v in row.items()), flush=True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from browsing import Window, chromium
+from browsing import MOTION, Window, chromium, without_search
 
 from roireg.io import write_image
 from roireg.segment.prompts import inner_point
@@ -32,10 +32,10 @@ def shoot(window: Window, name: str) -> None:
 
 def main() -> None:
     pairs = {
-        ".png": as_raster(make_pair(2, shape=(288, 384))),
-        ".nii.gz": make_pair(3, shape=(64, 96, 128)),
+        ".png": as_raster(make_pair(2, shape=(192, 256), **MOTION)),
+        ".nii.gz": make_pair(3, shape=(40, 60, 80), **MOTION),
     }
-    with tempfile.TemporaryDirectory() as text, running(out=text) as server, chromium() as browser:
+    with tempfile.TemporaryDirectory() as text, without_search(), running(out=text) as server, chromium() as browser:
         folder = Path(text)
         addresses = {}
         for kind, pair in pairs.items():

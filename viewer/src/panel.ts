@@ -188,6 +188,7 @@ export class Panel {
       full: fit.current ? "full registration" : "full registration, before your last changes",
       stored: "stored result",
     };
+    const coarse = fit.kind === "guide" || fit.kind === "refit";
     const used = new Set<PlaceInfo>();
     const reasons = fit.reasons.map((reason) => {
       const place = fit.places.find((p) => p.topics.some((t) => reason.includes(t)));
@@ -200,7 +201,7 @@ export class Panel {
       return h("tr", {}, h("th", { scope: "row" }, m.label), h("td", {}, m.before === null ? "" : number(m.before)), h("td", {}, `${number(m.value)} ${m.unit}`));
     });
     return [
-      h("p", { class: `verdict ${fit.verdict}`, role: "status" }, h("b", {}, fit.verdict), ` ${VERDICTS[fit.verdict]}`),
+      h("p", { class: `verdict ${fit.verdict}`, role: "status" }, h("b", {}, fit.verdict), ` ${coarse && fit.verdict === "ok" ? "– so far" : VERDICTS[fit.verdict]}`),
       h("p", { class: "hint" }, kinds[fit.kind], "."),
       ...(reasons.length ? [h("ul", { class: "reasons" }, ...reasons)] : []),
       ...(rest.length
