@@ -49,5 +49,6 @@ def test_a_server_closes_cleanly_and_frees_its_port(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is taken"), running(port=port):
             pass
     assert not work.exists()
+    assert server.close(), "nothing is left running"
     with running(port=port, out=tmp_path) as again:
         assert again.port == port and again.token != server.token

@@ -144,7 +144,7 @@ def many_clicks(folder: Path, browser: Any, *, loose: bool) -> list[dict[str, An
 
 
 def main() -> None:
-    folder, loose = Path(sys.argv[1]), "loose" in sys.argv
+    folder, loose = Path(sys.argv[1]), "loose" in sys.argv[2:]
     names = [name for name in sys.argv[2:] if name != "loose"] or [*CASES, "clicks"]
     with chromium() as browser:
         for name in names:

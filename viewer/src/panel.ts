@@ -73,6 +73,7 @@ export class Panel {
     return [
       head,
       h("p", {}, "Counterpart found, confidence ", h("b", {}, percent(p.confidence)), "."),
+      state.linked ? null : h("p", { class: "bad" }, "The images are not aligned yet: check this answer, it may be elsewhere."),
       meter(p.confidence),
       scales,
       h(

@@ -232,6 +232,8 @@ def _sessions(api: APIRouter, hub: Hub, largest_upload: int) -> None:
         until = time.monotonic() + WAIT
         while session.version <= since and time.monotonic() < until and not hub.closing and not session.closed:
             await asyncio.sleep(0.03)
+        if hub.closing:
+            raise MissingError("the server is closing")
         return await asyncio.to_thread(session_document, session)
 
     @api.delete("/sessions/{name}", status_code=204)

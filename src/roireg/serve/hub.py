@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -161,12 +162,17 @@ class Hub:
             session.store.flush()
         session.close()
 
-    def end(self) -> None:
-        """Close everything and remove what was uploaded."""
+    def end(self, *, wait: float = 0.0) -> bool:
+        """Close everything and remove what was uploaded; return whether all work has ended after so many seconds."""
         self.closing = True
+        tasks = [task for session in self.sessions.values() for task in session.tasks]
         for name in list(self.sessions):
             self.close(name)
+        until = time.monotonic() + wait
+        for task in tasks:
+            task.join(max(0.0, until - time.monotonic()))
         shutil.rmtree(self.work, ignore_errors=True)
+        return not any(task.running for task in tasks)
 
 
 def take_labels(session: PairSession, fixed: Path, moving: Path) -> int:

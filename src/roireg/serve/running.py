@@ -80,13 +80,14 @@ class Server:
         while self._thread.is_alive():
             self._thread.join(0.5)
 
-    def close(self) -> None:
-        """Stop answering, stop what is computed, keep what was decided."""
+    def close(self) -> bool:
+        """Stop answering, stop what is computed, keep what was decided; return whether all of it has stopped."""
         self.hub.closing = True
         self._server.should_exit = True
         self._thread.join(CLOSING + 2)
-        self.hub.end()
+        ended = self.hub.end(wait=CLOSING)
         self._socket.close()
+        return ended and not self._thread.is_alive()
 
 
 @contextmanager

@@ -362,14 +362,18 @@ class PairSession:
         mapped, _ = self.map_points(np.array([m.fixed for m in marks], dtype=np.float64), "fixed")
         return {m.number: float(np.linalg.norm(p - np.asarray(m.moving))) for m, p in zip(marks, mapped, strict=True)}
 
+    @property
+    def tasks(self) -> list[Task]:
+        """What runs or ran in threads of its own."""
+        return [task for task in (self.preparing, self.fitting.task) if task is not None]
+
     # -- the end ----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop what is running; nothing more is computed."""
+        """Ask what is running to stop; nothing more is begun."""
         self.closed = True
-        for task in (self.preparing, self.fitting.task):
-            if task is not None:
-                task.stop()
+        for task in self.tasks:
+            task.stop()
         self.changed()
 
 
