@@ -8,10 +8,12 @@ import torch
 
 from roireg.core.pair import Pair
 from roireg.core.transforms import Affine
+from roireg.fit import Trace
 from roireg.fit.search import GlobalSearch, SearchOptions
 from roireg.pipeline import Config, register
 from roireg.pipeline.config import VerdictConfig
 from roireg.pipeline.trust import calibration, evidence
+from roireg.pipeline.verdict import judge
 from support import centred, painted, turned
 
 GRID = centred((96, 96))
@@ -73,3 +75,12 @@ def test_images_that_show_nothing_are_not_right():
     ]
     search = GlobalSearch(Pair(*noise, None, None), SearchOptions())
     assert calibration().trust(search, Affine.identity(2), Affine.identity(2)).probability < 0.3
+
+
+def test_a_note_is_a_doubt_where_the_position_is_not_sure(search):
+    fixed, moving = search.pair.fixed, search.pair.moving
+    for transform, doubted in ((TRUTH, False), (about_center(90), True)):
+        result = register(fixed, moving, init=transform, config=Config(stages=()))
+        judged = judge(result, Trace(notes=["a note"]), search=search)
+        assert ("a note" in judged.reasons) is doubted
+        assert ("notes" in judged.provenance) is not doubted

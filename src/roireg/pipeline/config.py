@@ -106,6 +106,9 @@ class VerdictConfig(_Section):
     probability_uncertain: float = Field(
         0.5, ge=0, le=1, description="probability of a right result below which it is to be checked"
     )
+    probability_sure: float = Field(
+        0.75, ge=0, le=1, description="probability from which a deformation that was left out is told, but no doubt"
+    )
     probability_failed: float = Field(
         0.1, ge=0, le=1, description="probability of a right result below which it is not to be used"
     )

@@ -80,11 +80,13 @@ def judge(
     p99 = consistency["inverse_consistency_p99"]
     if after is not None and not p99 <= rules.inverse_uncertain * voxel:
         doubts.append(f"the inverse misses by {p99:.2g} {result.fixed.unit} at the worst 1 % of points")
+    sure = False
     if search is not None and after is not None:
         trust = calibration().trust(search, result.transform, result.affine)
         metrics["probability_right"] = metric("probability_right", trust.probability)
         metrics["right_within"] = metric("right_within", trust.within, unit=result.fixed.unit)
         result = replace(result, provenance={**result.provenance, "evidence": trust.evidence})
+        sure = trust.probability >= rules.probability_sure
         said = f"that the mean error is below {trust.within:.2g} {result.fixed.unit} has a probability of only"
         if trust.probability < rules.probability_failed:
             failed.append(f"{said} {trust.probability:.0%}")
@@ -95,7 +97,10 @@ def judge(
     rivals = [loss for _, loss in trace.rivals if loss <= (1 + rules.rival_margin) * trace.loss]
     if rivals:
         doubts.append("a start elsewhere explains the images about as well; check the global position")
-    doubts += trace.notes
+    if trace.notes and sure:
+        result = replace(result, provenance={**result.provenance, "notes": list(trace.notes)})
+    else:
+        doubts += trace.notes
     verdict = "failed" if failed else "uncertain" if doubts else "ok"
     return replace(result, metrics=metrics, verdict=verdict, reasons=tuple(failed + doubts))
 
