@@ -20,6 +20,7 @@ COMMANDS = [
     "evaluate",
     "cohort",
     "bids",
+    "template",
     "report",
     "view",
     "serve",

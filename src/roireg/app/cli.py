@@ -25,7 +25,7 @@ from roireg.app.train import train_app
 from roireg.app.view import ServeOptions, ViewOptions
 from roireg.app.view import serve as serve_pairs
 from roireg.app.view import view as view_pair
-from roireg.cohort import BidsJob, CohortJob
+from roireg.cohort import BidsJob, CohortJob, TemplateJob
 from roireg.core.errors import InputError
 from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, MatchJob, PromptJob, RegisterJob, SegmentJob
 from roireg.jobs.files import check_input
@@ -293,6 +293,30 @@ def bids(session: Session, job: BidsJob) -> Outcome:
         result = job.run(progress)
     page = "group.html" if job.analysis == "group" else ""
     return say_cohort(session, result, strict=job.strict, page=page)
+
+
+@command(
+    app,
+    "template",
+    example="""
+    roireg template a.nii.gz b.nii.gz c.nii.gz -o template
+    roireg template subjects.csv -o template --jobs 4 --iterations 5
+""",
+)
+def template(session: Session, job: TemplateJob) -> Outcome:
+    """Build an unbiased template: the mean of images in shape and brightness, and their regions on it.
+
+    In every round all images are registered to the mean, and the next mean lies where they are on the average (mean
+    affine map and mean velocity). Writes into OUT: template.nii.gz, transforms/ID.h5 (template to image points) and
+    ID_inverse.h5, labels.nii.gz (label maps of a table, fused) or regions.nii.gz (regions that most images share),
+    volumes.tsv (their volume in every image, and how far it is trusted) and rounds/, from which the same command goes
+    on where it was stopped.
+    """
+    from roireg.app.cohort import far, say_template
+
+    with far(session) as progress:
+        result = job.run(progress)
+    return say_template(session, job, result)
 
 
 @command(

@@ -11,9 +11,9 @@ from typing import Any
 from rich.markup import escape
 
 from roireg.app.console import Outcome, Session
-from roireg.cohort import CohortResult
+from roireg.cohort import CohortResult, TemplateJob
 
-__all__ = ["EXIT_NOT_ALL", "far", "say_cohort"]
+__all__ = ["EXIT_NOT_ALL", "far", "say_cohort", "say_template"]
 
 EXIT_NOT_ALL = 3
 
@@ -56,3 +56,16 @@ def say_cohort(session: Session, result: CohortResult, *, strict: bool, page: st
     well = result.went_well(strict=strict)
     document = {"out": result.out, "counts": result.counts, "left": result.left, "pairs": result.pairs}
     return Outcome(document, 0 if well else EXIT_NOT_ALL)
+
+
+def say_template(session: Session, job: TemplateJob, result: CohortResult) -> Outcome:
+    """Print how far the mean moved from round to round, and where it is."""
+    from roireg.cohort.template_running import movement
+
+    outcome = say_cohort(session, result, strict=job.strict, page=f"rounds/{job.iterations}/index.html")
+    moved = movement(job.out, job.iterations)
+    session.say(f"the mean moved by {', '.join(f'{mm:.2f}' for mm in moved)} mm from round to round")
+    session.say(f"written: {escape(str(job.out / 'template.nii.gz'))}")
+    # A template without some of its images is one.
+    code = 0 if not result.left and not job.strict else outcome.exit_code
+    return Outcome({**outcome.document, "moved_mm": moved}, code)

@@ -5,5 +5,6 @@ Importing this package loads neither torch nor Dask; what runs loads what it nee
 
 from roireg.cohort.bids import BidsJob
 from roireg.cohort.cohort import CohortJob, CohortResult
+from roireg.cohort.template import TemplateJob
 
-__all__ = ["BidsJob", "CohortJob", "CohortResult"]
+__all__ = ["BidsJob", "CohortJob", "CohortResult", "TemplateJob"]

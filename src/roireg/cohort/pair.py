@@ -20,7 +20,7 @@ from roireg.io import atomic_path, read_image
 from roireg.jobs import JobResult, RegisterJob
 from roireg.pipeline.saved import load
 
-__all__ = ["job_of", "register_pair"]
+__all__ = ["job_of", "register_pair", "summary_of"]
 
 SIDE = 120
 """Longer side of each half of a small picture, pixels."""
@@ -39,7 +39,11 @@ def register_pair(*, options: Mapping[str, Any], thumbnail: str | None = None) -
     Verdict, reasons, metrics, seconds, stamp, and whether the result was kept.
     """
     job = job_of(options)
-    result = job.run()
+    return summary_of(job, job.run(), thumbnail)
+
+
+def summary_of(job: RegisterJob, result: JobResult, thumbnail: str | None) -> dict[str, Any]:
+    """Return what a cohort keeps of a result, and draw its small picture."""
     notes = list(result.document.get("notes", ()))
     if thumbnail is not None and not (result.resumed and Path(thumbnail).is_file()):
         try:

@@ -19,7 +19,7 @@ from roireg.core.words import INIT_WORDS
 from roireg.jobs import RegisterJob
 from roireg.jobs.files import parse_transform
 
-__all__ = ["Row", "all_pairs", "all_to", "named", "read_table", "safe_name"]
+__all__ = ["Row", "all_pairs", "all_to", "named", "read_lines", "read_table", "relative_to", "safe_name"]
 
 ASIDE = ("out", "resume", "strict", "cache", "max_memory", "device")
 """Fields of a registration that are those of the cohort, not of a row."""
@@ -53,7 +53,7 @@ def read_table(path: Path) -> list[Row]:
     InputError
         When it is no such table, naming row and column.
     """
-    lines = _lines(path)
+    lines = read_lines(path)
     if not lines:
         raise InputError(f"{path}: expected a table whose first line names its columns, found an empty file")
     header = [name.strip().lstrip("-").replace("-", "_") for name in lines[0]]
@@ -84,7 +84,14 @@ def read_table(path: Path) -> list[Row]:
     return named(drafts)
 
 
-def _lines(path: Path) -> list[list[str]]:
+def read_lines(path: Path) -> list[list[str]]:
+    """Return the cells of a table, line by line, empty lines left out: TSV by its name, else CSV.
+
+    Raises
+    ------
+    InputError
+        When it is no table.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -109,12 +116,12 @@ def _value(name: str, text: str, folder: Path, where: str) -> Any:
     kind = _kinds()[RENAMED.get(name, name)]
     kinds = get_args(kind) or (kind,)
     if Path in kinds:
-        return _below(folder, text)
+        return relative_to(folder, text)
     if list[str] in kinds:
         return text.split(";")
     if name == "init" and text not in INIT_WORDS:
         place = parse_transform(text)[2]
-        return text.removesuffix(str(place)) + str(_below(folder, str(place)))
+        return text.removesuffix(str(place)) + str(relative_to(folder, str(place)))
     try:
         if bool in kinds:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
@@ -128,7 +135,8 @@ def _value(name: str, text: str, folder: Path, where: str) -> Any:
     return text
 
 
-def _below(folder: Path, text: str) -> Path:
+def relative_to(folder: Path, text: str) -> Path:
+    """Return the path that a cell names, from the folder of its table."""
     path = Path(text).expanduser()
     return path if path.is_absolute() else folder / path
 
@@ -151,8 +159,12 @@ def all_pairs(files: Sequence[Path]) -> list[Row]:
     return named(("", {"fixed": a, "moving": b}) for a, b in combinations(files, 2))
 
 
-def named(drafts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Row]:
+def named(drafts: Iterable[tuple[str, Mapping[str, Any]]], *, onto: bool = True) -> list[Row]:
     """Return rows of (id or "", options): those without an id are called by their images.
+
+    Parameters
+    ----------
+    onto : whether the fixed image is part of the name.
 
     Raises
     ------
@@ -160,7 +172,7 @@ def named(drafts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Row]:
         When an id occurs twice, or cannot be the name of a folder.
     """
     drafts = list(drafts)
-    ids = [id or f"{_short(o['moving'])}_to_{_short(o['fixed'])}" for id, o in drafts]
+    ids = [id or _short(o["moving"]) + (f"_to_{_short(o['fixed'])}" if onto else "") for id, o in drafts]
     for (id, _), name in zip(drafts, ids, strict=True):
         if id and safe_name(id) != id:
             raise InputError(

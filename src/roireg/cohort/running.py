@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from roireg.cohort.book import Book
 from roireg.cohort.cohort import STATES, CohortResult, RowOptions
-from roireg.cohort.engines import EngineLost
+from roireg.cohort.engines import Engine, EngineLost
 from roireg.cohort.memory import expected_memory
 from roireg.cohort.process import Task
 from roireg.core.progress import Progress, ProgressEvent
@@ -17,12 +17,15 @@ from roireg.jobs import RegisterJob
 from roireg.jobs.job import plain
 from roireg.jobs.options import parse_size
 
-__all__ = ["run_rows"]
+__all__ = ["register_all", "run_rows"]
 
 STAGE = "registering"
 
 KEPT_SHARE = 0.02
 """What a pair whose result is kept takes of the time of one that is registered, for the time that is left."""
+
+
+PAIR = "roireg.cohort.pair:register_pair"
 
 
 def run_rows(
@@ -48,20 +51,39 @@ def run_rows(
     RoiregError
         When the engine cannot be started, or the summary cannot be written.
     """
+    memory = None if options.max_memory is None else parse_size(options.max_memory)
+    with options.engine(options.limits(memory), _notes(progress)) as engine:
+        return register_all(jobs, options, out, progress, engine, alone=alone, title=title)
+
+
+def register_all(
+    jobs: Sequence[tuple[str, RegisterJob]],
+    options: RowOptions,
+    out: Path,
+    progress: Progress,
+    engine: Engine,
+    *,
+    alone: str | None = None,
+    title: str | None = None,
+    function: str = PAIR,
+) -> CohortResult:
+    """Register pairs on an engine; see `run_rows`.
+
+    Parameters
+    ----------
+    function : what is done with a pair, with the arguments and the answer of `PAIR`.
+    """
     book = Book(out, jobs)
     chosen = [id for id, _ in jobs] if alone is None else [alone]
     if options.states is not None:
         chosen = [id for id in chosen if book.state(id) in options.states]
-    anew = options.states is not None
-    memory = None if options.max_memory is None else parse_size(options.max_memory)
     meter = _Meter(len(chosen), progress)
     left = ""
     try:
-        with options.engine(options.limits(memory), meter.note) as engine:
-            meter.say()
-            for task, ending in engine.run(_tasks(book, chosen, anew)):
-                entry = book.enter(task.key, ending)
-                meter.count(task.key, entry["state"], entry.get("cause", ""), kept=bool(entry.get("kept")))
+        meter.say()
+        for task, ending in engine.run(_tasks(book, chosen, function, anew=options.states is not None)):
+            entry = book.enter(task.key, ending)
+            meter.count(task.key, entry["state"], entry.get("cause", ""), kept=bool(entry.get("kept")))
     except EngineLost as error:
         left = str(error)
     finally:
@@ -70,11 +92,15 @@ def run_rows(
     return CohortResult(out, [pair for pair in book.pairs() if alone in (None, pair["id"])], left)
 
 
-def _tasks(book: Book, chosen: Sequence[str], anew: bool) -> Iterator[Task]:
+def _notes(progress: Progress) -> Callable[[str], None]:
+    return lambda text: progress(ProgressEvent(STAGE, 0.0, text, notice=True))
+
+
+def _tasks(book: Book, chosen: Sequence[str], function: str, *, anew: bool) -> Iterator[Task]:
     for id in chosen:
         job = replace(book.jobs[id], resume=not anew)
         arguments = {"options": plain(_given(job)), "thumbnail": str(book.thumbnail(id).absolute())}
-        yield Task(id, "roireg.cohort.pair:register_pair", arguments, expected_memory(job.fixed, job.moving))
+        yield Task(id, function, arguments, expected_memory(job.fixed, job.moving))
 
 
 def _given(job: RegisterJob) -> dict[str, object]:
@@ -95,11 +121,8 @@ class _Meter:
         self.states[state] += 1
         self.kept += kept
         if state == "error":
-            self.note(f"{id}: {cause}")
+            _notes(self.progress)(f"{id}: {cause}")
         self.say()
-
-    def note(self, text: str) -> None:
-        self.progress(ProgressEvent(STAGE, 0.0, text, notice=True))
 
     def say(self) -> None:
         ended = self.states.total()
