@@ -8,10 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fit.scenes import affine, error_mm, region_pairs
+from fit.scenes import affine, error_mm, problem, region_pairs
 from roireg.core.errors import InputError
+from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
-from roireg.fit.region_affine import MODELS, affine_from_points, affine_from_regions
+from roireg.core.transforms import Affine
+from roireg.fit.region_affine import MODELS, RegionAffine, affine_from_points, affine_from_regions
 from support import centred, ellipsoids, rotation, turned
 
 GRIDS = {
@@ -187,3 +189,24 @@ def test_regions_may_be_boolean_masks_of_one_voxel():
     moved = ROISet(masks.roll(1, dims=2), grid)
     found = affine_from_regions(ROIPairs(moved, rois, tuple(ROIPair(k, k, 1.0, 1.0) for k in range(3))))
     np.testing.assert_allclose(found.matrix[:2], [[1, 0, 1], [0, 1, 0]], atol=1e-4)
+
+
+def of_few_regions(centers, shift):
+    """Two small regions, turned and shifted, in an image they do not span; what the guarded stage makes of them."""
+    grid = centred((90, 100))
+    axes = np.stack([np.diag([5.0, 8.0])] * len(centers))
+    pairs = region_pairs(grid, grid, affine(turned(20), np.array(shift)), np.array(centers, dtype=float), axes)
+    image = Image(torch.zeros(1, *grid.shape), grid)
+    return RegionAffine(least_span=0.5)(problem(image, image, pairs=pairs), Affine.identity(2)), pairs
+
+
+def test_the_map_of_regions_that_span_nothing_is_not_extrapolated():
+    near, _ = of_few_regions([(0, -8), (0, 8)], (1.0, 1.0))
+    np.testing.assert_array_equal(near.matrix, np.eye(3))
+    far, pairs = of_few_regions([(0, -8), (0, 8)], (28.0, -25.0))
+    np.testing.assert_array_equal(far.matrix[:2, :2], np.eye(2))
+    apart = np.linalg.norm(far.map_points(pairs.fixed.centroids) - pairs.moving.centroids, axis=1)
+    assert apart.mean() < 4
+    wide, _ = of_few_regions([(-30, -30), (30, -28), (0, 33), (-25, 20)], (1.0, 1.0))
+    assert abs(np.linalg.det(wide.matrix[:2, :2]) - 1) < 0.1
+    assert abs(wide.matrix[0, 1]) > 0.25  # turned by 20 degrees

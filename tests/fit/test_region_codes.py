@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from roireg.core.warp import warp
 from roireg.evaluate import deformation_summary, score_moved_labels
 from roireg.fit.level import VelocityOptions
 from roireg.fit.region_codes import CodedAgreement, RegionCodes
+from roireg.fit.region_pairs import RegionPairs
 from roireg.fit.velocity import fit_velocity
 from support import centred, disc
 
@@ -88,3 +91,14 @@ def test_regions_on_another_grid_of_the_same_box_are_the_same_regions():
     assert coarse.masks[1].sum() >= 1  # the smallest one does not vanish
     back = warp(Image(coarse.masks.float(), coarse.grid), None, GRID).data > 0.5
     assert float((back[0] & fine.masks[0]).sum()) > 0.85 * float(fine.masks[0].sum())
+
+
+def test_trust_says_how_much_less_doubtful_pairs_count():
+    masks = [disc(GRID, (x, 0), 5) for x in (-12, 12)]
+    pairs = pairs_of(masks, masks, source="regions")
+    pairs = replace(
+        pairs, pairs=tuple(replace(p, confidence=c) for p, c in zip(pairs.pairs, (0.8, 0.4), strict=True))
+    )
+    for trust, ratio in ((0.0, 1.0), (1.0, 2.0), (3.0, 8.0)):
+        weights = RegionPairs.of(pairs, VelocityOptions(region_weight=1, trust=trust)).weights
+        assert float(weights.sum()) == pytest.approx(1) and float(weights[0] / weights[1]) == pytest.approx(ratio)

@@ -24,7 +24,7 @@ from roireg.evaluate import deformation_summary, displacement_errors, inverse_co
 from roireg.features import make_extractor
 from roireg.fit.level import VelocityOptions, build_levels, level_spacings, normalise
 from roireg.fit.perspective import perspective_flow
-from roireg.fit.published import bending_energy, fit_published
+from roireg.fit.published import bending_energy, fit_published, printed_loss, released_loss, squared_gradient
 from roireg.fit.velocity import fit_velocity
 from roireg.synth import GaussianBumps, make_pair
 from support import Homography, centred, dice, disc, grids, painted, rotation, turned
@@ -503,3 +503,29 @@ def test_noise_moves_little(monkeypatch):
         spread.append(float(jacobian_determinant(transform, pair.fixed.grid)[air].log().std()))
     assert errors[1] < 0.95 * errors[0]
     assert spread[1] < 0.85 * spread[0]
+
+
+def test_the_printed_objective_is_that_of_its_formula():
+    a, b = torch.zeros(2, 4, 10), torch.zeros(2, 4, 10)
+    a[0, :, :5], b[0, :, :5] = 1, 1
+    a[1, :, :2], b[1, :, 1:3] = 1, 1
+    # One pair agrees; the other shares half of itself: Dice 1/2, 8 of 40 pixels differ.
+    assert float(printed_loss(a, b)) == pytest.approx(0.5 + 8 / 40)
+    # In one vector the large pair counts for more.
+    assert float(released_loss(a, b)) == pytest.approx(1 - 48 / 56, abs=0.2) and float(released_loss(a, a)) < 1e-4
+    slope = 0.5 * torch.arange(7.0).expand(1, 5, 7)
+    assert float(squared_gradient(torch.cat([slope, 0 * slope]))) == pytest.approx(0.25)
+
+
+def test_both_published_objectives_bring_regions_together():
+    grid = Grid.pixels((40, 40))
+    masks = [torch.zeros(1, 40, 40, dtype=torch.bool) for _ in range(2)]
+    masks[0][0, 10:24, 10:24], masks[1][0, 12:26, 13:27] = True, True
+    pairs = ROIPairs(ROISet(masks[1], grid), ROISet(masks[0], grid), (ROIPair(0, 0, 1.0, 1.0),))
+    for objective in ("released", "printed"):
+        found = fit_published(
+            pairs, grid, initial=Affine.identity(2), objective=objective, iterations=60, rate=1e-2, smoothness=0.1
+        )
+        moved = warp(Image(masks[1].float(), grid), found, grid).data > 0.5
+        dice = 2 * float((moved & masks[0]).sum()) / float(moved.sum() + masks[0].sum())
+        assert dice > 0.9, objective

@@ -61,6 +61,25 @@ def test_one_to_many_merges_masks_that_share_a_target():
     assert merged.similarity == pytest.approx(1.0)  # the mean of both halves is A itself
 
 
+def test_a_union_that_is_less_alike_than_its_best_part_leaves_it_alone():
+    moving, features_m = blocks([A, [1, 0.7, 0], C])
+    fixed, features_f = blocks([A, C])
+    options = MatchOptions(similarity="cosine", geometric=False, assignment="many", threshold=0.8)
+    result = match(fixed, moving, features_f, features_m, options=options)
+    assert {(p.moving, p.fixed) for p in result.pairs} == {(0, 0), (2, 1)}
+
+
+def test_with_many_no_region_is_pulled_to_two_places():
+    """Everything is alike: each region would have every partner; as pairs they contradict each other."""
+    alike = [[1, 0.1 * k, 0] for k in range(4)]
+    (moving, features_m), (fixed, features_f) = blocks(alike), blocks(alike[:3])
+    options = MatchOptions(similarity="cosine", geometric=False, assignment="many", threshold=0.8)
+    result = match(fixed, moving, features_f, features_m, options=options)
+    for side in ("moving", "fixed"):
+        used = [getattr(p, side) for p in result.pairs]
+        assert len(used) == len(set(used)) > 0
+
+
 def test_geometry_tells_equal_looking_regions_apart():
     truth = about(FLAT, turned(12), (5.0, -3.0))
     fixed, moving = pair_of_sets(FLAT, FLAT.padded((20, 20), (20, 20)), truth)

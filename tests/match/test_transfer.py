@@ -336,16 +336,31 @@ def test_a_carried_box_holds_its_points_however_the_guide_turns():
 # -- the published settings -----------------------------------------------------------------------
 
 
-def test_the_published_settings_abstain_as_the_default_does():
-    """The way back from noise does not lead to the ball."""
-    assert PROMPTREG.least_confidence == TransferOptions().least_confidence > 0
+def test_the_published_settings_have_no_gate():
+    """The way back from noise does not lead to the ball: the confidence says so; there is an answer all the same."""
+    assert PROMPTREG.least_confidence == 0 < TransferOptions().least_confidence
     grid = flat_grid()
     source, target, _, own, _ = two_sides(grid, OFFSET["flat"], segmenter=HierarchySegmenter())
     noise = Image(torch.rand((1, *grid.shape), generator=torch.Generator().manual_seed(0)), grid)
     blank = Side(HierarchySegmenter().prepare(noise), target.features.with_data(-target.features.data.flip(1, 2)))
     found = transfer_prompt(Prompt.at(own.centers[0]), source, blank, options=PROMPTREG)
-    assert found.target is None and found.confidence < PROMPTREG.least_confidence
-    assert found.reason
+    assert found.target is not None and found.confidence < TransferOptions().least_confidence
+
+
+def test_published_prompts_are_inverted_point_by_point():
+    """Points in three balls become points in the same balls, however these have moved against each other."""
+    grid = flat_grid()
+    source, _, _, own, _ = two_sides(grid, OFFSET["flat"])
+    _, target, _, _, other = two_sides(grid, OFFSET["flat"], places=((0.4, 0.7), (0.3, 0.3), (0.7, 0.4)))
+    prompt = Prompt(own.centers, np.array([1, 1, 0]))
+    options = PROMPTREG.model_copy(update={"place": "argmax", "rounds": 0})
+    found = transfer_prompt(prompt, source, target, options=options)
+    assert found.prompt.labels.tolist() == [1, 1, 0]
+    index = np.round(grid.index_from_world(found.prompt.points)).astype(int)
+    at = [int(other.labels[tuple(i)]) for i in index]
+    assert at[0] == 1 and at[2] == 3
+    apart = np.linalg.norm(found.prompt.points - found.prompt.points[0] - own.centers + own.centers[0], axis=1)
+    assert apart[2] > 5  # not carried as a whole
 
 
 def test_auxiliary_points_are_left_to_the_published_settings():

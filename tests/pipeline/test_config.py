@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from roireg.core.errors import InputError
 from roireg.fit import Published, RegionAffine, Search, Velocity
 from roireg.pipeline import PRESETS, Config, preset
+from roireg.pipeline.prompt_settings import PROMPT_PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -121,10 +122,23 @@ def test_every_setting_explains_itself():
     assert missing == []
 
 
-def test_samreg_keeps_the_published_numbers():
+def test_with_a_network_samreg_has_the_published_numbers():
     """METHODS 1.1 and 1.2: 0.5-17.5 % of the area, overlap 0.9, cosine, one-to-one, 0.8, eleven slices."""
-    s = preset("samreg")
-    assert (s.segment.min_fraction, s.segment.max_fraction, s.segment.max_overlap) == (0.005, 0.175, 0.9)
-    assert (s.match.similarity, s.match.assignment, s.match.threshold) == ("cosine", "greedy", 0.8)
-    assert s.match.slices and s.match.slice_range == 11 and not s.match.geometric
-    assert s.stages[-1].blind
+    alone = preset("samreg")
+    assert alone.match.similarity == "descriptor" and alone.match.geometric and not alone.match.slices
+    named = Config.of({"preset": "samreg", "network": {"model": "sam-vit-base"}, "match": {"top": 5}})
+    for s in (alone.with_network("sam-vit-base"), named):
+        assert (s.segment.min_fraction, s.segment.max_fraction, s.segment.max_overlap) == (0.005, 0.175, 0.9)
+        assert (s.match.similarity, s.match.assignment, s.match.threshold) == ("cosine", "greedy", 0.8)
+        assert s.match.slices and s.match.slice_range == 11 and not s.match.geometric
+        assert s.stages[-1].blind and s.network.model == "sam-vit-base"
+    assert named.match.top == 5
+
+
+def test_with_a_network_promptreg_is_as_published():
+    alone = preset("promptreg")
+    assert alone.prompt.settings.guide == "identity" and alone.prompt.settings.transfer.joint
+    published = alone.with_network("sam-vit-base").prompt
+    assert published.count == 4 and published.settings == PROMPT_PRESETS["promptreg"]
+    changed = alone.with_options("velocity", levels=2)
+    assert changed.with_network("sam-vit-base").prompt == changed.prompt  # one's own settings stay

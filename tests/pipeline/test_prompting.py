@@ -211,16 +211,14 @@ def test_the_published_settings_run(flat):
     session = prompt_session(flat.fixed, flat.moving, settings=settings.model_copy(update={"views": 2}))
     assert session.guide is None
     assert len(session.fixed.views) == 2
-    assert settings.transfer.least_confidence == PromptSettings().transfer.least_confidence
     asked = random_prompts(flat.moving, 4)
     result = session.answer(asked, side="moving")
     assert len(result.answers) == 4
     for answer in result.answers:
-        # Embedded features alone are too weak for most prompts; what is not sure is no answer, and why is said.
-        found = answer.pair is not None
-        assert found == (answer.confidence >= settings.transfer.least_confidence)
-        assert found == (answer.reason == "")
-    assert not all(a.pair is not None for a in result.answers)
+        # Nothing is held back; how far to trust it is said.
+        assert answer.pair is not None or answer.reason
+    assert any(a.pair is not None for a in result.answers)
+    assert not all(a.confidence >= PromptSettings().transfer.least_confidence for a in result.answers)
 
 
 def test_equal_seeds_give_equal_answers(flat):

@@ -312,18 +312,24 @@ def test_stages_go_on_from_each_other_whatever_they_return(flat):
     assert field.displacement_on(grid).norm(dim=0).mean() > 0
 
 
-def test_the_published_preset_runs_in_2d(flat):
-    result = roireg.register(flat.fixed, flat.moving, preset="samreg")
-    assert result.provenance["preset"] == "samreg"
+def test_the_published_settings_run_in_2d(flat):
+    config = preset("paper").model_copy(update={"stages": preset("samreg").stages})
+    result = roireg.register(flat.fixed, flat.moving, config=config)
     assert len(result.pairs) > 0 and (result.pairs.similarity > 0.8).all()
     areas = result.pairs.fixed.volumes / flat.fixed.grid.size
     assert areas.min() > 0.003 and areas.max() < 0.2
     assert error(result.transform, flat) < error(None, flat)
 
 
+def test_regions_alone_register(flat):
+    result = roireg.register(flat.fixed, flat.moving, preset="regions")
+    assert result.provenance["preset"] == "regions" and len(result.pairs) > 10
+    assert error(result.transform, flat) < 0.4 * error(None, flat)
+
+
 def test_the_published_preset_matches_volumes_slice_by_slice():
     case = make_pair(3, seed=2, shape=(4, 32, 40))
-    config = quick(preset("samreg"), match={"slice_range": 1})
+    config = quick(preset("paper"), match={"slice_range": 1})
     result = roireg.register(case.fixed, case.moving, config=config)
     assert "matching slices" in result.timings
     assert len(result.pairs) > 0

@@ -5,18 +5,25 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
+from roireg.core.image import Image
 from roireg.core.rois import ROIPairs, ROISet
 from roireg.core.transforms import Affine, Chain, Transform
+from roireg.core.warp import warp
 from roireg.fit.stage import Problem, Stage
 
 __all__ = ["MODELS", "RegionAffine", "affine_from_points", "affine_from_regions", "affine_part", "plausible"]
 
 Array = NDArray[np.float64]
+
+OVERLAPPING = 0.3
+"""Mean Dice of the regions of the pairs from which the start is close enough for a dense fit."""
+
 MODELS = ("translation", "rigid", "similarity", "affine")
 
 
@@ -40,11 +47,24 @@ class RegionAffine(Stage):
         description="largest stretch along any direction (and its inverse); beyond it a stiffer map is taken",
     )
 
+    least_span: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the image, along every axis, that the regions must span; the map of fewer would be "
+        "extrapolated, so regions that overlap from the start leave it as it is, and others are shifted alone",
+    )
+
     def __call__(self, problem: Problem, start: Transform) -> Transform:
         pairs = problem.active_pairs
         if pairs is None or not problem.searchable:
             return start
         problem.trace.source = "region pairs"
+        if span_of(pairs) < self.least_span:
+            if overlap_of(pairs, start) >= OVERLAPPING:
+                problem.trace.source = "where the images lie"
+                return start
+            return affine_from_regions(pairs, model="translation", moments=0.0)
         return affine_from_regions(pairs, model=self.model, moments=self.moments, max_scale=self.max_scale)
 
 
@@ -140,6 +160,25 @@ def affine_from_regions(
         if plausible(affine, max_scale=max_scale):
             break
     return affine
+
+
+def span_of(pairs: ROIPairs) -> float:
+    """Share of the fixed image that the active regions span together, along the axis where it is least."""
+    inside = pairs.active.fixed_masks().masks.any(0)
+    shares = []
+    for axis, n in enumerate(inside.shape):
+        line = torch.nonzero(inside.movedim(axis, 0).flatten(1).any(1))
+        if n > 1:
+            shares.append((int(line.max()) - int(line.min()) + 1) / n)
+    return min(shares, default=1.0)
+
+
+def overlap_of(pairs: ROIPairs, transform: Transform) -> float:
+    """Mean Dice of the active fixed regions with their partners under a transform."""
+    fixed, moving = pairs.active.fixed_masks(), pairs.active.moving_masks()
+    moved = warp(Image(moving.masks.float(), moving.grid), transform, fixed.grid, fill=0.0).data.flatten(1)
+    masks = fixed.masks.float().flatten(1)
+    return float((2 * (moved * masks).sum(1) / (moved.sum(1) + masks.sum(1)).clamp(min=1)).mean())
 
 
 def plausible(affine: Affine, *, max_scale: float) -> bool:

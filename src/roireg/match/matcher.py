@@ -188,25 +188,36 @@ def _merge(
     moving_features: Image,
     options: MatchOptions,
 ) -> tuple[ROISet, ROISet, list[ROIPair]]:
-    """Join moving masks that share a fixed region, compare again, keep the union where it still passes.
+    """Join the masks that share a partner, on either side, and compare again, each union described anew.
 
-    A union that no longer passes is worse than its best part, which then stays alone.
+    A union stands for its parts where it is more alike than the best of them; else the best stays alone. Either way
+    no region is in two pairs, which would pull it to two places.
     """
-    result: list[ROIPair] = []
-    for f in dict.fromkeys(p.fixed for p in pairs):
-        group = [p for p in pairs if p.fixed == f]
-        if len(group) == 1:
-            result.append(group[0])
-            continue
-        members = [p.moving for p in group]
-        union = ROISet(moving.masks[members].any(0, keepdim=True), moving.grid)
-        own = region_similarity(fixed.subset([f]), union, fixed_features, moving_features, options=options)[0, 0]
-        if own <= options.threshold:
-            result.append(group[0])
-            continue
-        moving = _append(moving, union)
-        result.append(ROIPair(len(moving) - 1, f, float(own), float(np.mean([p.confidence for p in group]))))
-    return fixed, moving, sorted(result, key=lambda p: (-p.similarity, p.moving, p.fixed))
+    for shared, other in (("fixed", "moving"), ("moving", "fixed")):
+        groups: dict[int, list[ROIPair]] = {}
+        for pair in pairs:
+            groups.setdefault(getattr(pair, shared), []).append(pair)
+        several = {k: group for k, group in groups.items() if len(group) > 1}
+        rois = moving if other == "moving" else fixed
+        first = len(rois)
+        for group in several.values():
+            members = [getattr(p, other) for p in group]
+            rois = _append(rois, ROISet(rois.masks[members].any(0, keepdim=True), rois.grid))
+        both = (fixed, rois) if other == "moving" else (rois, moving)
+        similarity = region_similarity(*both, fixed_features, moving_features, options=options)
+        similarity = similarity if other == "moving" else similarity.T
+        unions = {k: first + n for n, k in enumerate(several)}
+        united: list[ROIPair] = []
+        for k, group in groups.items():
+            best = max(group, key=lambda p: p.similarity)
+            alike = float(similarity[unions[k], k]) if k in unions else -np.inf
+            if alike > best.similarity:
+                trust = float(np.mean([p.confidence for p in group]))
+                best = replace(best, **{other: unions[k]}, similarity=alike, confidence=trust, probability=None)
+            united.append(best)
+        pairs = united
+        fixed, moving = both
+    return fixed, moving, sorted(pairs, key=lambda p: (-p.similarity, p.moving, p.fixed))
 
 
 def _append(rois: ROISet, extra: ROISet) -> ROISet:

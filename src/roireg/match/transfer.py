@@ -249,10 +249,35 @@ def _carried_prompts(
                 place = inverse_prompt(
                     target.features, prototype, top, lambda p: _prototype_at(target, p), step=o.peak_radius * size
                 )
-            prompts.append(carried_prompt(prompt, anchor, place, guide, target.image.grid))
+            carried = carried_prompt(prompt, anchor, place, guide, target.image.grid)
+            if o.pointwise and carried is not None and len(prompt.points) > 1:
+                carried = _pointwise(prompt, carried, source, target, o)
+            prompts.append(carried)
     if guide is not None and o.joint:
         prompts.append(carried_prompt(prompt, anchor, expected, guide, target.image.grid))
     return [p for p in prompts if p is not None]
+
+
+def _pointwise(prompt: Prompt, carried: Prompt, source: Side, target: Side, o: TransferOptions) -> Prompt:
+    """Return a prompt of as many points as were given, each put where its own region is found.
+
+    A point at which the source has no region takes part in nothing; the box is that of the prompt carried as a whole.
+    """
+    grid, step = target.features.grid, o.peak_radius * scale_of(target.image.grid)
+    points, labels = [], []
+    for point, label in zip(prompt.points, prompt.labels, strict=True):
+        prototype = _prototype_at(source, point)
+        if prototype is None:
+            continue
+        score = o.sharpness * similarity_map(target.features, prototype)
+        ((place, _),) = peaks(score, grid, count=1, apart=step)
+        if o.place == "inverse":
+            place = inverse_prompt(target.features, prototype, place, lambda p: _prototype_at(target, p), step=step)
+        points.append(place)
+        labels.append(label)
+    if 1 not in labels and carried.box is None:
+        return carried
+    return Prompt(np.array(points).reshape(-1, target.image.ndim), np.array(labels, dtype=np.int64), carried.box)
 
 
 def _prototype_at(side: Side, point: Array) -> torch.Tensor | None:

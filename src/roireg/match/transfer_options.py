@@ -18,6 +18,11 @@ class TransferOptions(BaseModel):
         "soft",
         description="how a similarity map becomes a point: maximum, mean around it, or linearised inverse",
     )
+    pointwise: bool = Field(
+        False,
+        description="every point of a prompt finds its own place, as published; false places the first and keeps the "
+        "others around it as the guide turns and stretches them",
+    )
     joint: bool = Field(
         True,
         description="choose the region meant and its counterpart together by how well they fit, and let views refine "
@@ -47,8 +52,18 @@ class TransferOptions(BaseModel):
 
 DEFAULT_TRANSFER = TransferOptions()
 
-PROMPTREG = TransferOptions(place="inverse", joint=False, readings=1, places=1, rounds=5, tolerance=0.1, inward=0.01)
-"""PromptReg as published: first answers, linearised inverse, σ = 20 and ε = 2 of 200 pixels.
+PROMPTREG = TransferOptions(
+    place="inverse",
+    pointwise=True,
+    joint=False,
+    readings=1,
+    places=1,
+    rounds=5,
+    tolerance=0.1,
+    inward=0.01,
+    least_confidence=0.0,
+)
+"""PromptReg as published: first answers, linearised inverse, σ = 20 and ε = 2 of 200 pixels, no gate.
 
-The way back is not part of it; it is checked all the same, and what it does not confirm has no answer.
+The way back is not part of it; it is taken all the same, and the confidence says what came of it.
 """

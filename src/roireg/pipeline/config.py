@@ -208,7 +208,11 @@ class Config(_Section):
         """
         _check_sizes(content)
         changes = dict(content)
-        base = preset(str(changes.pop("preset", "default")))
+        name = str(changes.pop("preset", "default"))
+        base = preset(name)
+        section = changes.get("network")
+        if name in PUBLISHED and isinstance(section, Mapping) and section.get("model") is not None:
+            base = PUBLISHED[name]()
         try:
             return cls.model_validate(_merge(base.model_dump(), changes))
         except ValidationError as error:
@@ -241,9 +245,11 @@ class Config(_Section):
         if points is not None and points < 1:
             raise InputError(f"a network is asked at 1 point per side or more, found {points}")
         changes = {"model": str(model), "profile": profile, "window": window, "points": points}
-        network = self.network.model_copy(update=changes | {"cache": None if cache is None else str(cache)})
-        return self.model_copy(
-            update={"network": network, "match": self.match.model_copy(update={"features": "model"})}
+        # Settings fitted to the embedded features give way to those that were published for networks.
+        base = next((make() for name, make in PUBLISHED.items() if self == preset(name)), self)
+        network = base.network.model_copy(update=changes | {"cache": None if cache is None else str(cache)})
+        return base.model_copy(
+            update={"network": network, "match": base.match.model_copy(update={"features": "model"})}
         )
 
     def save(self, path: str | Path) -> None:
@@ -317,7 +323,7 @@ def known_or_near(name: str, names: Sequence[str], *, what: str) -> None:
 
 def _regions_alone() -> tuple[Stage, ...]:
     return (
-        RegionAffine(),
+        RegionAffine(least_span=0.5),
         Velocity(
             features=None,
             correlation_weight=0,
@@ -325,6 +331,7 @@ def _regions_alone() -> tuple[Stage, ...]:
             region_weight=1,
             max_regions=256,
             max_voxels=150_000,
+            trust=6,
         ),
     )
 
@@ -341,11 +348,19 @@ def _regions() -> Config:
 
 
 def _samreg() -> Config:
-    """Return SAMReg as published, the transform from the regions alone (Huang et al., MICCAI 2024).
+    """Return SAMReg for the embedded regions and features (Huang et al., MICCAI 2024); see `_published_samreg`.
+
+    Cosines of the embedded features do not tell regions apart (nearly all are above 0.8) and slices say nothing of z,
+    so without a network its steps are taken as in `regions`. docs/explanation.md compares the settings one by one.
+    """
+    return _regions()
+
+
+def _published_samreg() -> Config:
+    """Return the settings of the paper, which `samreg` takes with a network.
 
     Area fractions 0.5-17.5 %, overlap 0.9, cosine of prototypes, one-to-one, epsilon 0.8, slice range 11; masks of a
-    network with a predicted IoU and a stability of at least 0.9. The encoder of Segment Anything knows positions;
-    without a network, position channels stand in for that.
+    network with a predicted IoU and a stability of at least 0.9.
     """
     return Config(
         network=NetworkConfig(pred_iou_thresh=0.9, stability_score_thresh=0.9),
@@ -364,11 +379,25 @@ def _samreg() -> Config:
 
 
 def _promptreg() -> Config:
-    """Return PromptReg as published: four random prompts, the transform from their regions (Huang et al., 2025).
+    """Return PromptReg for the embedded regions and features (Huang et al., 2025): eight random prompts.
 
-    First answers, linearised inverse, six views; see `roireg.pipeline.prompt_settings.PROMPT_PRESETS`.
+    They are expected where the images lie, and each region and its counterpart are chosen together.
+    """
+    rough = PromptSettings(guide="identity")
+    return Config(prompt=PromptConfig(count=8, settings=rough), stages=_regions_alone())
+
+
+def _published_promptreg() -> Config:
+    """Return the settings of the paper, which `promptreg` takes with a network.
+
+    Four random prompts, first answers, linearised inverse, six views, no gate; see
+    `roireg.pipeline.prompt_settings.PROMPT_PRESETS`.
     """
     return Config(prompt=PromptConfig(count=4, settings=PROMPT_PRESETS["promptreg"]), stages=_regions_alone())
+
+
+PUBLISHED: dict[str, Callable[[], Config]] = {"samreg": _published_samreg, "promptreg": _published_promptreg}
+"""What presets become where a network takes the place of the embedded regions and features."""
 
 
 QUICK_FIT = Velocity(levels=2, max_voxels=20_000, iterations=(40, 30))
@@ -379,8 +408,8 @@ QUICK = Config(stages=(Search(), QUICK_FIT), verdict=VerdictConfig(probability=F
 
 
 def _paper() -> Config:
-    """Return the regions of `samreg` and the objective that it was released with, to compare with."""
-    return _samreg().model_copy(update={"stages": (RegionAffine(), Published())})
+    """Return SAMReg with the settings and the objective that it was released with, to compare with."""
+    return _published_samreg().model_copy(update={"stages": (RegionAffine(), Published())})
 
 
 PRESETS: dict[str, Callable[[], Config]] = {

@@ -46,7 +46,7 @@ PROMPT_PRESETS = {
         transfer=PROMPTREG, standardise=False, views=6, scales=(0.5, 2.5), gammas=(1.0, 1.0), guide="none"
     ),
 }
-"""Named settings: `default`, and `promptreg` as published (Huang et al., 2025); both abstain alike."""
+"""Named settings: `default`, and `promptreg` as published (Huang et al., 2025), which never abstains."""
 
 
 def prompt_settings(name: str | PromptSettings) -> PromptSettings:
