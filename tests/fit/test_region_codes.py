@@ -15,10 +15,10 @@ from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.transforms import Affine
 from roireg.core.warp import warp
 from roireg.evaluate import deformation_summary, score_moved_labels
-from roireg.fit.level import VelocityOptions
+from roireg.fit.level import VelocityOptions, build_levels
 from roireg.fit.region_codes import CodedAgreement, RegionCodes
 from roireg.fit.region_pairs import RegionPairs
-from roireg.fit.velocity import fit_velocity
+from roireg.fit.velocity import fit_levels, fit_velocity
 from support import centred, disc
 
 GRID = centred((60, 64))
@@ -102,3 +102,25 @@ def test_trust_says_how_much_less_doubtful_pairs_count():
     for trust, ratio in ((0.0, 1.0), (1.0, 2.0), (3.0, 8.0)):
         weights = RegionPairs.of(pairs, VelocityOptions(region_weight=1, trust=trust)).weights
         assert float(weights.sum()) == pytest.approx(1) and float(weights[0] / weights[1]) == pytest.approx(ratio)
+
+
+def test_borders_are_settled_on_a_level_of_their_own_and_nothing_else_moves():
+    """Fine teeth along a border that coarse levels cannot follow; the image elsewhere has had its say."""
+    y, x = (GRID.points()[:, k].reshape(GRID.shape) for k in (1, 0))
+    masks = [torch.as_tensor((np.abs(x + 8) < 8 + a * np.sin(y)) & (np.abs(y) < 22))[None] for a in (0.0, 3.0)]
+    pairs = pairs_of([masks[1]], [masks[0]])
+    texture = torch.rand(1, *GRID.shape, generator=torch.Generator().manual_seed(0))
+    image = Image(texture, GRID)
+    options = VelocityOptions(features=None, levels=2, iterations=(15, 5), label_weight=3)
+    regions = RegionPairs.of(pairs, options)
+    fields, overlaps = [], []
+    for bordered in (False, True):
+        levels = build_levels(problem(image, image).pair, options=options, bordered=bordered)
+        found = fit_levels(levels, initial=Affine.identity(2), regions=regions).transform
+        moved = warp(Image(masks[0].float(), GRID), found, GRID).data > 0.5
+        overlaps.append(2 * float((moved & masks[1]).sum()) / float(moved.sum() + masks[1].sum()))
+        fields.append(found.map_points(GRID.points()).reshape(*GRID.shape, 2))
+        assert deformation_summary(found, GRID)["folded_voxels"] == 0
+    assert overlaps[1] > overlaps[0] + 0.01
+    change = np.linalg.norm(fields[1] - fields[0], axis=-1)
+    assert change[x > 20].mean() < 0.1 * change.max()

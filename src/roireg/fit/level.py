@@ -52,6 +52,13 @@ REGION_SAMPLES = 50_000
 BLIND_SAMPLES = 3_000_000
 """The same where regions are all there is."""
 
+BORDER_VOXELS, BORDER_STEPS = 8_000_000, 40
+"""Most voxels and the steps of the level for borders: it samples images nowhere and is cheap for its size."""
+
+
+BORDER_REACH = 6
+"""Voxels over which the displacement of a border on that level fades to none."""
+
 
 class VelocityOptions(BaseModel):
     """Settings of the dense fit."""
@@ -205,8 +212,9 @@ class Level:
         *,
         features: FeatureExtractor | None = None,
         encodings: tuple[Image, Image] | None = None,
+        anchored: bool = False,
     ) -> None:
-        self.options, self.steps, self.part = options, steps, part
+        self.options, self.steps, self.part, self.anchored = options, steps, part, anchored
         fixed, moving = pair.fixed, pair.moving
         self.grid = fixed.grid.with_spacing(spacing)
         finest = float(self.grid.spacing.min())
@@ -285,7 +293,7 @@ class Level:
             spacing = float(self.grid.spacing.min()) if self.part[1] < 1 else 0.0
             self.codes = CodedAgreement(regions.codes.at(spacing), self.initial, self.control)
             # Borders that are known may bend the field more than what images suggest.
-            self.low_pass = 0.75 * self.options.low_pass
+            self.low_pass = (0.5 if self.anchored else 0.75) * self.options.low_pass
             # Codes take over where distances to all of the borders cost too much.
             part = regions.first(len(regions.weights)) if count >= len(regions.weights) else None
         else:
@@ -320,7 +328,12 @@ class Level:
     def loss(self, velocity: Tensor) -> Tensor:
         o = self.options
         displacement = self.displacement(velocity)
-        total = o.smoothness * diffusion(velocity - self.rest, self.control.spacing)
+        deviation = velocity - self.rest
+        total = o.smoothness * diffusion(deviation, self.control.spacing)
+        if self.anchored:
+            # Smoothness alone would let everything shift along; so, away from borders, what was there returns.
+            length = BORDER_REACH * float(self.grid.spacing.min())
+            total = total + o.smoothness * deviation.square().sum(0).mean() / length**2
         if self.correlation is not None:
             warped = self.pull(self.moving, displacement, self.grid.shape)
             weight = self._moving_weight(self.pull, displacement, self.grid)
@@ -344,6 +357,7 @@ def build_levels(
     features: FeatureExtractor | None = None,
     encodings: tuple[Image, Image] | None = None,
     reach: float | None = None,
+    bordered: bool = False,
 ) -> Iterator[Level]:
     """Yield the levels of a fit, coarse to fine, for :func:`fit_levels`.
 
@@ -352,6 +366,8 @@ def build_levels(
     pair : one-channel images of any intensities, masks > 0 where they are to be compared.
     features, encodings : see `Level`.
     reach : levels with larger voxels (mm) are left out; None keeps all.
+    bordered : end with a level for borders of regions that are known, as fine as the images and blind to them: what
+        the images say has been settled, and stays where no border asks for more.
     """
     pair = replace(
         pair,
@@ -373,9 +389,14 @@ def build_levels(
         spacings = [s for s in spacings if s.min() <= reach] or spacings[-1:]
     iterations = options.iterations[-len(spacings) :]
     iterations = (iterations[0],) * (len(spacings) - len(iterations)) + iterations
+    count = len(spacings) + bordered
     for number, (spacing, steps) in enumerate(zip(spacings, iterations, strict=True)):
-        part = (number / len(spacings), (number + 1) / len(spacings))
+        part = (number / count, (number + 1) / count)
         yield Level(pair, spacing, steps, part, options, features=features, encodings=encodings)
+    if bordered:
+        blind = options.model_copy(update={"correlation_weight": 0.0, "feature_weight": 0.0})
+        finest = level_spacings(pair.fixed.grid, levels=1, max_voxels=BORDER_VOXELS)[0]
+        yield Level(pair, finest, BORDER_STEPS, (1 - 1 / count, 1.0), blind, anchored=True)
 
 
 def _inside(image: Image, mask: Image | None) -> Tensor | None:

@@ -121,6 +121,7 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
         problem.pair,
         options=options,
         reach=problem.trace.uncertainty,
+        bordered=regions is not None and regions.codes is not None and not options.blind,
         **_features(problem, options),
     )
     fit = fit_levels(levels, initial=affine, rest=flow, regions=regions, progress=problem.progress)
@@ -184,6 +185,9 @@ def fit_levels(
     losses = []
     for level in levels:
         level.place(initial, rest)
+        if level.anchored and velocity is not None:
+            level.rest = resize(velocity, level.control.shape)
+            deviation = torch.zeros_like(level.rest)
         if regions is not None:
             level.add_regions(regions)
 
@@ -191,7 +195,9 @@ def fit_levels(
             fraction = level.part[0] + done * (level.part[1] - level.part[0])
             progress(ProgressEvent(TITLE, fraction, f"loss {loss:.4f}"))
 
-        begin = level.rest if velocity is None else level.rest + resize(deviation, level.control.shape)
+        begin = (
+            level.rest if velocity is None or level.anchored else level.rest + resize(deviation, level.control.shape)
+        )
         velocity, first, last = _descend(level, begin, report)
         deviation = velocity - level.rest
         losses.append((first, last))
