@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+import roireg
 from bench.scenes import bench, write_set
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine
 from roireg_bench.cases import load_folder
-from roireg_bench.studies import CLASSES, SettingsStudy, Study, find_study, run_study, studies, study_page
+from roireg_bench.studies import CLASSES, Scene, SettingsStudy, Study, find_study, run_study, studies, study_page
 from roireg_bench.studies.settings import centroid_distances
 from roireg_bench.studies.study import Column
 from roireg_bench.studies.work import BEFORE
@@ -88,6 +89,28 @@ def test_an_unknown_study_names_those_there_are(tmp_path):
         find_study("gamma")
     with pytest.raises(InputError, match="there is no such file"):
         find_study(str(tmp_path / "none.yaml"))
+
+
+def test_prompts_inside_the_labels_lie_in_them(tmp_path):
+    text = """
+title: t
+preset: promptreg
+settings: {prompt: {count: 3}, stages: {velocity: {levels: 1, iterations: [2]}}}
+variants: {in: {prompts: inside}, out: {prompts: outside}}
+"""
+    study = study_of(tmp_path, text)
+    folder = load_folder(write_set(tmp_path / "flat", ndim=2))
+    scene = Scene(folder, folder.content.pairs[0])
+    inside = scene.truth.labels[1]
+    where = {}
+    for name, variant in study.members.items():
+        mask = inside.with_data((inside.data != 0).int())
+        result = roireg.register(scene.fixed, scene.moving, config=variant.config, moving_mask=mask)
+        points = np.concatenate([q.points for p in result.pairs.pairs for q in p.prompts])
+        index = np.round(inside.grid.index_from_world(points)).astype(int)
+        where[name] = [bool(inside.data[(0, *i)]) for i in index]
+    assert all(where["in"]) and where["in"] and not any(where["out"])
+    assert study.measure("in", scene)["pairs"] >= 1
 
 
 def test_centroids_are_compared_in_world_after_the_labels_moved():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -91,17 +89,6 @@ def test_regions_on_another_grid_of_the_same_box_are_the_same_regions():
     assert coarse.masks[1].sum() >= 1  # the smallest one does not vanish
     back = warp(Image(coarse.masks.float(), coarse.grid), None, GRID).data > 0.5
     assert float((back[0] & fine.masks[0]).sum()) > 0.85 * float(fine.masks[0].sum())
-
-
-def test_trust_says_how_much_less_doubtful_pairs_count():
-    masks = [disc(GRID, (x, 0), 5) for x in (-12, 12)]
-    pairs = pairs_of(masks, masks, source="regions")
-    pairs = replace(
-        pairs, pairs=tuple(replace(p, confidence=c) for p, c in zip(pairs.pairs, (0.8, 0.4), strict=True))
-    )
-    for trust, ratio in ((0.0, 1.0), (1.0, 2.0), (3.0, 8.0)):
-        weights = RegionPairs.of(pairs, VelocityOptions(region_weight=1, trust=trust)).weights
-        assert float(weights.sum()) == pytest.approx(1) and float(weights[0] / weights[1]) == pytest.approx(ratio)
 
 
 def test_borders_are_settled_on_a_level_of_their_own_and_nothing_else_moves():

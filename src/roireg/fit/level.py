@@ -104,13 +104,6 @@ class VelocityOptions(BaseModel):
         3.0, ge=0, allow_inf_nan=False, description="weight of all pairs of label maps together"
     )
     max_regions: int = Field(24, ge=1, description="proposed pairs that take part at most, the most confident first")
-    trust: float = Field(
-        1.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="exponent of the confidence of a proposed pair in its share of the weight; the higher, the less "
-        "doubtful pairs count",
-    )
     region_truncation: float = Field(
         0.06, gt=0, description="distance from a border up to which a region pulls, fraction of the longest side"
     )

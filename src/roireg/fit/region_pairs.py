@@ -58,10 +58,9 @@ class RegionPairs:
                 weights += [weight / len(members)] * len(members)
         others = [p for p in pairs.pairs if p.status == "proposed" and p.source != "labels"]
         others = sorted(others, key=lambda p: -p.confidence)[: max(0, options.max_regions - len(certain))]
-        trust = [p.confidence**options.trust for p in others]
-        total = max(sum(trust), 1e-12)
+        total = max(sum(p.confidence for p in others), 1e-6)
         if options.region_weight > 0:
-            weights += [options.region_weight * t / total for t in trust]
+            weights += [options.region_weight * p.confidence / total for p in others]
         kept = replace(pairs, pairs=(*certain, *others) if options.region_weight > 0 else tuple(certain))
         if not len(kept):
             return None

@@ -213,7 +213,8 @@ def _merge(
             alike = float(similarity[unions[k], k]) if k in unions else -np.inf
             if alike > best.similarity:
                 trust = float(np.mean([p.confidence for p in group]))
-                best = replace(best, **{other: unions[k]}, similarity=alike, confidence=trust, probability=None)
+                index = {"moving": best.moving, "fixed": best.fixed} | {other: unions[k]}
+                best = ROIPair(index["moving"], index["fixed"], alike, trust, name=best.name)
             united.append(best)
         pairs = united
         fixed, moving = both

@@ -73,6 +73,10 @@ class PromptConfig(_Section):
     """Regions from prompts at random places instead of everywhere (PromptReg)."""
 
     count: int = Field(0, ge=0, description="random prompts; 0 looks for regions everywhere")
+    where: Literal["inside", "outside"] = Field(
+        "inside",
+        description="whether random prompts lie inside or outside the mask of the moving image, if there is one",
+    )
     settings: Annotated[PromptSettings, BeforeValidator(_by_name)] = PromptSettings()
 
 
@@ -331,7 +335,6 @@ def _regions_alone() -> tuple[Stage, ...]:
             region_weight=1,
             max_regions=256,
             max_voxels=150_000,
-            trust=6,
         ),
     )
 

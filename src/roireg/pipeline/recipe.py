@@ -354,7 +354,10 @@ class Run:
             self.given.fixed, self.given.moving, init, settings=settings, device=str(self.device), seed=self.seed
         )
         session = self.session(guide=guide, settings=settings)
-        pairs = prompt_pairs(session, count, mask=self.given.moving_mask, seed=self.seed)
+        mask, where = self.given.moving_mask, self.settings.prompt.where
+        # Without a mask everything in the foreground is inside.
+        where = "inside" if mask is None else where
+        pairs = prompt_pairs(session, count, mask=mask, where=where, seed=self.seed)
         if not len(pairs):
             self.doubts.append(
                 f"none of {count} random prompts has a counterpart; no region has a part in the result"

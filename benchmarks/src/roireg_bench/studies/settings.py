@@ -48,6 +48,7 @@ class Variant(BaseModel):
     preset : named settings to begin with. settings : changes of them, as in a settings file.
     type : type of transform, as in `roireg.register`.
     regions : "found" in the images, or the "labels" of the case: an oracle, since results are scored with them.
+    prompts : "anywhere", or "inside" or "outside" the labels of the moving image, an oracle as well.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,11 +57,13 @@ class Variant(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     type: TransformType | None = None
     regions: Literal["found", "labels"] = "found"
+    prompts: Literal["anywhere", "inside", "outside"] = "anywhere"
 
     @property
     def config(self) -> Config:
         """The settings of the registration."""
-        return Config.of({"preset": self.preset, **self.settings})
+        where = {} if self.prompts == "anywhere" else {"prompt": {"where": self.prompts}}
+        return Config.of(_joined({"preset": self.preset, **self.settings}, where))
 
 
 class StudyFile(BaseModel):
@@ -125,7 +128,12 @@ class SettingsStudy(Study):
     @property
     def variants(self) -> Mapping[str, Mapping[str, object]]:
         return {
-            name: {"config": v.config.model_dump(mode="json"), "type": v.type, "regions": v.regions}
+            name: {
+                "config": v.config.model_dump(mode="json"),
+                "type": v.type,
+                "regions": v.regions,
+                "prompts": v.prompts,
+            }
             for name, v in self.members.items()
         }
 
@@ -133,18 +141,20 @@ class SettingsStudy(Study):
         chosen = self.members[variant]
         fixed, moving = scene.fixed, scene.moving
         labels: tuple[Image, Image] | tuple[None, None] = (None, None)
-        if chosen.regions == "labels":
-            if scene.truth.labels is None:
-                raise InputError(f"{scene.case.id}: the variant {variant!r} needs label maps, and the case has none")
+        if scene.truth.labels is not None:
             labels = scene.truth.labels
+        elif chosen.regions == "labels" or chosen.prompts != "anywhere":
+            raise InputError(f"{scene.case.id}: the variant {variant!r} needs label maps, and the case has none")
+        rois = labels if chosen.regions == "labels" else (None, None)
         started = time.process_time()
         result = register(
             fixed,
             moving,
             config=chosen.config,
             type=chosen.type,
-            fixed_rois=labels[0],
-            moving_rois=labels[1],
+            fixed_rois=rois[0],
+            moving_rois=rois[1],
+            moving_mask=None if chosen.prompts == "anywhere" else labels[1],
             device="cpu",
         )
         seconds = time.process_time() - started
