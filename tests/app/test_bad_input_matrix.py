@@ -63,6 +63,12 @@ TEXTS = {
     "ElementDataFile = LOCAL\n",
     "huge.nrrd": "NRRD0004\ntype: short\ndimension: 3\nsizes: 30000 30000 30000\nencoding: gzip\n\n",
     "long.nrrd": f"NRRD0004\ntype: {HUGE}\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n\n12345678",
+    "list.mhd": "ObjectType = Image\nNDims = 3\nDimSize = 4 4 2\nElementType = MET_SHORT\nElementDataFile = LIST\n"
+    "pipe.nii.gz\npipe.nii.gz\n",
+    "pattern.mhd": "ObjectType = Image\nNDims = 3\nDimSize = 4 4 2\nElementType = MET_SHORT\n"
+    "ElementDataFile = pipe%d.raw 1 2 1\n",
+    "list.nhdr": "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 2\nencoding: raw\nendian: little\n"
+    "data file: LIST\npipe.nii.gz\npipe.nii.gz\n",
     "alone.mhd": "ObjectType = Image\nNDims = 2\nDimSize = 9 9\nElementType = MET_SHORT\nElementDataFile = a.raw\n",
     "format.mhd": "ObjectType = Image\nNDims = 2\nDimSize = 9 9\nElementType = MET_SHORT\nElementDataFile = %s%n\n",
     "notes.png": "dear diary\n",
@@ -181,7 +187,9 @@ def bad_files(volume: Scene, flat: Scene, tmp_path_factory: pytest.TempPathFacto
     }.items():
         _result(place / f"result_{name}", volume, **changes)
     (place / "loop").symlink_to(place / "loop")
-    os.mkfifo(place / "pipe.nii.gz")
+    (place / "piped").mkdir()
+    for name in ("pipe.nii.gz", "pipe1.raw", "piped/transform.h5", "piped/result.json", "piped/1.dcm"):
+        os.mkfifo(place / name)
     return place
 
 
@@ -252,6 +260,13 @@ CASES: list[tuple[str, str, tuple[str, ...]]] = [
     ("a pipe as a reference", "apply {truth} {moving} --reference {pipe.nii.gz} -o {out}.nii.gz", ("pipe.nii.gz",)),
     ("a pipe of weights", f"{F} --model {{pipe.nii.gz}}", ("pipe.nii.gz",)),
     ("a pipe to check", "models check {pipe.nii.gz}", ("pipe.nii.gz",)),
+    ("slices that are pipes", "info {list.mhd}", ("list.mhd", "pipe.nii.gz", "pipe")),
+    ("numbered slices that are pipes", "info {pattern.mhd}", ("pattern.mhd", "pipe1.raw", "pipe")),
+    ("slices of NRRD that are pipes", "info {list.nhdr}", ("list.nhdr", "pipe.nii.gz", "pipe")),
+    ("a folder of pipes", "info {piped}", ("piped", "DICOM")),
+    ("a result of pipes", "apply {piped} {moving} --reference {fixed} -o {out}.nii.gz", ("piped", "transform.h5")),
+    ("a page of pipes", "report {piped}", ("piped",)),
+    ("a run into pipes", "register {fixed} {moving} -o {piped} --resume", ("piped",)),
     ("a nul in a name", "info a\0b", ("a",)),
     ("a name too long", f"info {'n' * 300}", ("nnn",)),
     ("an output below a file", "convert {fixed} {notes.png}/x.nii.gz", ("notes.png",)),
@@ -409,6 +424,17 @@ CASES: list[tuple[str, str, tuple[str, ...]]] = [
     ("other images", "report {result_other} -o {out}.html", ("--fixed",)),
     ("no result", "report {empty} -o {out}.html", ("empty", "result.json")),
     ("a result that is a file", "report {notes.png} -o {out}.html", ("notes.png",)),
+    # The benchmark.
+    ("a set that is not there", "bench {empty}/set", ("empty/set", "no such folder")),
+    ("a set that is none", "bench run {empty} -o {out}", ("empty", "pairs.json")),
+    ("a set that is a file", "bench run {words.csv} -o {out}", ("words.csv",)),
+    ("no cases to check", "bench check {empty}", ("empty", "pairs.json")),
+    ("a page of no rows", "bench page {empty}", ("empty", "results.csv")),
+    ("a page of a file", "bench page {words.csv}", ("words.csv", "results.csv")),
+    ("no cases to prompt", "bench prompts {empty} -o {out}", ("empty", "pairs.json")),
+    ("a layout of no name", "bench adapt nothing {empty} -o {out}", ("nothing", "learn2reg")),
+    ("a data set that is none", "bench adapt acdc {empty} -o {out}", ("empty", "Info.cfg")),
+    ("a limit of no pairs", "bench prompts {empty} --limit 0", ("--limit",)),
     # The rest.
     ("nothing to describe", "info", ("info",)),
     ("presets of a file", "info {fixed} --presets", ("--presets",)),
@@ -462,17 +488,6 @@ def test_one_line_and_nothing_left(text, words, volume, flat, bad_files, tmp_pat
 def test_the_classes_are_many_and_different():
     assert len({case[0] for case in CASES}) == len(CASES) >= 100
     assert {case[1].split()[0] for case in CASES} >= {
-        *(
-            "register",
-            "match",
-            "prompt",
-            "segment",
-            "apply",
-            "convert",
-            "evaluate",
-            "info",
-            "report",
-            "models",
-            "demo",
-        ),
+        *("register", "match", "prompt", "segment", "apply", "convert", "evaluate", "info", "report", "models"),
+        *("demo", "bench"),
     }

@@ -321,6 +321,8 @@ def intact_record(folder: Path, *, record: str = RECORD) -> dict[str, Any] | Non
 def _read(file: Path) -> dict[str, Any] | None:
     """Return a record, or None where there is no file or another one."""
     try:
+        if not file.is_file():  # a pipe would be waited for
+            return None
         content = json.loads(file.read_text(encoding="utf-8"))
         ours = isinstance(content["written"], dict) and isinstance(content["complete"], bool)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

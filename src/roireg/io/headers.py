@@ -130,6 +130,7 @@ def _meta(path: Path, raw: bytes) -> _Header | None:
         # MetaIO writes the number of a slice into such a name without a look at it.
         raise InputError(f"{path}: its header says ElementDataFile {name[:80]!r}, which is no name; it is damaged")
     if name.startswith("LIST") or "%" in name:
+        _check_slices(path, name, raw[start:])
         return None
     file, begin = (path, start) if name.upper() == "LOCAL" else (path.parent / name, 0)
     skip = fields.get("HeaderSize", "0")
@@ -167,10 +168,28 @@ def _nrrd(path: Path, raw: bytes) -> _Header | None:
     needed = math.prod(size) * (of_type[0] if of_type else 1)
     encoding = fields.get("encoding", "raw").lower()
     name = fields.get("data file", fields.get("datafile"))
-    if encoding not in ("raw", "gzip", "gz") or (name is not None and (name.startswith("LIST") or "%" in name)):
+    if name is not None and (name.startswith("LIST") or "%" in name):
+        _check_slices(path, name, raw[start:])
+        return None
+    if encoding not in ("raw", "gzip", "gz"):
         return None
     file, begin = (path, start) if name is None else (path.parent / name, 0)
     return _Header(needed, file, begin, encoding != "raw")
+
+
+def _check_slices(path: Path, name: str, rest: bytes) -> None:
+    """Refuse devices and pipes among the files of the slices, which would be waited for.
+
+    `name` is LIST, then `rest` has a file per line, or a pattern with a place for the number.
+    """
+    if name.startswith("LIST"):
+        files = [path.parent / os.fsdecode(line).strip() for line in rest.splitlines() if line.strip()]
+    else:
+        pattern = path.parent / re.sub(r"%0?\d?d", "*", name.split()[0])
+        files = list(pattern.parent.glob(pattern.name))
+    for file in files:
+        if "\0" not in file.name and file.exists() and not (file.is_file() or file.is_dir()):
+            raise InputError(f"{path}: its voxels are expected in {file.name[:80]}, which is a device or pipe")
 
 
 def _check_numbers(path: Path, field: str, words: list[str], count: int) -> None:

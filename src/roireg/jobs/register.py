@@ -54,7 +54,9 @@ class RegisterSettings(SettingsOptions, PicturesOptions):
     ] = None
     search: Annotated[
         SearchRange | None,
-        option(help="Volumes: rotations within 45 degrees, or all.", show_default="near", panel=STARTED),
+        option(
+            help="Volumes: turns within 45 degrees and quarter turns, or all.", show_default="near", panel=STARTED
+        ),
     ] = None
     roi_weight: Annotated[
         float | None,

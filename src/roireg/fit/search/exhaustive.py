@@ -50,8 +50,9 @@ class Peak:
 def rotations(d: int, *, step: float, largest: float, full: bool) -> Array:
     """(N, d, d) rotations to try, the identity first.
 
-    In 2D all angles in equal steps. In 3D a lattice of rotation vectors within `largest`; with `full` such a lattice
-    of small rotations about each of the 24 rotations of the cube. `step` and `largest` are degrees.
+    In 2D all angles in equal steps. In 3D a lattice of rotation vectors within `largest`, and the other of the 24
+    rotations of the cube, by which headers go wrong; with `full` a lattice of small rotations about each of the 24.
+    `step` and `largest` are degrees.
     """
     if d == 2:
         angles = np.radians(np.arange(round(360 / step)) * 360 / round(360 / step))
@@ -61,10 +62,12 @@ def rotations(d: int, *, step: float, largest: float, full: bool) -> Array:
     length = np.linalg.norm(lattice, axis=1)
     lattice = lattice[np.argsort(length, kind="stable")]
     near = Rotation.from_rotvec(np.radians(lattice))
-    if not full:
-        return np.asarray(near[np.sort(length) <= largest + 0.01].as_matrix())
     cube = Rotation.create_group("O")
     cube = cube[np.argsort(cube.magnitude(), kind="stable")]
+    if not full:
+        within = near[np.sort(length) <= largest + 0.01]
+        beyond = cube[cube.magnitude() > np.radians(largest + 0.01)]
+        return np.concatenate([within.as_matrix(), beyond.as_matrix()])
     # Each small rotation stays with the nearest rotation of the cube.
     small = near[np.sort(length) <= 63]
     own = np.array([(cube.inv() * r).magnitude().min() >= r.magnitude() - 1e-6 for r in small])
