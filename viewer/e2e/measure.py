@@ -21,11 +21,23 @@ import numpy as np
 import torch
 from browsing import Window, chromium
 
+from roireg.core.grid import Grid
 from roireg.io import write_image
 from roireg.synth import SyntheticPair, as_raster, make_pair
 
 CLICKS = 30
 MANY = 200
+
+
+def enlarged(pair: SyntheticPair, factor: int) -> SyntheticPair:
+    """Return a picture pair with every pixel repeated; only what is needed here is enlarged."""
+
+    def larger(image: Any) -> Any:
+        data = image.data.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        return replace(image, data=data, grid=Grid.pixels(tuple(data.shape[1:])))
+
+    names = ("fixed", "moving", "fixed_labels")
+    return replace(pair, **{name: larger(getattr(pair, name)) for name in names})
 
 
 def colours(pair: SyntheticPair) -> SyntheticPair:
@@ -42,7 +54,7 @@ def colours(pair: SyntheticPair) -> SyntheticPair:
 CASES = {
     "flat": ("512 × 512", lambda: as_raster(make_pair(2, shape=(512, 512))), ".png"),
     "volume": ("160 × 192 × 224", lambda: make_pair(3, shape=(160, 192, 224)), ".nii.gz"),
-    "large": ("4000 × 4000 RGB", lambda: colours(as_raster(make_pair(2, shape=(4000, 4000)))), ".png"),
+    "large": ("4000 × 4000 RGB", lambda: enlarged(colours(as_raster(make_pair(2, shape=(1000, 1000)))), 4), ".png"),
 }
 
 
