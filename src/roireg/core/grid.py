@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ Array = NDArray[np.float64]
 
 FARTHEST = 1e15
 """Numbers of an affine are smaller, in mm; their products stay finite."""
+
+
+_BODY = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+"""Directions of the body in world, which is LPS."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +200,25 @@ class Grid:
         return np.asarray(inside.all(axis=-1))
 
     # -- other grids over the same place ----------------------------------------------------------
+
+    def oriented(self, letters: str) -> Grid:
+        """Return the same voxels of a 3D grid with its axes renamed and turned to directions of the body (nearest).
+
+        Parameters
+        ----------
+        letters : where each storage axis leads to, out of L, R (left, right), P, A (back, front), S, I (head, feet):
+            "SPL" is z, y, x.
+        """
+        targets = np.array([_BODY[letter] for letter in letters], dtype=np.float64).T
+        alike = targets.T @ self.direction
+        order = max(itertools.permutations(range(3)), key=lambda p: sum(abs(alike[i, a]) for i, a in enumerate(p)))
+        index = np.zeros((4, 4))
+        index[3, 3] = 1
+        for i, a in enumerate(order):
+            turned = alike[i, a] < 0
+            index[a, i] = -1.0 if turned else 1.0
+            index[a, 3] = self.shape[a] - 1 if turned else 0
+        return Grid(tuple(self.shape[a] for a in order), self.affine @ index)
 
     def with_spacing(self, spacing: ArrayLike) -> Grid:
         """Return a grid over the same box whose voxels have about the given spacing (mm, storage order).

@@ -6,7 +6,7 @@ from roireg.match.carry import Guide, Side
 from roireg.match.evidence import Evidence
 from roireg.match.geometry import GeometryOptions, Hypothesis, affine_hypotheses, pair_agreement
 from roireg.match.keypoints import KeypointMap, keypoint_maps
-from roireg.match.matcher import PUBLISHED, MatchOptions, match, match_labels, region_similarity
+from roireg.match.matcher import PUBLISHED, MatchOptions, match, match_classes, match_labels, region_similarity
 from roireg.match.prototypes import prototypes, resize_masks
 from roireg.match.similarity import (
     DescriptorWeights,
@@ -46,6 +46,7 @@ __all__ = [
     "descriptor_similarity",
     "keypoint_maps",
     "match",
+    "match_classes",
     "match_labels",
     "match_slices",
     "pair_agreement",

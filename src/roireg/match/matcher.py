@@ -35,7 +35,16 @@ from roireg.match.similarity import (
     descriptor_similarity,
 )
 
-__all__ = ["PUBLISHED", "MatchOptions", "described", "match", "match_labels", "region_similarity", "similarity_of"]
+__all__ = [
+    "PUBLISHED",
+    "MatchOptions",
+    "described",
+    "match",
+    "match_classes",
+    "match_labels",
+    "region_similarity",
+    "similarity_of",
+]
 
 Matrix = NDArray[np.float64]
 
@@ -249,6 +258,28 @@ def match_labels(fixed: ROISet, moving: ROISet) -> ROIPairs:
                 f"the {side} image has several regions of class {', '.join(repeated)}; "
                 "give every region a class of its own or match by features"
             )
+    return ROIPairs(
+        moving,
+        fixed,
+        tuple(ROIPair(m, f, 1.0, 1.0, source="labels", name=fixed.names[f]) for m, f in _of_one_name(fixed, moving)),
+    )
+
+
+def match_classes(fixed: ROISet, moving: ROISet) -> ROIPairs:
+    """Pair regions that a segmenter has given the same class (Case 1), the most probable first.
+
+    Similarity, confidence and probability of a pair are the joint probability of the class, p(C|moving) p(C|fixed)
+    (SAMReg, equation 1), each the mean inside its region. Classes of one image only stay unmatched.
+    """
+    assert fixed.scores is not None and moving.scores is not None
+    pairs = []
+    for m, f in _of_one_name(fixed, moving):
+        joint = float(moving.scores[m] * fixed.scores[f])
+        pairs.append(ROIPair(m, f, joint, joint, source="classes", name=fixed.names[f], probability=joint))
+    return ROIPairs(moving, fixed, tuple(sorted(pairs, key=lambda p: -p.confidence)))
+
+
+def _of_one_name(fixed: ROISet, moving: ROISet) -> list[tuple[int, int]]:
+    """Return (moving, fixed) indices of regions with equal names, order of the fixed regions."""
     where = {n: i for i, n in enumerate(moving.names) if n is not None}
-    pairs = [ROIPair(where[n], i, 1.0, 1.0, source="labels", name=n) for i, n in enumerate(fixed.names) if n in where]
-    return ROIPairs(moving, fixed, tuple(pairs))
+    return [(where[n], i) for i, n in enumerate(fixed.names) if n in where]

@@ -1,6 +1,7 @@
 """Networks and their checkpoints: what exists, where the weights are, how they load, what they compute."""
 
 from roireg.models.base import DenseEncoder, Embedding, LoadReport, MaskLogits, ModelCard, PromptableModel, Signs
+from roireg.models.classes import ClassModel, ClassNetwork
 from roireg.models.family import Family
 from roireg.models.network import Network
 from roireg.models.preprocess import CT_WINDOWS, Preprocessing, Window, to_raster
@@ -10,6 +11,8 @@ from roireg.models.remote import allow_remote
 
 __all__ = [
     "CT_WINDOWS",
+    "ClassModel",
+    "ClassNetwork",
     "DenseEncoder",
     "Embedding",
     "Family",

@@ -29,6 +29,7 @@ class ModelCard:
     hub_id : Hugging Face repository, or None where the authors publish files elsewhere (see `source`).
     source : address of the authors' page, for people.
     files : file names under which the original checkpoint is published, with its folder where it lies in one.
+    url : address of the folder that holds all of `files`, where the authors publish them beside the hub.
     code_licence, weights_licence : SPDX identifiers or the name of the licence.
     ndim : 2 or 3, dimension of the images it takes.
     input_size : side in pixels of what the network sees.
@@ -46,6 +47,7 @@ class ModelCard:
     hub_id: str | None = None
     source: str = ""
     files: tuple[str, ...] = ()
+    url: str = ""
     code_licence: str = "unknown"
     weights_licence: str = "unknown"
     ndim: Literal[2, 3] = 2

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from roireg.core.errors import InputError, OptionalDependencyError
 from roireg.models.base import LoadReport
 from roireg.models.renaming import Rules, original_names
+from roireg.models.tensorflow import TENSORFLOW, read_layers
 
 __all__ = [
     "UNREADABLE",
@@ -71,6 +72,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: no such checkpoint file; check the path")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if path.name == TENSORFLOW and path.with_suffix(".json").is_file():
+        return read_layers(path)
     zipped = _require_whole(path)
     try:
         # Mapped, not read: looking at the shapes of a large file costs nothing.

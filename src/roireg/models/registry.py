@@ -15,17 +15,21 @@ from roireg.io.weights import SUFFIXES, find_weights, weight_files, weights_dige
 from roireg.models import (
     anatomical,
     dino,
+    meshnet,
     mobile_sam,
     nninteractive,
+    obelisk,
     sam,
     sam2,
     sam_hq,
     sam_med2d,
     sam_med3d,
     vista3d,
+    wnet,
 )
 from roireg.models.base import DenseEncoder, LoadReport, ModelCard, PromptableModel, Signs
 from roireg.models.checkpoint import read_tensors, shapes_of
+from roireg.models.classes import ClassModel
 from roireg.models.family import Family
 from roireg.models.hugging import read_config
 from roireg.models.network import Network
@@ -46,6 +50,9 @@ FAMILIES: list[Family] = [
     vista3d.FAMILY,
     nninteractive.FAMILY,
     *dino.FAMILIES,
+    meshnet.FAMILY,
+    obelisk.FAMILY,
+    wnet.FAMILY,
 ]
 """All architectures, in the order in which models are listed."""
 
@@ -105,15 +112,17 @@ class Loading(TypedDict, total=False):
 def load(name: str | Path, needs: Literal["prompts"] = ..., **how: Unpack[Loading]) -> PromptableModel: ...
 @overload
 def load(name: str | Path, needs: Literal["features"], **how: Unpack[Loading]) -> DenseEncoder: ...
+@overload
+def load(name: str | Path, needs: Literal["classes"], **how: Unpack[Loading]) -> ClassModel: ...
 def load(
     name: str | Path,
-    needs: Literal["prompts", "features"] = "prompts",
+    needs: Literal["prompts", "features", "classes"] = "prompts",
     *,
     device: torch.device | str = "cpu",
     input_size: int | None = None,
     dtype: Precision = None,
     profile: str | None = None,
-) -> PromptableModel | DenseEncoder:
+) -> PromptableModel | DenseEncoder | ClassModel:
     """Load a network with its weights.
 
     Parameters
@@ -121,7 +130,7 @@ def load(
     name : registry name ("sam-vit-base"), path of a checkpoint file or Hugging Face folder, or "NAME=PATH" for a
         path whose model cannot be told from its tensors ("medsam=mine.pth"); "nninteractive=http://HOST:PORT" for a
         server, see `roireg.models.remote.allow_remote`.
-    needs : what it is loaded for: to answer prompts, or for its dense features.
+    needs : what it is loaded for: to answer prompts, for its dense features, or for the classes of voxels.
     device : where the weights go.
     input_size : side of what the network sees in pixels; smaller is faster and coarser. As trained if None.
     dtype : number format of encoder and decoder: None or "float32", "bfloat16", or "auto", which is bfloat16 where
@@ -202,11 +211,16 @@ def _assembled(
 def _suited(model: Any, needs: str) -> Any:
     if needs == "prompts" and not isinstance(model, PromptableModel):
         raise InputError(
-            f"{model.card.name} gives features and answers no prompts; choose a model with prompts "
+            f"{model.card.name} answers no prompts; choose a model with prompts "
             "(see `roireg models list`) or the embedded segmenter hierarchy"
         )
     if needs == "features" and not isinstance(model, DenseEncoder):
         raise InputError(f"{model.card.name} gives no dense features; see `roireg models list` for others")
+    if needs == "classes" and not isinstance(model, ClassModel):
+        raise InputError(
+            f"{model.card.name} names no classes; choose a segmenter of classes such as meshnet-30 (see "
+            "`roireg models list`), or give it as the network of regions with --model"
+        )
     return model
 
 

@@ -10,6 +10,7 @@ from roireg.segment.base import (
     make_segmenter,
     register_segmenter,
 )
+from roireg.segment.classes import ClassSegmenter, CommandSegmenter
 from roireg.segment.everything import EverythingOptions
 from roireg.segment.filters import RegionFilter, filter_regions
 from roireg.segment.hierarchy import Hierarchy, HierarchySegmenter
@@ -21,6 +22,8 @@ from roireg.segment.volumes import SlicedVolume, SliceSegmenter
 from roireg.segment.working import working_grid
 
 __all__ = [
+    "ClassSegmenter",
+    "CommandSegmenter",
     "EverythingOptions",
     "Hierarchy",
     "HierarchySegmenter",

@@ -61,6 +61,11 @@ class PromptableImage(Prepared, Protocol):
 class Segmenter(ABC):
     """Turns images into regions. It keeps nothing of an image: what it computes is in the value it returns."""
 
+    @property
+    def classed(self) -> bool:
+        """Whether regions are named after classes, so that equal names in two images correspond."""
+        return False
+
     @abstractmethod
     def prepare(self, image: Image) -> Prepared:
         """Compute what the regions of an image and prompts on it need.

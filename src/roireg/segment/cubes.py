@@ -31,17 +31,7 @@ FOREGROUND = 0.05
 
 def patient_grid(grid: Grid) -> Grid:
     """Return the same voxels of a 3D grid with its axes renamed and turned to head, front and right (nearest)."""
-    # In LPS, x grows to the left and y to the back.
-    targets = np.eye(3)[:, ::-1] * np.array([1.0, -1.0, -1.0])
-    alike = targets.T @ grid.direction
-    order = max(itertools.permutations(range(3)), key=lambda p: sum(abs(alike[i, a]) for i, a in enumerate(p)))
-    index = np.zeros((4, 4))
-    index[3, 3] = 1
-    for i, a in enumerate(order):
-        turned = alike[i, a] < 0
-        index[a, i] = -1.0 if turned else 1.0
-        index[a, 3] = grid.shape[a] - 1 if turned else 0
-    return Grid(tuple(grid.shape[a] for a in order), grid.affine @ index)
+    return grid.oriented("SAR")
 
 
 @dataclass(frozen=True, eq=False)

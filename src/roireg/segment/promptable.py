@@ -48,7 +48,7 @@ MASK_LOGIT = 8.0
 
 @dataclass(frozen=True, eq=False)
 class NetworkAnswers(ROISet):
-    """Regions that a network answers a prompt with.
+    """Regions of which a network says how probable they are, such as its answers to a prompt.
 
     Attributes
     ----------
