@@ -56,7 +56,7 @@ def list_models(session: Session) -> Outcome:
             f"{row['ndim']}D {row['input_size']}",
             f"{row['parameters_million']:.0f} M",
             f"{row['memory_mb'] / 1000:.1f} GB" if row["memory_mb"] else "–",
-            ", ".join(row["prompts"]) or "features only",
+            ", ".join(row["prompts"]) or row["gives"],
             escape(row["weights_licence"]),
             here,
         )
@@ -101,8 +101,9 @@ def fetch(
 ) -> Outcome:
     """Download the weights of a network after showing their licence; the only command that goes online.
 
-    Writes into the cache of huggingface_hub (HF_HOME) and prints the place and its SHA-256. Weights that are on this
-    disk already are left as they are. Models that are not on the Hugging Face hub: says where to get the file.
+    Writes into the cache of huggingface_hub (HF_HOME), or into ~/.cache/roireg/models for files that their authors
+    publish elsewhere, and prints the place and its SHA-256. Weights that are on this disk already are left as they
+    are. Models that are published in another way: says where to get the file.
     """
     from roireg.io.weights import fetch_weights, weights_digest
     from roireg.models import find_card
@@ -112,9 +113,16 @@ def fetch(
     if row["served"]:
         raise InputError(f"{card.name} runs on a server of its own and has no weights to fetch; see {card.source}")
     if row["path"] is None:
-        if card.hub_id is not None:
+        if card.hub_id is not None or card.url:
             _ask(session, row, yes)
-        fetch_weights(card.name, hub_id=card.hub_id, source=card.source, files=card.files)
+        fetch_weights(
+            card.name,
+            hub_id=card.hub_id,
+            source=card.source,
+            files=card.files,
+            url=card.url,
+            sha256=card.sha256,
+        )
         row = _describe(card)
     else:
         session.say(f"{card.name} is on this disk already")
@@ -189,20 +197,24 @@ def check(
 
 
 def _describe(card: Any) -> dict[str, Any]:
-    from roireg.io.weights import find_weights, hub_folder, weight_files
+    from roireg.io.weights import find_weights, hub_folder, kept_folder, weight_files
+    from roireg.models.classes import ClassNetwork
     from roireg.models.registry import family_of
 
-    served = family_of(card).connect is not None
+    family = family_of(card)
+    served = family.connect is not None
+    classed = isinstance(family.model, type) and issubclass(family.model, ClassNetwork)
     path = None if served else find_weights(card.name, hub_id=card.hub_id, files=card.files)
     row = {name: value for name, value in vars(card).items() if name not in ("parameters", "sha256", "size")}
     return row | {
         "parameters_million": card.parameters,
         "prompts": [kind for kind in ("point", "box", "mask") if kind in card.prompts],
         "preprocessing": None if card.preprocessing is None else card.preprocessing.words,
+        "gives": "classes only" if classed else "features only",
         "served": served,
         "path": path,
         "bytes": None if path is None else sum(file.stat().st_size for file in weight_files(path)),
-        "cache": None if card.hub_id is None else hub_folder(card.hub_id),
+        "cache": hub_folder(card.hub_id) if card.hub_id else kept_folder(card.name) if card.url else None,
         "expected_bytes": None if served else round(4e6 * card.parameters),
     }
 
@@ -213,11 +225,11 @@ def _say_card(session: Session, row: dict[str, Any]) -> None:
     session.say(f"[bold]{escape(row['name'])}[/]  {escape(row['notes'])}")
     rows = [
         ("architecture", f"{row['family']}, {row['ndim']}D, input {row['input_size']}"),
-        ("prompts", ", ".join(row["prompts"]) or "none: dense features only"),
+        ("prompts", ", ".join(row["prompts"]) or f"none: {row['gives']}"),
         ("images", row["preprocessing"]),
         ("parameters", f"{row['parameters_million']:g} million{_memory(row)}"),
         ("source", row["source"]),
-        ("hub", row["hub_id"] or "not fetched from the Hugging Face hub"),
+        ("hub", row["hub_id"] or row["url"] or "not fetched from the Hugging Face hub"),
         ("files", ", ".join(row["files"]) or ("none" if row["served"] else "config.json and *.safetensors")),
         ("licence", f"code {row['code_licence']}, weights {row['weights_licence']}"),
         ("weights", _place(row)),

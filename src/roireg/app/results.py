@@ -135,11 +135,15 @@ def say_regions(session: Session, job: SegmentJob, result: JobResult) -> Outcome
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     flat = bool(regions) and len(regions[0]["centroid"]) == 2
     size, axes = (f"{document['unit']}²", "x, y") if flat else (f"{document['unit']}³", "x, y, z")
-    for heading in ("label", "stability", f"size ({size})", f"centroid {axes}"):
+    named = any(region["name"] for region in regions)
+    for heading in ("label", "probability" if named else "stability", f"size ({size})", f"centroid {axes}"):
         table.add_column(heading, justify="right")
-    for region in regions[:10]:
+    if named:
+        table.add_column("class")
+    for region in regions[: 40 if named else 10]:
         centre = ", ".join(f"{v:.1f}" for v in region["centroid"])
-        table.add_row(str(region["label"]), number(region["stability"]), f"{region['volume']:.4g}", centre)
+        what = (escape(region["name"]),) if named else ()
+        table.add_row(str(region["label"]), number(region["stability"]), f"{region['volume']:.4g}", centre, *what)
     session.say(table)
     if document["note"]:
         session.note("note", document["note"], "blue")

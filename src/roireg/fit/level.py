@@ -103,6 +103,9 @@ class VelocityOptions(BaseModel):
     label_weight: float = Field(
         3.0, ge=0, allow_inf_nan=False, description="weight of all pairs of label maps together"
     )
+    class_weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="weight of all pairs of the classes of a segmenter together"
+    )
     max_regions: int = Field(24, ge=1, description="proposed pairs that take part at most, the most confident first")
     region_truncation: float = Field(
         0.06, gt=0, description="distance from a border up to which a region pulls, fraction of the longest side"

@@ -21,6 +21,7 @@ from roireg.core.image import Image
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine
 from roireg.core.warp import resample, sample, voxel_coords, warp
+from roireg.segment.promptable import NetworkAnswers
 
 __all__ = ["CodedAgreement", "RegionCodes"]
 
@@ -66,13 +67,18 @@ class RegionCodes:
             (pairs.fixed, [p.fixed for p in pairs.pairs]),
             (pairs.moving, [p.moving for p in pairs.pairs]),
         ):
-            united = torch.zeros(count, *rois.grid.shape, dtype=torch.bool, device=rois.masks.device)
+            # Where a segmenter says how probable its regions are, borders are as soft as it is unsure of them.
+            soft = rois.soft if isinstance(rois, NetworkAnswers) else None
+            shares = rois.masks.to(torch.uint8) * 255 if soft is None else soft
+            united = torch.zeros(count, *rois.grid.shape, dtype=torch.uint8, device=rois.masks.device)
             for k, g in zip(index, group.tolist(), strict=True):
-                united[g] |= rois.masks[k]
+                torch.maximum(united[g], shares[k], out=united[g])
             masks.append(united)
         size = torch.zeros(count)
         for united, rois in zip(masks, (pairs.fixed, pairs.moving), strict=True):
-            size += united.flatten(1).sum(1).cpu() * float(np.prod(rois.grid.spacing))
+            size += (
+                united.flatten(1).sum(1, dtype=torch.float64).float().cpu() / 255 * float(np.prod(rois.grid.spacing))
+            )
         # Between counting every voxel alike (small regions are lost) and every region alike (large ones are bent).
         share = total / size.clamp(min=1e-6).sqrt()
         share = share * (total.sum() / (share * size).sum())
@@ -81,7 +87,8 @@ class RegionCodes:
         for united, rois in zip(masks, (pairs.fixed, pairs.moving), strict=True):
             data = torch.zeros(channels, *rois.grid.shape, device=united.device)
             for mask, vector in zip(united, vectors, strict=True):
-                data[:, mask] += vector[:, None].to(data.device)
+                there = mask > 0
+                data[:, there] += vector[:, None].to(data.device) * (mask[there].float() / 255)
             maps.append(Image(data, rois.grid, name="regions"))
         return cls(*maps)
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RegionPairs"]
 
+CLASSED = ("labels", "classes")
+"""Sources of pairs whose regions share a class, by which they correspond."""
+
 DISTANCE_VOXELS = 300_000
 """Voxels of the grid that distances are measured on; they are looked at on coarse lattices only."""
 
@@ -31,7 +34,7 @@ class RegionPairs:
     fixed, moving : (K, *shape) signed distances, divided by the distance at which they are cut off, negative inside.
     fixed_grid, moving_grid : of these distances.
     weights : (K,) weight of every pair in the loss.
-    certain : how many of the first pairs are those of label maps or accepted by a person.
+    certain : how many of the first pairs are those of label maps, of classes, or accepted by a person.
     codes : of the certain pairs, or of all where no term looks at the images; None where there are none.
     """
 
@@ -49,14 +52,20 @@ class RegionPairs:
         if pairs is None:
             return None
         labels = [p for p in pairs.active.pairs if p.source == "labels"]
-        accepted = [p for p in pairs.pairs if p.status == "accepted" and p.source != "labels"]
+        classes = [p for p in pairs.active.pairs if p.source == "classes"]
+        accepted = [p for p in pairs.pairs if p.status == "accepted" and p.source not in CLASSED]
         certain: list[ROIPair] = []
         weights: list[float] = []
         for weight, members in ((options.label_weight, labels), (options.own_weight, accepted)):
             if weight > 0 and members:
                 certain += members
                 weights += [weight / len(members)] * len(members)
-        others = [p for p in pairs.pairs if p.status == "proposed" and p.source != "labels"]
+        if options.class_weight > 0 and classes:
+            # Where a segmenter is unsure of a class in either image, it counts less.
+            sure = sum(p.confidence for p in classes)
+            certain += classes
+            weights += [options.class_weight * p.confidence / max(sure, 1e-6) for p in classes]
+        others = [p for p in pairs.pairs if p.status == "proposed" and p.source not in CLASSED]
         others = sorted(others, key=lambda p: -p.confidence)[: max(0, options.max_regions - len(certain))]
         total = max(sum(p.confidence for p in others), 1e-6)
         if options.region_weight > 0:

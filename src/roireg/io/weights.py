@@ -11,11 +11,16 @@ import hashlib
 import importlib
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
+from urllib.request import urlopen
 
 from roireg.core.errors import InputError, OptionalDependencyError
+from roireg.core.files import atomic_path
 from roireg.io.hashing import sha256_of
 
 __all__ = [
@@ -24,6 +29,7 @@ __all__ = [
     "find_weights",
     "hub_cache",
     "hub_folder",
+    "kept_folder",
     "models_folder",
     "weight_files",
     "weights_digest",
@@ -92,7 +98,14 @@ def find_weights(name: str, *, hub_id: str | None = None, files: Sequence[str] =
     for file in files:
         if (SHIPPED / file).is_file():
             return SHIPPED / file
+        if (path := kept_folder(name) / Path(file).name).is_file():
+            return path
     return None if hub_id is None else _snapshot(hub_id, files)
+
+
+def kept_folder(name: str) -> Path:
+    """Return where a model is kept that its authors publish as plain files, whether it is there or not."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "roireg" / "models" / name
 
 
 def _snapshot(hub_id: str, files: Sequence[str]) -> Path | None:
@@ -138,11 +151,14 @@ def weights_digest(path: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def fetch_weights(name: str, *, hub_id: str | None, source: str, files: Sequence[str] = ()) -> Path:
+def fetch_weights(
+    name: str, *, hub_id: str | None, source: str, files: Sequence[str] = (), url: str = "", sha256: str = ""
+) -> Path:
     """Download a model into the cache of huggingface_hub and return its place. The only function that goes online.
 
     Of a repository in the Hugging Face format config.json and its weights are fetched (pytorch_model.bin where there
-    are no .safetensors), of another one the first of `files` that it has.
+    are no .safetensors), of another one the first of `files` that it has. A model that is not on the hub but has a
+    `url` goes into `kept_folder`, all of its `files`; the first must have the checksum `sha256`.
 
     Raises
     ------
@@ -152,6 +168,8 @@ def fetch_weights(name: str, *, hub_id: str | None, source: str, files: Sequence
     OptionalDependencyError
         When huggingface_hub is not installed.
     """
+    if hub_id is None and url:
+        return _fetch_files(name, files, url, sha256)
     if hub_id is None:
         raise InputError(
             f"{name} cannot be fetched: {' or '.join(files) or 'its file'} is published by way of {source}; "
@@ -187,6 +205,33 @@ def fetch_weights(name: str, *, hub_id: str | None, source: str, files: Sequence
         expected = ", ".join(["config.json with *.safetensors or pytorch_model.bin", *files])
         raise InputError(f"{name}: {hub_id} holds none of {expected}; see {source}")
     return path
+
+
+def _fetch_files(name: str, files: Sequence[str], url: str, sha256: str) -> Path:
+    """Download files of one folder of the web, all or none."""
+    target = kept_folder(name)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files:
+            address = urljoin(url, file)
+            try:
+                with urlopen(address, timeout=60) as answer, (Path(folder) / file).open("wb") as stream:
+                    shutil.copyfileobj(answer, stream)
+            except OSError as error:
+                raise InputError(
+                    f"{name}: {address} could not be downloaded ({_first_line(error)}); check the connection and "
+                    "fetch again"
+                ) from error
+        digest = sha256_of(Path(folder) / files[0])
+        if not digest.startswith(sha256):
+            raise InputError(
+                f"{name}: {urljoin(url, files[0])} is another file than was published (SHA-256 {digest[:16]}..., "
+                f"expected {sha256[:16]}...); nothing was kept"
+            )
+        target.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            with atomic_path(target / file) as temporary:
+                shutil.copyfile(Path(folder) / file, temporary)
+    return target / files[0]
 
 
 def _wanted(present: Sequence[str], files: Sequence[str]) -> list[str]:

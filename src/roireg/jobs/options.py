@@ -20,6 +20,7 @@ from roireg.core.words import PresetName, ProfileName, Unit
 __all__ = [
     "ASIDE",
     "CarriedOptions",
+    "ClassOptions",
     "STARTED",
     "STEERED",
     "Device",
@@ -309,7 +310,41 @@ class NetworkOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SettingsOptions(NetworkOptions):
+class ClassOptions(NetworkOptions):
+    """Where regions come from: a network that is prompted, or a segmenter that names classes."""
+
+    segmenter: Annotated[
+        str | None,
+        option(
+            metavar="NAME|PATH", help="A network whose classes are the regions, such as meshnet-30.", panel=NETWORK
+        ),
+    ] = None
+    segmenter_command: Annotated[
+        str | None,
+        option(metavar="COMMAND", help='A program that writes a label map: "prog {image} {labels}".', panel=NETWORK),
+    ] = None
+
+    def network(self) -> str | None:
+        return self.segmenter or self.model
+
+    def check_network(self) -> None:
+        super().check_network()
+        ways = (
+            ("--model", self.model),
+            ("--segmenter", self.segmenter),
+            ("--segmenter-command", self.segmenter_command),
+        )
+        named = [name for name, value in ways if value is not None]
+        if len(named) > 1:
+            raise InputError(f"{' and '.join(named)} both say where regions come from; give one of them")
+        if self.segmenter_command is not None:
+            from roireg.io.programs import split_command
+
+            split_command(self.segmenter_command)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsOptions(ClassOptions):
     """Settings by the name of a preset or from a file, and what options change of them."""
 
     preset: Annotated[
@@ -320,11 +355,13 @@ class SettingsOptions(NetworkOptions):
     features: Features = None
 
     def network(self) -> str | None:
-        if self.model is not None or self.config is None:
-            return self.model
+        named = super().network()
+        if named is not None or self.config is None:
+            return named
         from roireg.pipeline import Config
 
-        return Config.load(self.config).network.model
+        settings = Config.load(self.config)
+        return settings.classes.segmenter or settings.network.model
 
 
 def parse_size(text: str, *, name: str = "--max-memory") -> int:

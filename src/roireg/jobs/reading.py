@@ -19,7 +19,7 @@ from roireg.core.transforms import Chain, Transform
 from roireg.io import read_image, read_labels, read_transform
 from roireg.io.images import TIFF
 from roireg.jobs.files import ants_files, parse_transform
-from roireg.jobs.options import NetworkOptions, PointOptions, SettingsOptions, parse_numbers
+from roireg.jobs.options import ClassOptions, NetworkOptions, PointOptions, SettingsOptions, parse_numbers
 from roireg.models import resolve
 from roireg.pipeline import Config, preset
 from roireg.pipeline.prompts import check_prompt
@@ -31,6 +31,7 @@ __all__ = [
     "pointed",
     "read_picture",
     "read_reference",
+    "with_classes",
     "with_network",
     "with_settings",
     "world_points",
@@ -151,6 +152,21 @@ def with_network(config: Config, options: NetworkOptions) -> Config:
     return config
 
 
+def with_classes(config: Config, options: ClassOptions) -> Config:
+    """Return settings with the segmenter of classes that options name, or as they are where none is named.
+
+    Raises
+    ------
+    InputError
+        When a name is unknown, or the weights are not on this disk or of another architecture.
+    """
+    if options.segmenter is None and options.segmenter_command is None:
+        return config
+    if options.segmenter is not None:
+        resolve(options.segmenter)
+    return config.with_classes(options.segmenter, command=options.segmenter_command)
+
+
 def with_settings(options: SettingsOptions) -> Config | None:
     """Return the settings of a file or of options; None where the preset alone says everything.
 
@@ -159,10 +175,11 @@ def with_settings(options: SettingsOptions) -> Config | None:
     InputError
         As `Config.load` and `with_network`.
     """
-    if options.config is None and options.model is None and options.features is None:
+    named = (options.config, options.model, options.features, options.segmenter, options.segmenter_command)
+    if all(name is None for name in named):
         return None
     config = preset(options.preset) if options.config is None else Config.load(options.config)
-    config = with_network(config, options)
+    config = with_classes(with_network(config, options), options)
     if options.features is not None:
         config = config.model_copy(update={"match": config.match.model_copy(update={"features": options.features})})
     return config

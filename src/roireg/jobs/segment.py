@@ -12,7 +12,7 @@ from roireg.core.errors import InputError
 from roireg.core.files import check_file, extension_of, stem_of
 from roireg.core.progress import Progress
 from roireg.jobs.job import FolderJob, Work
-from roireg.jobs.options import Device, NetworkOptions, OutFile, PictureOptions, PointOptions, option
+from roireg.jobs.options import ClassOptions, Device, OutFile, PictureOptions, PointOptions, option
 
 __all__ = ["LABEL_MAPS", "SegmentJob"]
 
@@ -20,7 +20,7 @@ LABEL_MAPS = (".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentJob(PictureOptions, PointOptions, NetworkOptions, FolderJob):
+class SegmentJob(PictureOptions, PointOptions, ClassOptions, FolderJob):
     """Regions of one image as label maps, a list and a picture; the files share the name of `out`."""
 
     image: Annotated[Path, typer.Argument(help="Image to segment.")]
@@ -49,6 +49,10 @@ class SegmentJob(PictureOptions, PointOptions, NetworkOptions, FolderJob):
         self.check_network()
         self.check_points()
         # What may be replaced is in the list of the regions.
+        if (self.segmenter or self.segmenter_command) and (self.point or self.box):
+            raise InputError(
+                "a segmenter of classes answers no prompts; leave --point and --box out, or give --model"
+            )
         check_file(self.out, inputs=self.input_files(), replace=True)
         if extension_of(self.out) not in LABEL_MAPS:
             raise InputError(

@@ -20,10 +20,10 @@ from roireg.evaluate.planes import best_cut, display_planes, sample_plane
 from roireg.evaluate.plots import draw_regions, intensity_window, to_picture
 from roireg.io import check_image, read_image, write_labels
 from roireg.jobs.job import Work
-from roireg.jobs.reading import pointed, with_network
+from roireg.jobs.reading import pointed, with_classes, with_network
 from roireg.jobs.segment import LABEL_MAPS, SegmentJob
 from roireg.pipeline import Config
-from roireg.pipeline.tools import Network, tell_time
+from roireg.pipeline.tools import Network, class_segmenter, tell_time
 from roireg.segment import HierarchySegmenter, RegionFilter, Segmenter, as_promptable
 from roireg.segment.promptable import NetworkAnswers
 
@@ -36,7 +36,7 @@ DRAWN = 20
 def compute(job: SegmentJob, progress: Progress) -> Work:
     """Read, check and find regions, or answer a prompt; see `roireg.jobs.job.Job.run`."""
     progress(ProgressEvent("reading the files", 0.0))
-    settings = with_network(Config(), job)
+    settings = with_classes(with_network(Config(), job), job)
     image = read_image(job.image, **job.picture)
     check_image(image)
     stem, kind = stem_of(job.out), extension_of(job.out)
@@ -47,7 +47,9 @@ def compute(job: SegmentJob, progress: Progress) -> Work:
     prompt = pointed(job, image)
     limits = RegionFilter(min_fraction=job.min_size, max_fraction=job.max_size, max_count=job.max_count)
     segmenter: Segmenter = HierarchySegmenter(limits)
-    if job.model is not None:
+    if settings.classes.used:
+        segmenter = class_segmenter(settings.classes, resolve_device(job.device), progress)
+    elif job.model is not None:
         network = Network.load(settings.network, resolve_device(job.device), progress)
         segmenter = network.segmenter(limits, progress)
         if prompt is None:
@@ -58,13 +60,14 @@ def compute(job: SegmentJob, progress: Progress) -> Work:
     names = [f"{stem}{f'_{i}' if i else ''}{kind}" for i in range(len(layers))]
     document = {
         "image": str(job.image),
-        "model": job.model,
+        "model": job.network(),
         "layers": names,
         "unit": image.unit,
         "note": rois.note if isinstance(rois, NetworkAnswers) else "",
         "regions": [
             {
                 "label": k + 1,
+                "name": rois.names[k],
                 "layer": names[layer_of[k]],
                 "stability": _score(rois, k),
                 "volume": float(rois.volumes[k]),

@@ -111,6 +111,8 @@ class MeshNet(ClassNetwork):
 
 
 def _recognise(shapes: Shapes) -> Signs | None:
+    if any("_gn/" in name for name in shapes):
+        return None  # layers with normalisation, which this network has not
     shapes = {_plain(name): shape for name, shape in shapes.items()}
     first, last = shapes.get("convs.0.weight"), shapes.get("output.weight")
     if first is None or last is None or len(first) != 5:

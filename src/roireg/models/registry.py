@@ -282,7 +282,7 @@ def _locate(name: str | Path) -> Source:
     words = f"{family.title} {signs.size or 'of no published size'}"
     alike = [card for card in family.cards if signs.size in ("", card.size)] or list(family.cards[:1])
     remarks: list[str] = []
-    like = named or _by_path(family, path)
+    like = named or _by_path(family, path, signs)
     if like is None:
         like, why = alike[0], "as nothing tells the model"
         card = _of_path(like, signs, path, f"{words}, from {path}")
@@ -359,13 +359,23 @@ def detect(path: Path) -> tuple[Family, Signs]:
     )
 
 
-def _by_path(family: Family, path: Path) -> ModelCard | None:
-    """Return the card that a path has the name of: its own, that of its file or of its repository."""
+def _name_of(file: str) -> str:
+    return Path(file).name
+
+
+def _by_path(family: Family, path: Path, signs: Signs) -> ModelCard | None:
+    """Return the card that a path has the name of: its own, that of its file or of its repository.
+
+    The name of a file that several models have tells nothing, but for the model of the same size.
+    """
     name = path.name if path.is_file() else path.resolve().name
+    shared = sum(name in map(_name_of, card.files) for card in family.cards) > 1
     for card in family.cards:
+        if shared and card.size != signs.size:
+            continue
         repository = (card.hub_id or "").rpartition("/")[2]
         snapshot = card.hub_id is not None and f"models--{card.hub_id.replace('/', '--')}" in path.parts
-        names = [Path(file).name for file in card.files] if path.is_file() else [card.name, repository]
+        names = [_name_of(file) for file in card.files] if path.is_file() else [card.name, repository]
         if snapshot or name in names:
             return card
     return None

@@ -18,6 +18,7 @@ from roireg.fit import Published, Refine, RegionAffine, Search, Stage, StageFiel
 from roireg.fit.search import SearchOptions
 from roireg.io import atomic_path
 from roireg.io.documents import read_yaml
+from roireg.io.programs import split_command
 from roireg.match import MatchOptions
 from roireg.models.preprocess import CT_WINDOWS
 from roireg.models.profiles import PROFILES
@@ -31,6 +32,7 @@ __all__ = [
     "PRESETS",
     "QUICK",
     "QUICK_FIT",
+    "ClassesConfig",
     "Config",
     "MatchConfig",
     "NetworkConfig",
@@ -67,6 +69,22 @@ class NetworkConfig(EverythingOptions):
     cache: str | None = Field(
         None, description="folder that keeps encoded images between runs; None: for this run alone"
     )
+
+
+class ClassesConfig(_Section):
+    """A segmenter that gives both images the same classes, which are the regions then."""
+
+    segmenter: str | None = Field(
+        None, description="network that names classes: name or path, see `roireg models list`"
+    )
+    command: str | None = Field(
+        None, description="program that writes a label map, with {image} and {labels}; never from a settings file"
+    )
+
+    @property
+    def used(self) -> bool:
+        """Whether regions are classes."""
+        return self.segmenter is not None or self.command is not None
 
 
 class PromptConfig(_Section):
@@ -129,6 +147,7 @@ class Config(_Section):
 
     segment: RegionFilter = RegionFilter()
     network: NetworkConfig = NetworkConfig()
+    classes: ClassesConfig = ClassesConfig()
     match: MatchConfig = MatchConfig()
     prompt: PromptConfig = PromptConfig()
     stages: tuple[StageField, ...] = Field(
@@ -196,6 +215,11 @@ class Config(_Section):
             raise InputError(
                 f"{path}: expected sections such as `match:` with settings, found {type(content).__name__}"
             )
+        classes = content.get("classes")
+        if isinstance(classes, dict) and classes.get("command") is not None:
+            raise InputError(
+                f"{path}: a settings file runs no programs; leave classes.command out and give --segmenter-command"
+            )
         try:
             return cls.of(content)
         except InputError as error:
@@ -255,6 +279,26 @@ class Config(_Section):
         return base.model_copy(
             update={"network": network, "match": base.match.model_copy(update={"features": "model"})}
         )
+
+    def with_classes(self, segmenter: str | Path | None = None, *, command: str | None = None) -> Config:
+        """Return the same settings with the classes of a segmenter as regions, which correspond by their names.
+
+        Parameters
+        ----------
+        segmenter : network that names classes: name or path, see `roireg.models.load`.
+        command : program that writes a label map instead, see `roireg.io.programs.label_with`.
+
+        Raises
+        ------
+        InputError
+            When both are given or none, or the command does not name {image} and {labels}.
+        """
+        if (segmenter is None) == (command is None):
+            raise InputError("classes come from a segmenter or from a command; give one of them")
+        if command is not None:
+            split_command(command)
+        classes = ClassesConfig(segmenter=None if segmenter is None else str(segmenter), command=command)
+        return self.model_copy(update={"classes": classes})
 
     def save(self, path: str | Path) -> None:
         """Write every setting as YAML."""

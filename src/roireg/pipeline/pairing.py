@@ -69,6 +69,10 @@ def find_pairs(
         init=init,
     )
     labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
+    if settings.classes.used and (decisions is not None or labels is not None):
+        raise InputError(
+            "a segmenter of classes says what corresponds, as ROI pairs and label maps do; give one of them"
+        )
     if decisions is not None and labels is not None:
         raise InputError("region label maps and ROI pairs both say what corresponds; give one of them")
     where = resolve_device(device)

@@ -28,7 +28,7 @@ from roireg.core.words import SearchRange, TransformType
 from roireg.fit import Candidate, Problem, Search, Trace
 from roireg.fit.region_affine import affine_part
 from roireg.io import ImageLike, LabelsLike, TransformLike
-from roireg.match import SLICES, RegionCandidates, match_labels, match_slices
+from roireg.match import SLICES, RegionCandidates, match_classes, match_labels, match_slices
 from roireg.match.carry import Guide
 from roireg.pipeline.checks import check_guide, check_inputs, starting_map
 from roireg.pipeline.config import QUICK, QUICK_FIT, Config
@@ -42,7 +42,7 @@ from roireg.pipeline.session import SIDES, PromptSession, prompt_pairs
 from roireg.pipeline.steering import accepted, blocked, combined
 from roireg.pipeline.tools import REGIONS, Tools, tell_time
 from roireg.pipeline.verdict import judge
-from roireg.segment import LabelSegmenter, Prepared
+from roireg.segment import HierarchySegmenter, LabelSegmenter, Prepared
 
 __all__ = ["find_guide", "register"]
 
@@ -50,6 +50,8 @@ LABEL_MEMORY = 400_000_000
 """Bytes of the masks of a label map at most; the regions of larger ones are kept coarser."""
 HEAVIEST = 1e6
 """Largest weight of regions, beside which nothing else counts."""
+TRUSTED = 4
+"""Classes that a global map is tried from; fewer do not tell it, as parts of them may lie beyond an image."""
 POSITIONS = {"identity": "where the images lie", "centers": "centres together"}
 """What a start that is given by a word is called."""
 
@@ -134,6 +136,10 @@ def register(
     if prompt_side not in SIDES:
         raise InputError(f"prompts are given in the fixed or in the moving image, found {prompt_side!r}")
     checked = check_prompts(prompts, fixed if prompt_side == "fixed" else moving)
+    if settings.classes.used and (pairs is not None or fixed_rois is not None):
+        raise InputError(
+            "a segmenter of classes says what corresponds, as ROI pairs and label maps do; give one of them"
+        )
     if pairs is not None and fixed_rois is not None:
         raise InputError("region label maps and ROI pairs both say what corresponds; give one of them")
     decisions = None
@@ -306,20 +312,30 @@ class Run:
             return replace(problem, pairs=pairs, trusted=pairs)
         if pairs is not None:
             return problem
+        if self.class_pairs is not None:
+            classes = self.class_pairs
+            problem = replace(problem, trusted=classes if len(classes) >= TRUSTED else None)
+            if not any(isinstance(stage, Search) for stage in self.settings.stages):
+                return replace(problem, pairs=classes)
         m, (fixed, moving) = self.settings.match, (self.small.fixed, self.small.moving)
         tell_time(self.clock.progress, self.tools.segmenter, moving, fixed, slices=m.slices, axis=m.slice_axis)
         if m.slices and fixed.ndim == 3:
             pairs = self.slice_pairs()
             return replace(problem, pairs=pairs if decisions is None else combined(decisions, pairs))
+        # Few classes do not tell a position: the search looks at regions of all kinds.
+        kinds = self.prepared
+        if self.class_pairs is not None:
+            anything = HierarchySegmenter(self.settings.segment)
+            kinds = anything.prepare(fixed), anything.prepare(moving)
         candidates = RegionCandidates(
-            fixed=self.prepared[0].regions(),
-            moving=self.prepared[1].regions(),
+            fixed=kinds[0].regions(),
+            moving=kinds[1].regions(),
             fixed_features=self.tools.encode(fixed),
             moving_features=self.tools.encode(moving),
             options=m,
         )
         sure = tuple(p for p in decisions.pairs if p.status == "accepted") if decisions is not None else ()
-        trusted = replace(decisions, pairs=sure) if decisions is not None and sure else None
+        trusted = replace(decisions, pairs=sure) if decisions is not None and sure else problem.trusted
         return replace(problem, candidates=candidates, trusted=trusted)
 
     @cached_property
@@ -327,6 +343,16 @@ class Run:
         """What the segmenter makes of the fixed and the moving image."""
         segmenter = self.tools.segmenter
         return segmenter.prepare(self.small.fixed), segmenter.prepare(self.small.moving)
+
+    @cached_property
+    def class_pairs(self) -> ROIPairs | None:
+        """Pairs of the classes of both images; None where the segmenter names none."""
+        if not self.tools.segmenter.classed:
+            return None
+        pairs = match_classes(self.prepared[0].regions(), self.prepared[1].regions())
+        if not len(pairs):
+            self.doubts.append("the segmenter gave the images no class in common; no class has a part in the result")
+        return pairs
 
     def slice_pairs(self) -> ROIPairs:
         """Region pairs of SAMReg's Algorithm 1."""
@@ -386,7 +412,9 @@ class Run:
         side: str,
     ) -> Problem:
         """Return the problem with region pairs: found under a start, joined with those of people and prompts."""
-        if problem.candidates is not None:
+        if self.class_pairs is not None and problem.pairs is None:
+            problem = replace(problem, pairs=self.class_pairs)
+        elif problem.candidates is not None:
             with self.clock("pairing regions"):
                 problem = replace(problem, pairs=self.found_pairs(problem, start, decisions))
         if prompts:

@@ -15,8 +15,10 @@ from roireg.models.base import DenseEncoder, PromptableModel
 from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.rasters import slice_axis, slice_image
 from roireg.models.registry import load
-from roireg.pipeline.config import Config, NetworkConfig
+from roireg.pipeline.config import ClassesConfig, Config, NetworkConfig
 from roireg.segment import (
+    ClassSegmenter,
+    CommandSegmenter,
     HierarchySegmenter,
     Model3DSegmenter,
     RegionFilter,
@@ -25,7 +27,16 @@ from roireg.segment import (
     model_segmenter,
 )
 
-__all__ = ["FEATURE_VOXELS", "REGIONS", "Network", "Tools", "expected_time", "feature_map", "tell_time"]
+__all__ = [
+    "FEATURE_VOXELS",
+    "REGIONS",
+    "Network",
+    "Tools",
+    "class_segmenter",
+    "expected_time",
+    "feature_map",
+    "tell_time",
+]
 
 REGIONS = "finding regions"
 """The stage that regions are found in."""
@@ -125,7 +136,9 @@ class Tools:
         name = settings.match.features
         network = None
         segmenter: Segmenter = HierarchySegmenter(settings.segment)
-        if settings.network.model is not None:
+        if settings.classes.used:
+            segmenter = class_segmenter(settings.classes, device, progress)
+        elif settings.network.model is not None:
             network = Network.load(settings.network, device, progress)
             segmenter = network.segmenter(settings.segment, progress)
         if name == "model" and network is not None:
@@ -155,6 +168,20 @@ class Tools:
             return None
         extractor = self.network.extractor()
         return extractor(fixed, fixed.grid), extractor(moving, moving.grid)
+
+
+def class_segmenter(settings: ClassesConfig, device: torch.device, progress: Progress) -> Segmenter:
+    """Return the segmenter of classes that settings name, its weights loaded.
+
+    Raises
+    ------
+    InputError
+        When the network does not exist, names no classes, or its weights are not on this disk.
+    """
+    if settings.command is not None:
+        return CommandSegmenter(settings.command, progress)
+    assert settings.segmenter is not None
+    return ClassSegmenter(load(settings.segmenter, "classes", device=str(device)), progress)
 
 
 def feature_map(image: Image, extractor: FeatureExtractor) -> Image:

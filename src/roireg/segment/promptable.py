@@ -46,7 +46,7 @@ MASK_LOGIT = 8.0
 """Logit that stands for "certainly inside" where a mask is given as a prompt."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NetworkAnswers(ROISet):
     """Regions of which a network says how probable they are, such as its answers to a prompt.
 
