@@ -101,7 +101,7 @@ class FusedFeatures:
     """
 
     embedding: EmbeddingFeatures
-    weights: tuple[float, float, float] = (4.0, 1.0, 1.0)
+    weights: tuple[float, float, float] = (8.0, 2.0, 1.0)
     radii: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     intensity: IntensityFeatures = field(default_factory=lambda: IntensityFeatures(position=0.0))
 
@@ -221,7 +221,7 @@ def embedding_features(
 
 
 def fused_features(
-    *, weights: tuple[float, float, float] = (4.0, 1.0, 1.0), spacing: float | None = None, **embedding: object
+    *, weights: tuple[float, float, float] = (8.0, 2.0, 1.0), spacing: float | None = None, **embedding: object
 ) -> FusedFeatures:
     """Build `FusedFeatures`; the registry's "fused".
 

@@ -55,8 +55,8 @@ VARIANTS: dict[str, dict[str, float]] = {
     "MIND": {"mind": 1},
     "intensity + MIND": {"intensity": 1, "mind": 1},
     "embedding": {"embedding": 1},
-    "fused": {"embedding": 4, "intensity": 1, "mind": 1},
-    "fused with a random network": {"random": 4, "intensity": 1, "mind": 1},
+    "fused": {"embedding": 8, "intensity": 2, "mind": 1},
+    "fused with a random network": {"random": 8, "intensity": 2, "mind": 1},
 }
 """Name -> weights of the descriptors."""
 
