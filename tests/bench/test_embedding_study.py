@@ -8,7 +8,8 @@ import torch
 
 from roireg.core.image import Image
 from roireg.core.seeds import generator
-from roireg_bench.studies.embedding import EmbeddingStudy, _Side, _Trial, displacement, interval_table
+from roireg_bench.studies.embedding import EmbeddingStudy, _Side, _Trial, displacement
+from roireg_bench.studies.intervals import interval_table
 from roireg_bench.studies.work import StudyRow
 
 
@@ -63,7 +64,7 @@ def test_differences_have_intervals():
         for k in range(5)
         for variant, base in (("intensity + MIND", 0.4), ("fused", 0.6))
     ]
-    table = interval_table(rows)
+    table = interval_table(rows, better="fused", than="intensity + MIND")
     assert "| one | 5 | pixel | 0.42 | 0.62 | +0.20 [+0.20, +0.20] |" in table and "**all sets**" in table
 
 

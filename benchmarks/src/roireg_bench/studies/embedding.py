@@ -8,12 +8,11 @@ size, several times. Then, by features alone:
   64 (2D) or 512 (3D) blocks of what is unlabelled, is that of the same label;
 - landmark: the nearest moving voxel to a fixed landmark lies within 5 % of the diagonal from its counterpart.
 
-``python -m roireg_bench.studies.embedding embedding.csv`` prints differences with bootstrap intervals from the rows.
+``python -m roireg_bench.studies.intervals FILE fused "intensity + MIND"`` prints their differences with intervals.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,11 +32,9 @@ from roireg.features import EmbeddingFeatures, FeatureExtractor, IntensityFeatur
 from roireg.features.embedding import unit
 from roireg.models.anatomical import FAMILY, EmbeddingModel
 from roireg.models.base import LoadReport
-from roireg_bench.statistics import bootstrap_interval
 from roireg_bench.studies.study import Column, Scene, Study
-from roireg_bench.studies.work import StudyRow, read_rows
 
-__all__ = ["EmbeddingStudy", "displacement", "interval_table"]
+__all__ = ["EmbeddingStudy", "displacement"]
 
 CELLS = {2: 10_000, 3: 20_000}
 """Voxels of the grids on which counterparts are looked for."""
@@ -259,38 +256,3 @@ def _random(like: EmbeddingModel) -> EmbeddingModel:
         torch.manual_seed(0)
         network = FAMILY.build(FAMILY.settings(shapes, like.card, Path()))
     return EmbeddingModel(like.card, network, like.size, key="random", report=LoadReport())
-
-
-# -- what the rows say -----------------------------------------------------------------------------
-
-
-def interval_table(rows: Sequence[StudyRow], *, better: str = "fused", than: str = "intensity + MIND") -> str:
-    """Return Markdown: per set, and over the means of sets, two variants and their difference with its interval."""
-    lines = ["| set | pairs | measure | " + f"{than} | {better} | difference [95 %] |", "|---|---|---|---|---|---|"]
-    for key in [c.key for c in EmbeddingStudy.columns]:
-        means: list[tuple[float, float]] = []
-        for name in dict.fromkeys(row.set for row in rows):
-            values = {
-                v: {r.pair: r.values[key] for r in rows if (r.set, r.variant) == (name, v) and key in r.values}
-                for v in (than, better)
-            }
-            pairs = [(values[than][pair], values[better][pair]) for pair in values[than] if pair in values[better]]
-            if pairs:
-                lines.append(_line(name, key, pairs))
-                means.append((float(np.mean([p[0] for p in pairs])), float(np.mean([p[1] for p in pairs]))))
-        if len(means) > 1:
-            lines.append(_line("**all sets**", key, means))
-    return "\n".join(lines) + "\n"
-
-
-def _line(name: str, key: str, pairs: Sequence[tuple[float, float]]) -> str:
-    a, b = np.array(pairs).T
-    interval = ""
-    if len(pairs) > 2:
-        low, high = bootstrap_interval(b - a)
-        interval = f" [{low:+.2f}, {high:+.2f}]"
-    return f"| {name} | {len(pairs)} | {key} | {a.mean():.2f} | {b.mean():.2f} | {(b - a).mean():+.2f}{interval} |"
-
-
-if __name__ == "__main__":
-    print(interval_table(read_rows(Path(sys.argv[1])), **dict(zip(("better", "than"), sys.argv[2:4], strict=False))))
