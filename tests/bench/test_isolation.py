@@ -126,7 +126,7 @@ def test_methods_are_known_by_name_and_settings():
     assert len({settings_hash(m) for m in (default, samreg, demons)}) == 3
     assert settings_hash(make_method("default")) == settings_hash(default)
     assert default.version == samreg.version != demons.version
-    with pytest.raises(InputError, match=r"no method 'ants'; use one of default, samreg, promptreg, .*demons"):
+    with pytest.raises(InputError, match=r"no method 'ants'; use one of default, regions, samreg, .*demons"):
         make_method("ants")
 
 
