@@ -101,3 +101,9 @@ def test_noisy_air_is_air():
     mask = seen(image.with_data(image.data + torch.as_tensor(noise).float()))
     assert mask[body].all()
     assert mask.mean() < 1.5 * body.mean()
+
+
+def test_of_a_picture_that_is_all_border_everything_is_shown():
+    for shape in ((1, 1), (2, 1), (2, 2, 2)):
+        values = torch.arange(float(np.prod(shape))).reshape(1, *shape)
+        assert field_of_view(Image(values, centred(shape))).data.all()

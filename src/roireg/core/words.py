@@ -28,7 +28,7 @@ TransformType = Literal["translation", "rigid", "similarity", "affine", "homogra
 SearchRange = Literal["near", "full"]
 Interpolation = Literal["nearest", "linear", "bspline", "lanczos"]
 
-PresetName = Literal["default", "regions", "samreg", "promptreg", "paper"]
+PresetName = Literal["default", "regions", "samreg", "promptreg", "paper", "same", "same-convex"]
 """Keys of `roireg.pipeline.PRESETS`."""
 
 PromptPresetName = Literal["default", "promptreg"]

@@ -85,6 +85,8 @@ def _inside(values: NDArray[np.float32], margin: list[int]) -> Mask:
 
 def _surround(values: NDArray[np.float32]) -> Mask:
     """What is connected with the border and has its usual value, if that is at either end of the intensities."""
+    if max(values.shape) <= 2:  # nothing but border
+        return np.zeros(values.shape, dtype=bool)
     low, high = (float(v) for v in np.percentile(values, (1, 99)))
     low, high = min(low, float(values.min())), max(high, low + 1e-6)
     rim = np.concatenate([np.take(values, [0, -1], axis=a).ravel() for a, n in enumerate(values.shape) if n > 2])

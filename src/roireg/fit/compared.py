@@ -21,6 +21,10 @@ from roireg.fit.stage import Problem
 __all__ = ["Compared", "compared", "feature_maps"]
 
 
+CENTRED: dict[str, dict[str, bool]] = {"mind": {"centred": True}}
+"""Options that make a cosine of features spread over -1..1 instead of crowding near 1."""
+
+
 @dataclass(frozen=True, eq=False)
 class Compared:
     """What is compared with what, on one lattice over the fixed image and a margin around it.
@@ -57,7 +61,9 @@ class Compared:
         return data[(slice(None), *(slice(m, n - m) for m, n in ends))]
 
 
-def feature_maps(problem: Problem, names: Sequence[str], image: Image, grid: Grid, *, side: int) -> Tensor:
+def feature_maps(
+    problem: Problem, names: Sequence[str], image: Image, grid: Grid, *, side: int, unit: bool = False
+) -> Tensor:
     """(C, *grid.shape) features of several kinds, each as long as the others on average, one after the other.
 
     Every kind is divided by the root mean square length of its vectors over the image and by the root of the number
@@ -68,6 +74,8 @@ def feature_maps(problem: Problem, names: Sequence[str], image: Image, grid: Gri
     ----------
     names : of the features; "model" are the encodings of the problem.
     side : 0 for the fixed image, 1 for the moving one.
+    unit : every vector of every kind is made as long as the others, so that a dot product is the mean cosine of the
+        kinds.
 
     Raises
     ------
@@ -83,9 +91,10 @@ def feature_maps(problem: Problem, names: Sequence[str], image: Image, grid: Gri
                 )
             encoded = problem.encodings[side]
         else:
-            encoded = make_extractor(name)(image, grid)
+            encoded = make_extractor(name, **(CENTRED.get(name, {}) if unit else {}))(image, grid)
         data = encoded.data.float() if encoded.grid is grid else resample(encoded, grid).data.float()
-        length = data.square().sum(0).mean().sqrt().clamp(min=1e-6)
+        squared = data.square().sum(0)
+        length = (squared if unit else squared.mean()).sqrt().clamp(min=1e-6)
         maps.append(data / length / len(names) ** 0.5)
     return torch.cat(maps)
 

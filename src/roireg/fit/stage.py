@@ -25,6 +25,7 @@ from roireg.core.transforms import Affine, Transform, VelocityField
 from roireg.core.warp import warp
 from roireg.fit.search import GlobalSearch, SearchOptions
 from roireg.match.candidates import RegionCandidates
+from roireg.match.stable_points import PointPairs
 
 __all__ = ["Candidate", "Problem", "Stage", "StageField", "Trace", "stage_named"]
 
@@ -50,6 +51,7 @@ class Trace:
     uncertainty : how far off the global map is at most, mm; None: anything.
     perspective : the part of the transform that is the perspective of a photograph.
     search : the global search between the images, once there was one: its masks and channels serve again.
+    points : corresponding points that a stage has matched.
     notes : doubts about what a stage did, in words; each makes a result uncertain.
     """
 
@@ -59,6 +61,7 @@ class Trace:
     uncertainty: float | None = None
     perspective: VelocityField | None = None
     search: GlobalSearch | None = None
+    points: PointPairs | None = None
     notes: list[str] = field(default_factory=list)
 
 

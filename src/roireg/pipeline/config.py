@@ -14,7 +14,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from roireg.core.errors import InputError
 from roireg.core.words import ProfileName, SearchRange, TransformType
-from roireg.fit import Published, Refine, RegionAffine, Search, Stage, StageField, Velocity
+from roireg.fit import (
+    Coarse,
+    Convex,
+    Instance,
+    Published,
+    Refine,
+    RegionAffine,
+    Search,
+    StablePoints,
+    Stage,
+    StageField,
+    Velocity,
+)
 from roireg.fit.search import SearchOptions
 from roireg.io import atomic_path
 from roireg.io.documents import read_yaml
@@ -459,15 +471,38 @@ def _paper() -> Config:
     return _published_samreg().model_copy(update={"stages": (RegionAffine(), Published())})
 
 
+SAME_FEATURES = ("mind", "intensity")
+"""What the stages of SAME++ compare where no anatomical embedding is named."""
+
+
+def _same() -> Config:
+    """Return SAME++ (Tian et al., 2023): points, affine map, coarse field, instance optimisation.
+
+    A trained deformation network is a stage between the coarse field and the instance optimisation; docs/same.md says
+    what differs from the paper.
+    """
+    last = Instance(features=SAME_FEATURES, distance="cosine")
+    return Config(stages=(StablePoints(features=SAME_FEATURES), Coarse(), last))
+
+
+def _same_convex() -> Config:
+    """Return the variant of SAME++ without training: a convex search in place of coarse field and network."""
+    last = Instance(features=SAME_FEATURES, distance="cosine")
+    search = Convex(features=SAME_FEATURES, reach=(6, 3))
+    return Config(stages=(StablePoints(features=SAME_FEATURES), search, last))
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "default": Config,
     "regions": _regions,
     "samreg": _samreg,
     "promptreg": _promptreg,
     "paper": _paper,
+    "same": _same,
+    "same-convex": _same_convex,
 }
 """Named settings: `default` (regions for the large motion, dense features for the rest), `regions` alone, `samreg`,
-`promptreg`, `paper`."""
+`promptreg`, `paper`, `same`, `same-convex`."""
 
 
 def preset(name: str) -> Config:
