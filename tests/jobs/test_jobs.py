@@ -49,7 +49,7 @@ def test_a_command_takes_every_field_of_its_job_and_nothing_else(name):
 @pytest.mark.parametrize(
     ("words", "start", "expected"),
     [
-        ("register --preset", "", {"default", "regions", "samreg", "promptreg", "paper"}),
+        ("register --preset", "", {"default", "regions", "samreg", "promptreg", "paper", "same", "same-convex"}),
         ("register --preset", "p", {"promptreg", "paper"}),
         ("register --init", "c", {"centers"}),
         ("prompt --in", "", {"fixed", "moving"}),
