@@ -132,10 +132,11 @@ def test_the_four_commands_are_there_and_explained():
 
 def test_list_says_what_is_on_disk(root, sam_file):
     rows = {row["name"]: row for row in answer("list")["models"]}
-    assert not any(row["path"] for row in rows.values())
+    # The embeddings come with the package, nothing else is there.
+    assert {name for name, row in rows.items() if row["path"]} == {"embedding-2d", "embedding-3d"}
     shutil.copy(sam_file, root / "medsam_vit_b.pth")
     rows = {row["name"]: row for row in answer("list")["models"]}
-    assert [name for name, row in rows.items() if row["path"]] == ["medsam"]
+    assert {name for name, row in rows.items() if row["path"]} == {"medsam", "embedding-2d", "embedding-3d"}
     assert rows["medsam"]["bytes"] == sam_file.stat().st_size
     assert (rows["sam-vit-huge"]["hub_id"], rows["sam-vit-huge"]["ndim"]) == ("facebook/sam-vit-huge", 2)
     text = run("list").stdout
