@@ -296,6 +296,8 @@ CASES: list[tuple[str, str, tuple[str, ...]]] = [
     ("a long line of NRRD", "info {long.nrrd}", ("long.nrrd", "characters")),
     ("a header without data", "info {alone.mhd}", ("alone.mhd", "a.raw")),
     ("a format as a name", "info {format.mhd}", ("format.mhd", "%s")),
+    ("no such file to match", "match {fixed} {nowhere.png} -o {out}", ("nowhere.png", "no such file")),
+    ("2D against 3D to match", "match {fixed} {flat_moving} -o {out}", ("2D", "3D")),
     ("2D against 3D", "register {fixed} {flat_moving} -o {out}", ("2D", "3D")),
     ("2D against 3D to evaluate", "evaluate --fixed {fixed} --moving {flat_moving}", ("2D",)),
     ("2D against 3D to apply", "apply {truth} {flat_moving} --reference {fixed} -o {out}.png", ("2D", "3D")),

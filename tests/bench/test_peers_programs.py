@@ -109,7 +109,7 @@ def test_every_peer_has_a_name_version_and_settings():
         len({str(METHODS[n]().settings) for n in ("ants-syn", "ants-syn-quick", "sift", "orb", "ilk", "tvl1")}) == 6
     )
     assert make_method("paper").settings["preset"]["stages"][-1]["stage"] == "published"
-    assert make_method("paper").config.segment == make_method("samreg").config.segment
+    assert make_method("paper").config.match.slices and make_method("paper").config.match.threshold == 0.8
 
 
 @pytest.mark.parametrize("name", ["ants-syn", "elastix", "greedy", "convexadam", "fireants", "sift"])

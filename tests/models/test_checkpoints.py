@@ -598,5 +598,5 @@ def test_an_untrained_network_learns_and_does_not_predict(family, tmp_path):
 
 def test_what_cannot_be_trained():
     for name in ("nninteractive", "sam-vit-base", "unet"):
-        with pytest.raises(InputError, match=f"no family '{name}' to be trained; use one of sam, "):
+        with pytest.raises(InputError, match=f"no family '{name}' to be trained; use one of embedding, sam, "):
             untrained(name)

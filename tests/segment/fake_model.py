@@ -15,7 +15,7 @@ STRIDE = 4
 
 
 def card(ndim: int = 2, prompts=("point", "box", "mask")) -> ModelCard:
-    return ModelCard("fake", "fake", None, "", (), "", "", ndim, 64, 0.0, 0, frozenset(prompts))
+    return ModelCard("fake", "fake", ndim=ndim, input_size=64, prompts=frozenset(prompts))
 
 
 class FakeModel:

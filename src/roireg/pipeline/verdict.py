@@ -25,6 +25,9 @@ from roireg.pipeline.trust import calibration
 
 __all__ = ["judge"]
 
+LESS = 0.01
+"""A fall of similarity that interpolation can bring."""
+
 JUDGED_VOXELS = 1_000_000
 """Folding and similarity are measured on at most so many voxels over the fixed image."""
 
@@ -70,7 +73,7 @@ def judge(
         doubts.append(f"the deformation stretches and squeezes much (SDlogJ {folding['sdlogj']:.2f})")
     if after is None:
         failed.append("after registration the images share no part of space")
-    elif before is not None and all(after[name] < before[name] for name in after):
+    elif before is not None and all(after[name] < before[name] - LESS for name in after):
         failed.append("the images agree less than before by every measure of similarity")
     elif before is not None and after["lncc2"] < before["lncc2"]:
         doubts.append("the images agree locally less than before")
@@ -88,7 +91,9 @@ def judge(
         result = replace(result, provenance={**result.provenance, "evidence": trust.evidence})
         sure = trust.probability >= rules.probability_sure
         said = f"that the mean error is below {trust.within:.2g} {result.fixed.unit} has a probability of only"
-        if trust.probability < rules.probability_failed:
+        # Equal labels and pairs that a person has accepted are evidence that images alone do not have.
+        known = any(p.status == "accepted" or p.source == "labels" for p in result.pairs.active.pairs)
+        if trust.probability < rules.probability_failed and not known:
             failed.append(f"{said} {trust.probability:.0%}")
         elif trust.probability < rules.probability_uncertain:
             doubts.append(f"{said} {trust.probability:.0%}")
