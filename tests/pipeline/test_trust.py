@@ -41,7 +41,7 @@ def test_the_right_position_is_probable_and_a_turned_one_is_not(search, degrees)
     assert wrong.probability < 0.3
     box = np.ptp(search.boxes[0], axis=0)
     assert right.within == pytest.approx(0.02 * np.linalg.norm(box))
-    assert set(right.as_dict()["evidence"]) == set(calibration().names)
+    assert set(right.evidence) == set(calibration().names)
 
 
 def test_evidence_of_a_bent_transform(search):

@@ -1,6 +1,6 @@
 """How probable it is that a registration is right: evidence that means the same for every modality, and its weights.
 
-Eight numbers are taken of a result: how its position compares with those elsewhere, how well the orientations of
+Seven numbers are taken of a result: how its position compares with those elsewhere, how well the orientations of
 edges agree, how much one image says of the intensities of the other, and how much the transform bends and stretches.
 A logistic model turns them into a probability. Its weights were fitted by `roireg bench calibrate` on results and on
 generated misregistrations, and are kept in ``calibration.json`` with what they were made from.
@@ -38,11 +38,6 @@ class Trust:
     probability: float
     within: float
     evidence: dict[str, float]
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain JSON values."""
-        numbers = {name: round(value, 4) for name, value in self.evidence.items()}
-        return {"probability": round(self.probability, 4), "within": round(self.within, 4), "evidence": numbers}
 
 
 def evidence(search: GlobalSearch, transform: Transform, affine: Affine) -> dict[str, float]:
