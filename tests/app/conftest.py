@@ -24,7 +24,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Settings under which the small scenes take about a second: an affine from region pairs alone."""
     path = tmp_path_factory.mktemp("settings") / "quick.yaml"
-    path.write_text("segment: {max_count: 24}\nstages: [{stage: affine}]\n")
+    path.write_text("segment: {max_count: 24}\nstages: [{stage: affine}]\nverdict: {probability: false}\n")
     return path
 
 

@@ -95,7 +95,7 @@ def test_prompts_inside_the_labels_lie_in_them(tmp_path):
     text = """
 title: t
 preset: promptreg
-settings: {prompt: {count: 3}, stages: {velocity: {levels: 1, iterations: [2]}}}
+settings: {prompt: {count: 3}, stages: {velocity: {levels: 1, iterations: [2]}}, verdict: {probability: false}}
 variants: {in: {prompts: inside}, out: {prompts: outside}}
 """
     study = study_of(tmp_path, text)

@@ -124,6 +124,7 @@ def _quickened(make: Callable[[], Config]) -> Config:
         stages.append(stage)
     return config.model_copy(
         update={
+            "verdict": config.verdict.model_copy(update={"probability": False}),
             "segment": config.segment.model_copy(update={"max_count": 12}),
             "match": config.match.model_copy(update={"slices": False}),
             "stages": tuple(stages),
