@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from roireg.core.filters import gaussian_smooth
@@ -222,16 +223,21 @@ def _low_pass(image: Image, grid: Grid) -> Image:
     # Factor per image axis: how many of its voxels one voxel of the new grid spans along that axis.
     step = np.abs(np.linalg.inv(image.grid.affine[:-1, :-1]) @ grid.affine[:-1, :-1]).max(axis=1)
     pool = np.minimum(np.maximum(1, np.floor(step + 1e-6)).astype(int), image.grid.shape)
-    source = image.grid
-    data = _pooled(image.data, tuple(int(p) for p in pool))
-    if pool.max() > 1:
-        index_from_new = np.eye(image.ndim + 1)
-        index_from_new[:-1, :-1] = np.diag(pool)
-        index_from_new[:-1, -1] = (pool - 1) / 2
-        source = Grid(tuple(data.shape[1:]), image.grid.affine @ index_from_new)
+    means = block_means(image, pool)
     rest = step / pool
     sigma = 0.5 * np.sqrt(np.maximum(rest**2 - 1, 0))
-    return image.with_data(gaussian_smooth(data, sigma), source)
+    return image.with_data(gaussian_smooth(means.data, sigma), means.grid)
+
+
+def block_means(image: Image, pool: Sequence[int] | NDArray[np.int64]) -> Image:
+    """Return float32 means over blocks of so many voxels per axis, ragged at the ends, on the grid of the blocks."""
+    data = _pooled(image.data, tuple(int(p) for p in pool))
+    if max(pool) == 1:
+        return image.with_data(data, image.grid)
+    index_from_new = np.eye(image.ndim + 1)
+    index_from_new[:-1, :-1] = np.diag(pool)
+    index_from_new[:-1, -1] = (np.asarray(pool) - 1) / 2
+    return image.with_data(data, Grid(tuple(data.shape[1:]), image.grid.affine @ index_from_new))
 
 
 def _pooled(data: Tensor, pool: tuple[int, ...]) -> Tensor:

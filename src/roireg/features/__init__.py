@@ -1,8 +1,8 @@
 """Dense feature maps of images: descriptors computed here, the inside of networks, and what an extractor is."""
 
-from roireg.features.base import FeatureExtractor, available_extractors, make_extractor, register_extractor
+from roireg.features.base import FeatureExtractor, available_extractors, register_extractor
 from roireg.features.embedding import EmbeddingFeatures, FusedFeatures, embedding_features, fused_features
-from roireg.features.encoder import EncoderFeatures, encoder_features
+from roireg.features.encoder import EncoderFeatures, encoder_features, make_extractor
 from roireg.features.field_of_view import field_of_view
 from roireg.features.intensity import IntensityFeatures, foreground_mask, normalise_intensity
 from roireg.features.mind import MindFeatures, mind_ssc

@@ -1,4 +1,4 @@
-"""What a feature extractor is, and the registry that names them."""
+"""What a feature extractor is, and the registry that names those that are no network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.registry import Registry
 
-__all__ = ["FeatureExtractor", "available_extractors", "make_extractor", "register_extractor"]
+__all__ = ["FeatureExtractor", "available_extractors", "register_extractor", "registered_extractor"]
 
 
 class FeatureExtractor(Protocol):
@@ -26,5 +26,5 @@ class FeatureExtractor(Protocol):
 
 _EXTRACTORS: Registry[FeatureExtractor] = Registry("feature extractor")
 register_extractor = _EXTRACTORS.register
-make_extractor = _EXTRACTORS.make
+registered_extractor = _EXTRACTORS.make
 available_extractors = _EXTRACTORS.names

@@ -1,25 +1,29 @@
-"""The inside of a network as features: the image embedding of Segment Anything, DINO patches, any block between."""
+"""The inside of a network as features: the embedding of Segment Anything, DINO patches, descriptors of pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.core.warp import block_means
+from roireg.features.base import FeatureExtractor, available_extractors, registered_extractor
 from roireg.models.base import DenseEncoder, Embedding
 from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.preprocess import Window
 from roireg.models.rasters import raster_of, slice_axis, slice_image, volume_window
-from roireg.models.registry import load
+from roireg.models.registry import is_model_name, load, resolve
 
-__all__ = ["EncoderFeatures", "encoder_features", "feature_grid"]
+__all__ = ["EncoderFeatures", "encoder_features", "feature_grid", "make_extractor"]
 
 
 def feature_grid(embedding: Embedding, grid: Grid) -> Grid:
@@ -37,6 +41,7 @@ def feature_grid(embedding: Embedding, grid: Grid) -> Grid:
 class EncoderFeatures:
     """Dense features of a network, on the grid of its own cells.
 
+    Where the cells are finer than the grid asked for by whole factors, they are means over blocks of that size.
     Volumes and a 2D network: the features of the slices are stacked. Where the grid asked for is coarser than
     the slices are apart, only every n-th slice is encoded.
 
@@ -60,7 +65,7 @@ class EncoderFeatures:
     progress: Progress = field(default=silent, repr=False)
 
     def __call__(self, image: Image, grid: Grid) -> Image:
-        """Return the (C, *cells) features of an image on the grid of the cells; `grid` limits the slices encoded.
+        """Return the (C, *cells) features of an image on the grid of the cells; `grid` limits slices and cells.
 
         Raises
         ------
@@ -75,17 +80,20 @@ class EncoderFeatures:
                 f"axes on a grid of as many, found a {image.ndim}D image and a {grid.ndim}D grid"
             )
         if image.ndim == self.model.card.ndim:
-            data, cells = self._features(image, self.window)
-            return image.with_data(data, cells)
+            return image.with_data(*self._features(image, self.window, grid.spacing))
         return self._of_slices(image, grid)
 
-    def _features(self, image: Image, window: Window) -> tuple[Tensor, Grid]:
+    def _features(self, image: Image, window: Window, spacing: NDArray[np.float64]) -> tuple[Tensor, Grid]:
+        """Return features and cells, these as near to `spacing` (mm, smallest voxel side counts) as blocks allow."""
         raster, grid = raster_of(image, window=window)
         embedding = self.cache.encode_dense(self.model, raster, layer=self.layer)
         shown = embedding.tensors["image"][0]
         for axis, cells in enumerate(embedding.covered, start=1):
             shown = shown.narrow(axis, 0, cells)
-        return shown.float().to(image.data.device), feature_grid(embedding, grid)
+        whole = feature_grid(embedding, grid)
+        block = np.maximum(np.floor(float(spacing.min()) / whole.spacing + 1e-6), 1).astype(int)
+        means = block_means(image.with_data(shown.float().to(image.data.device), whole), block)
+        return means.data, means.grid
 
     def _of_slices(self, image: Image, grid: Grid) -> Image:
         axis = slice_axis(image.grid, self.axis)
@@ -95,7 +103,7 @@ class EncoderFeatures:
         slices = range((count - 1) % step // 2, count, step)
         maps: list[Tensor] = []
         for number, index in enumerate(slices, start=1):
-            data, cells = self._features(slice_image(image, axis, index), window)
+            data, cells = self._features(slice_image(image, axis, index), window, grid.spacing)
             maps.append(data)
             self.progress(ProgressEvent("encoding slices", number / len(slices)))
         # Slices have a world of their own; their index, though, is that of the volume without its slice axis.
@@ -146,3 +154,34 @@ def encoder_features(
     if not isinstance(model, DenseEncoder):
         raise InputError(f"features come from a network with `encode_dense`, found {type(model).__name__}")
     return EncoderFeatures(model, layer=layer, window=window, axis=axis, cache=cache or shared_cache())
+
+
+def make_extractor(name: str, **params: object) -> FeatureExtractor:
+    """Build a feature extractor by name: a registered one, or the features of a network by its name or path.
+
+    Parameters
+    ----------
+    name : see `available_extractors` and `roireg.models.load`.
+    params : of the registered extractor, or of `encoder_features`.
+
+    Raises
+    ------
+    InputError
+        When there is neither, a parameter does not exist, or the weights are not on this disk or give no features.
+    """
+    if name in available_extractors():
+        return registered_extractor(name, **params)
+    if is_model_name(name):
+        _, place = resolve(name)
+        changed = 0 if place is None else place.stat().st_mtime_ns
+        return _of_network(name, str(place), changed, **params)
+    raise InputError(
+        f"feature extractor {name!r} is unknown; use one of {', '.join(available_extractors())}, or a network with "
+        "features (see `roireg models list`)"
+    )
+
+
+@lru_cache(maxsize=2)
+def _of_network(name: str, place: str, changed: int, **params: object) -> EncoderFeatures:
+    """Return the features of a network; kept, as levels of a fit ask again. `place`, `changed`: of its weights."""
+    return encoder_features(name, **params)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from roireg.core.errors import InputError
 from roireg.core.progress import ProgressEvent
 from roireg.core.rois import ROISet
 from roireg.core.seeds import generator
@@ -26,7 +27,9 @@ from roireg.fit.region_affine import RegionAffine, affine_from_regions
 from roireg.fit.search import GlobalSearch, SearchOptions, refine
 from roireg.fit.stage import Candidate, Problem, Stage
 from roireg.fit.velocity import fit_levels
-from roireg.match import KeypointMap, keypoint_maps
+from roireg.match.keypoints import SIFT_POINTS, Detector, KeypointMap, keypoint_maps, network_points
+from roireg.models.base import KeyPointModel
+from roireg.models.registry import load
 
 __all__ = ["Search", "find_start", "single_pair_maps"]
 
@@ -48,6 +51,9 @@ class Search(Stage):
     stage: Literal["search"] = "search"
     single_pairs: int = Field(200, ge=0, description="most similar region pairs that each propose a map")
     key_points: bool = Field(True, description="2D: matched key points propose maps too")
+    key_point_model: str | None = Field(
+        None, description="2D: network whose key points propose maps beside those of SIFT, such as alike-t"
+    )
     exhaustive: SearchOptions | None = Field(
         SearchOptions(), description="search of all positions by the orientation of edges; null leaves it out"
     )
@@ -127,13 +133,32 @@ class Search(Stage):
         if not self.key_points or problem.candidates is None:
             return []
         pair = problem.pair
-        return keypoint_maps(
-            pair.fixed,
-            pair.moving,
-            rng=generator(problem.seed, stream="key points"),
-            fixed_mask=pair.fixed_mask,
-            moving_mask=pair.moving_mask,
-        )
+        maps: list[KeypointMap] = []
+        for detector in self._detectors(pair.fixed.ndim):
+            maps += keypoint_maps(
+                pair.fixed,
+                pair.moving,
+                rng=generator(problem.seed, stream="key points"),
+                fixed_mask=pair.fixed_mask,
+                moving_mask=pair.moving_mask,
+                detector=detector,
+            )
+        return maps
+
+    def _detectors(self, ndim: int) -> list[Detector]:
+        """Return what finds key points.
+
+        Raises
+        ------
+        InputError
+            When the network that is named does not exist, is not on this disk, or finds none.
+        """
+        if self.key_point_model is None or ndim != 2:
+            return [SIFT_POINTS]
+        model = load(self.key_point_model, "features")
+        if not isinstance(model, KeyPointModel):
+            raise InputError(f"{model.card.name} finds no key points; use alike-t or alike-n (`roireg models list`)")
+        return [SIFT_POINTS, network_points(model)]
 
 
 def single_pair_maps(

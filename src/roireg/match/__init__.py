@@ -5,7 +5,7 @@ from roireg.match.candidates import RegionCandidates
 from roireg.match.carry import Guide, Side
 from roireg.match.evidence import Evidence
 from roireg.match.geometry import GeometryOptions, Hypothesis, affine_hypotheses, pair_agreement
-from roireg.match.keypoints import KeypointMap, keypoint_maps
+from roireg.match.keypoints import KeypointMap, keypoint_maps, network_points
 from roireg.match.matcher import PUBLISHED, MatchOptions, match, match_classes, match_labels, region_similarity
 from roireg.match.prototypes import prototypes, resize_masks
 from roireg.match.similarity import (
@@ -45,6 +45,7 @@ __all__ = [
     "describe",
     "descriptor_similarity",
     "keypoint_maps",
+    "network_points",
     "match",
     "match_classes",
     "match_labels",

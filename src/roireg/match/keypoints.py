@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from skimage.feature import SIFT, match_descriptors
 
@@ -13,20 +16,21 @@ from roireg.core.image import Image
 from roireg.core.transforms import Affine
 from roireg.core.warp import resample
 from roireg.match.moments import fit_affine, fit_projective, fit_similarity, map_projective
+from roireg.models.base import KeyPointModel
+from roireg.models.rasters import raster_of
 
-__all__ = ["KeypointMap", "keypoint_maps"]
+__all__ = ["SIFT_POINTS", "Detector", "KeypointMap", "keypoint_maps", "network_points", "sift_points"]
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Found = tuple[Array, NDArray[np.float32] | NDArray[np.uint8]]
+"""(N, 2) world positions of key points, and (N, C) descriptors of them."""
 
 PIXELS = 150_000
 """Most pixels of the images in which key points are looked for."""
 
 SMALLEST = 8
 """Pixels along every side below which SIFT has no octave to look in."""
-
-RATIO = 0.9
-"""A key point is matched if its second nearest is farther than the nearest by this factor (Lowe's test, loose)."""
 
 TOLERANCE = 0.02
 """How far a pair may be off, as a fraction of the diagonal of the moving image."""
@@ -43,6 +47,20 @@ PERSPECTIVE = 30
 
 DEPTH = 4.0
 """Most by which the denominator of a perspective may differ between two corners of the fixed image."""
+
+
+class Detector(NamedTuple):
+    """What finds key points in 2D images.
+
+    Attributes
+    ----------
+    find : image -> key points.
+    ratio : distance of the nearest descriptor over that of the second nearest, above which a key point has no partner
+        (Lowe's test, loose).
+    """
+
+    find: Callable[[Image], Found]
+    ratio: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,18 +90,20 @@ def keypoint_maps(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     samples: int = 2000,
+    detector: Detector | None = None,
 ) -> list[KeypointMap]:
     """Find the similarity, the affine map and, where there is one, the perspective on which most key points agree.
 
-    SIFT (Lowe, IJCV 2004) in the gray images, mutual nearest neighbours with the ratio test, and RANSAC (Fischler and
-    Bolles, CACM 1981) over similarities from two pairs each. Any rotation and scale; the same contrast.
+    Mutual nearest neighbours with the ratio test, and RANSAC (Fischler and Bolles, CACM 1981) over similarities from
+    two pairs each.
 
     Parameters
     ----------
-    fixed, moving : one-channel 2D images.
+    fixed, moving : 2D images.
     rng : random numbers for the samples.
     fixed_mask, moving_mask : one-channel images; only key points where they are > 0 count.
     samples : how many pairs of pairs are tried.
+    detector : finds key points; None is SIFT, for any rotation and scale and the same contrast.
 
     Returns
     -------
@@ -92,11 +112,12 @@ def keypoint_maps(
     """
     if fixed.ndim != 2 or moving.ndim != 2:
         return []
-    target, target_text = _keypoints(moving, moving_mask)
-    source, source_text = _keypoints(fixed, fixed_mask)
+    detector = SIFT_POINTS if detector is None else detector
+    target, target_text = _within(moving_mask, *detector.find(moving))
+    source, source_text = _within(fixed_mask, *detector.find(fixed))
     if min(len(target), len(source)) < LEAST:
         return []
-    near = match_descriptors(source_text, target_text, cross_check=True, max_ratio=RATIO)
+    near = match_descriptors(source_text, target_text, cross_check=True, max_ratio=detector.ratio)
     if len(near) < LEAST:
         return []
     source, target = source[near[:, 0]], target[near[:, 1]]
@@ -160,8 +181,20 @@ def _errors(matrices: Array, source: Array, target: Array) -> Array:
     return np.asarray(np.linalg.norm(mapped - target, axis=-1))
 
 
-def _keypoints(image: Image, mask: Image | None) -> tuple[Array, NDArray[np.uint8]]:
-    """(N, 2) world positions and (N, 128) descriptors."""
+def _within(mask: Image | None, places: Array, text: Any) -> Found:
+    """Return the key points in voxels of a mask that are > 0."""
+    if mask is None or not len(places):
+        return places, text
+    index = np.round(mask.grid.index_from_world(places)).astype(int)
+    there = ((index >= 0) & (index < mask.grid.shape)).all(1)
+    index = np.clip(index, 0, np.array(mask.grid.shape) - 1)
+    inside = there & (mask.data[0].cpu().numpy()[tuple(index.T)] > 0)
+    return places[inside], text[inside]
+
+
+def sift_points(image: Image) -> Found:
+    """Return the key points of SIFT (Lowe, IJCV 2004) in the gray image, with 128 numbers each."""
+    image = image.gray()
     side = max(float(np.sqrt(np.prod(image.grid.extent) / PIXELS)), float(image.grid.spacing.min()))
     grid = image.grid.with_spacing(side)
     if min(grid.shape) < SMALLEST:
@@ -173,9 +206,18 @@ def _keypoints(image: Image, mask: Image | None) -> tuple[Array, NDArray[np.uint
         detector.detect_and_extract(np.clip((pixels - low) / max(high - low, 1e-12), 0, 1))
     except RuntimeError:  # no key points at all, for instance in a blank image
         return np.zeros((0, 2)), np.zeros((0, 128), dtype=np.uint8)
-    index = np.asarray(detector.keypoints, dtype=np.float64)
-    inside = np.ones(len(index), dtype=bool)
-    if mask is not None:
-        shown = resample(mask, grid).data[0].cpu().numpy() > 0.5
-        inside = shown[tuple(np.round(index).astype(int).T)]
-    return grid.world_from_index(index[inside]), np.asarray(detector.descriptors)[inside]
+    return grid.world_from_index(np.asarray(detector.keypoints, dtype=np.float64)), np.asarray(detector.descriptors)
+
+
+def network_points(model: KeyPointModel, *, count: int = 2000) -> Detector:
+    """Return a detector: the key points of a network, `count` of them at most."""
+
+    def find(image: Image) -> Found:
+        raster, grid = raster_of(image)
+        found = model.key_points(raster.to(torch.float32), count=count)
+        return grid.world_from_index(found.places.double().cpu().numpy()), found.descriptors.cpu().numpy()
+
+    return Detector(find, 0.97)
+
+
+SIFT_POINTS = Detector(sift_points, 0.9)

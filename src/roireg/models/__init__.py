@@ -1,6 +1,16 @@
 """Networks and their checkpoints: what exists, where the weights are, how they load, what they compute."""
 
-from roireg.models.base import DenseEncoder, Embedding, LoadReport, MaskLogits, ModelCard, PromptableModel, Signs
+from roireg.models.base import (
+    DenseEncoder,
+    Embedding,
+    KeyPointModel,
+    KeyPoints,
+    LoadReport,
+    MaskLogits,
+    ModelCard,
+    PromptableModel,
+    Signs,
+)
 from roireg.models.classes import ClassModel, ClassNetwork
 from roireg.models.family import Family
 from roireg.models.network import Network
@@ -16,6 +26,8 @@ __all__ = [
     "DenseEncoder",
     "Embedding",
     "Family",
+    "KeyPointModel",
+    "KeyPoints",
     "LoadReport",
     "MaskLogits",
     "ModelCard",

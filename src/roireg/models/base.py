@@ -15,7 +15,17 @@ import torch
 
 from roireg.models.preprocess import Preprocessing, VolumeInput
 
-__all__ = ["DenseEncoder", "Embedding", "LoadReport", "MaskLogits", "ModelCard", "PromptableModel", "Signs"]
+__all__ = [
+    "DenseEncoder",
+    "Embedding",
+    "KeyPointModel",
+    "KeyPoints",
+    "LoadReport",
+    "MaskLogits",
+    "ModelCard",
+    "PromptableModel",
+    "Signs",
+]
 
 
 @dataclass(frozen=True)
@@ -198,4 +208,27 @@ class DenseEncoder(Protocol):
         ----------
         layer : the map after this block of the encoder, -1 the last; the final map of the network if None.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class KeyPoints:
+    """Places of an image that can be found again.
+
+    Attributes
+    ----------
+    places : (N, 2) raster coordinates (y, x). descriptors : (N, C) unit vectors. scores : (N,), the highest first.
+    """
+
+    places: torch.Tensor
+    descriptors: torch.Tensor
+    scores: torch.Tensor
+
+
+@runtime_checkable
+class KeyPointModel(DenseEncoder, Protocol):
+    """A network that finds key points beside its dense features."""
+
+    def key_points(self, raster: torch.Tensor, *, count: int) -> KeyPoints:
+        """Find the best key points, `count` of them at most, in a (3, y, x) or (1, y, x) raster of values 0..255."""
         ...

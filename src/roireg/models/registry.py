@@ -13,6 +13,7 @@ import torch
 from roireg.core.errors import InputError
 from roireg.io.weights import SUFFIXES, find_weights, weight_files, weights_digest
 from roireg.models import (
+    alike,
     anatomical,
     dino,
     meshnet,
@@ -37,7 +38,17 @@ from roireg.models.precision import Precision, choose_precision
 from roireg.models.preprocess import Preprocessing
 from roireg.models.profiles import profile_named
 
-__all__ = ["add_family", "available_models", "detect", "family_of", "find_card", "load", "resolve", "untrained"]
+__all__ = [
+    "add_family",
+    "available_models",
+    "detect",
+    "family_of",
+    "find_card",
+    "is_model_name",
+    "load",
+    "resolve",
+    "untrained",
+]
 
 FAMILIES: list[Family] = [
     anatomical.FAMILY,
@@ -50,6 +61,7 @@ FAMILIES: list[Family] = [
     vista3d.FAMILY,
     nninteractive.FAMILY,
     *dino.FAMILIES,
+    alike.FAMILY,
     meshnet.FAMILY,
     obelisk.FAMILY,
     wnet.FAMILY,
@@ -92,6 +104,12 @@ def find_card(name: str) -> ModelCard:
     near = begun[:5] or difflib.get_close_matches(name.lower(), cards, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `roireg models list`"
     raise InputError(f"model {name!r} is unknown; {hint}")
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a text is what `load` takes: the name of a model, a path, or both."""
+    known = {card.name for card in available_models()}
+    return name in known or name.partition("=")[0] in known or _is_path(name)
 
 
 def family_of(card: ModelCard) -> Family:
@@ -303,10 +321,13 @@ def _parts(name: str | Path) -> tuple[ModelCard | None, str | None]:
         return None, text
     if not Path(text).exists() and (match := re.fullmatch(r"([a-z0-9.+-]+)=(.+)", text)):
         return find_card(match[1]), match[2]
-    looks_like_path = "/" in text or "\\" in text or Path(text).suffix in SUFFIXES
-    if looks_like_path or (Path(text).exists() and text not in {card.name for card in available_models()}):
+    if _is_path(text) or (Path(text).exists() and text not in {card.name for card in available_models()}):
         return None, text
     return find_card(text), None
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or "\\" in text or Path(text).suffix in SUFFIXES
 
 
 def _file_within(path: Path) -> Path:
