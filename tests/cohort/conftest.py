@@ -29,11 +29,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def child_path(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session")
+def child_path() -> Iterator[None]:
     """Let processes of tasks import what tests define."""
     paths = [str(TESTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in paths if p))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(p for p in paths if p))
+        yield
 
 
 class Kept(Processes):
@@ -44,7 +46,7 @@ class Kept(Processes):
 
 
 @pytest.fixture(scope="session")
-def kept_processes() -> Iterator[Kept]:
+def kept_processes(child_path: None) -> Iterator[Kept]:
     pool = Kept()
     yield pool
     Processes.stop(pool)

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from roireg.core.errors import InputError
 
@@ -47,3 +48,17 @@ def die_once(mark: str, victim: str) -> dict[str, bool]:
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(20)
     return {"second": not first}
+
+
+def register_on_a_full_disk(**arguments: Any) -> dict[str, Any]:
+    """Register a pair where no file can become longer than a kilobyte, as on a disk that is almost full."""
+    import resource
+
+    from roireg.cohort.pair import register_pair
+
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, usual[1]))
+    try:
+        return register_pair(**arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from app.scenes import answer, fails, run
+from roireg.cohort import CohortJob
+from roireg.cohort.book import Book
+from roireg.cohort.engines import Here
+from roireg.cohort.running import register_all
+from roireg.core.progress import silent
 
 
 def states(document: dict) -> dict[str, str]:
@@ -64,6 +71,41 @@ def test_a_cohort_from_its_first_run_to_its_last(table, tmp_path, settings, pict
     shutil.rmtree(out / "pairs/c")
     alone = answer("cohort", table, "-o", out, "--config", settings, "--index", 3)
     assert [pair["id"] for pair in alone["pairs"]] == ["c"] and (out / "pairs/c/result.json").is_file()
+
+
+@pytest.mark.usefixtures("warm")
+def test_ctrl_c_ends_with_a_summary_and_the_same_command_goes_on(pictures, tmp_path, settings, monkeypatch):
+    out = tmp_path / "study"
+    enter = Book.enter
+
+    def interrupted(book, id, ending):
+        entry = enter(book, id, ending)
+        if id == "a":
+            signal.raise_signal(signal.SIGINT)
+        return entry
+
+    monkeypatch.setattr(Book, "enter", interrupted)
+    command = ("cohort", pictures / "pairs.csv", "-o", out, "--config", settings, "--outputs", "transform")
+    stopped = run(*command)
+    assert stopped.exit_code == 130 and "Traceback" not in stopped.output
+    with (out / "summary.tsv").open() as stream:
+        rows = {row["id"]: row["state"] for row in csv.DictReader(stream, delimiter="\t")}
+    assert rows["a"] in ("ok", "uncertain") and rows["b"] == rows["c"] == "missing"
+    monkeypatch.undo()
+    assert kept(answer(*command)) == {"a"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit of file sizes is of Unix")
+def test_a_full_disk_is_told_and_costs_what_ran_meanwhile(pictures, tmp_path, settings, kept_processes):
+    job = CohortJob(files=[pictures / "pairs.csv"], out=tmp_path, config=settings, outputs="transform,warped")
+    rows = [(row.id, job.job(row)) for row in job.rows()][:2]
+    engine = Here(job.limits(None), kept_processes)
+    full = register_all(rows, job, tmp_path, silent, engine, function="cohort.deeds:register_on_a_full_disk")
+    assert full.counts == {"error": 2} and not full.went_well()
+    assert all("File too large" in pair["cause"] for pair in full.pairs), "the words of the system"
+    assert not list(tmp_path.glob("pairs/**/*.png")), "nothing is left half written"
+    again = register_all(rows, job, tmp_path, silent, engine)
+    assert again.went_well() and not list(tmp_path.glob("failures/*.json"))
 
 
 @pytest.mark.parametrize(

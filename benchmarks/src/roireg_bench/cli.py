@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from roireg.app.console import Outcome, Session, command
+from roireg_bench.cohorts.cli import cohort_app
 
 __all__ = ["bench_app"]
 
@@ -31,6 +32,8 @@ bench_app = typer.Typer(
     "`roireg bench DATA` is short for `roireg bench run DATA`.\n\n\b\nExample:\n  roireg bench data --quick\n"
     "  roireg bench check data",
 )
+
+bench_app.add_typer(cohort_app)
 
 
 @command(

@@ -8,9 +8,11 @@ import os
 import queue
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -18,7 +20,7 @@ from roireg.cohort.process import Ending, Limits, Processes, Task, memory_of_mac
 from roireg.core.errors import InputError, OptionalDependencyError, RoiregError
 from roireg.jobs.options import option
 
-__all__ = ["Engine", "EngineLost", "EngineOptions", "needs"]
+__all__ = ["Engine", "EngineLost", "EngineOptions", "Here", "needs"]
 
 RESOURCE = "MB"
 """What workers call the memory that tasks are placed by; start others with ``dask worker --resources MB=16000``."""
@@ -28,6 +30,9 @@ WAITING = 60.0
 
 PATIENCE = 30.0
 """Seconds that a scheduler may be out of reach."""
+
+AHEAD = 24
+"""Tasks that a scheduler is told of beyond twice those that run at once."""
 
 
 class EngineLost(RoiregError):
@@ -132,7 +137,7 @@ class EngineOptions:
             When no scheduler answers, or the settings of a batch system do not fit.
         """
         if self.dask is None and self.slurm is None and self.pbs is None and self.at_once == 1:
-            here = _Here(limits)
+            here = Here(limits, Processes())
             try:
                 yield here
             finally:
@@ -164,6 +169,7 @@ class EngineOptions:
         if self.slurm is None and self.pbs is None:
             # One worker watches all tasks of a machine: they share its memory, whatever each of them needs.
             cluster = LocalCluster(
+                processes=False,
                 n_workers=1,
                 threads_per_worker=self.at_once,
                 memory_limit=0,
@@ -244,6 +250,9 @@ def _configure() -> None:
             "distributed.worker.memory.pause": False,
             "distributed.scheduler.work-stealing": False,
             "distributed.scheduler.allowed-failures": 3,
+            "distributed.scheduler.active-memory-manager.start": False,
+            "distributed.worker.profile.enabled": False,
+            "distributed.admin.system-monitor.gil.enabled": False,
         }
     )
     for name in ("distributed", "tornado"):
@@ -265,14 +274,13 @@ def _same_code(client: Any, address: str) -> None:
 # -- here -------------------------------------------------------------------------------------------
 
 
-class _Here:
+class Here:
     """One task after the other, each in the same process as the one before as long as that lives."""
 
     slots = 1
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.processes = Processes()
+    def __init__(self, limits: Limits, processes: Processes) -> None:
+        self.limits, self.processes = limits, processes
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Ending]]:
         for task in tasks:
@@ -291,6 +299,7 @@ class _OnDask:
         self.name = uuid.uuid4().hex[:12]
         self.workers: Mapping[str, Any] = {}
         self.looked = 0.0
+        self.count = 0
 
     @property
     def slots(self) -> int:
@@ -315,49 +324,64 @@ class _OnDask:
     def _run(self, rest: Iterator[Task], running: dict[str, tuple[Task, Any]]) -> Iterator[tuple[Task, Ending]]:
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         alone = out_of_reach = time.monotonic()
-        count = 0
         while True:
-            ahead = self.slots if self.limit else 2 * self.slots + 8
-            while len(running) < ahead and (task := next(rest, None)) is not None:
-                count += 1
-                # Dask keeps something of every name before a number, for ever: one name for all.
-                future = self._submitted(task, f"roireg-{self.name}-{count}")
-                running[future.key] = (task, future)
-                future.add_done_callback(ended.put)
+            self._fill(rest, running, ended)
             if not running:
                 return
             try:
-                future = ended.get(timeout=1.0)
+                futures = [ended.get(timeout=1.0)]
             except queue.Empty:
                 out_of_reach = self._reached(out_of_reach)
                 alone = self._staffed(alone)
                 continue
             alone = out_of_reach = time.monotonic()
-            task, _ = running.pop(future.key)
-            ending = self._ending(future)
-            future.release()
-            yield task, ending
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    futures.append(ended.get_nowait())
+            # Asked for together: every question is a way to the scheduler and back.
+            for future, ending in zip(futures, self._endings(futures), strict=True):
+                task, _ = running.pop(future.key)
+                future.release()
+                yield task, ending
 
-    def _submitted(self, task: Task, key: str) -> Any:
+    def _fill(
+        self, rest: Iterator[Task], running: dict[str, tuple[Task, Any]], ended: queue.SimpleQueue[Any]
+    ) -> None:
+        """Submit tasks until there are enough to keep all workers busy."""
         from roireg.cohort.worker import run_task
 
+        ahead = self.slots if self.limit else 2 * self.slots + AHEAD
+        tasks = list(islice(rest, max(0, ahead - len(running))))
         largest = max((w["resources"].get(RESOURCE, 0) for w in self._known().values()), default=0)
-        needs = min(task.memory / 1e6, largest)
-        return self.client.submit(
-            run_task,
-            self.name,
-            task,
-            self.limits,
-            key=key,
-            pure=False,
-            resources={RESOURCE: needs} if needs else None,
-        )
+        for needs, group in groupby(tasks, key=lambda task: min(task.memory / 1e6, largest)):
+            same = list(group)
+            # Dask keeps something of every name before a number, for ever: one name for all.
+            keys = [f"roireg-{self.name}-{self.count + i}" for i in range(len(same))]
+            self.count += len(same)
+            futures = self.client.map(
+                partial(run_task, self.name, limits=self.limits),
+                same,
+                key=keys,
+                pure=False,
+                resources={RESOURCE: needs} if needs else None,
+            )
+            for task, future in zip(same, futures, strict=True):
+                running[future.key] = (task, future)
+                future.add_done_callback(ended.put)
+
+    def _endings(self, futures: Sequence[Any]) -> list[Ending]:
+        if len(futures) > 1 and all(future.status == "finished" for future in futures):
+            with contextlib.suppress(Exception):  # what is wrong with which of them is found below
+                endings: list[Ending] = self.client.gather(futures)
+                return endings
+        return [self._ending(future) for future in futures]
 
     def _ending(self, future: Any) -> Ending:
         if future.status == "finished":
             ending: Ending = future.result()
             return ending
-        if future.status == "cancelled" and self.client.status != "running":
+        if future.status == "cancelled":
+            # Nobody here cancels what is awaited: the connection is lost, and with it what the scheduler knew.
             raise EngineLost(_LOST)
         error = future.exception() if future.status == "error" else None
         if type(error).__name__ == "KilledWorker":

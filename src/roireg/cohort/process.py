@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Ending", "Limits", "Processes", "Task", "memory_of_machine"]
+__all__ = ["Ending", "Limits", "Processes", "Task", "memory_of_machine", "resident_memory"]
 
 SAMPLE_SECONDS = 0.1
 """How often the memory of a task is looked at."""
@@ -121,7 +121,7 @@ class TaskProcess:
                     if not part:
                         return self._death(began, peak)
                     self.left += part
-                peak = max(peak, _resident(self.process.pid))
+                peak = max(peak, resident_memory(self.process.pid))
                 if peak > limit:
                     self.stop()
                     cause = f"it took more than its {limit / 1e9:.1f} GB of memory; allow more with --max-memory"
@@ -208,10 +208,10 @@ class Processes:
             process.stop()
 
 
-def _resident(pid: int) -> float:
-    """Resident memory of a process, bytes; 0 where there is no /proc."""
+def resident_memory(pid: int | None = None) -> float:
+    """Return the resident memory of a process, this one if None, bytes; 0 where there is no /proc."""
     try:
-        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+        pages = Path(f"/proc/{pid or os.getpid()}/statm").read_text(encoding="ascii").split()[1]
     except (OSError, IndexError):
         return 0.0
     return float(int(pages) * os.sysconf("SC_PAGE_SIZE"))

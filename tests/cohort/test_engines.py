@@ -1,0 +1,128 @@
+"""Engines on Dask: every task ends once, whatever happens to its worker, its scheduler or its batch job."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roireg.cohort import engines
+from roireg.cohort.engines import EngineLost, EngineOptions
+from roireg.cohort.process import Ending, Limits, Task
+
+distributed = pytest.importorskip("distributed")
+
+
+def echoes(count: int) -> Iterator[Task]:
+    return (Task(f"t{i}", "roireg.cohort.child:echo", {"i": i}, memory=i % 2 * 10**6) for i in range(count))
+
+
+def deed(name: str, **arguments: Any) -> Task:
+    return Task(name, f"cohort.deeds:{name}", arguments)
+
+
+def run(options: EngineOptions, tasks: Iterator[Task] | Sequence[Task]) -> dict[str, Ending]:
+    with options.engine(Limits(1), print) as engine:
+        ended = [(task.key, ending) for task, ending in engine.run(tasks)]
+    assert len(dict(ended)) == len(ended), "a task ended twice"
+    return dict(ended)
+
+
+@pytest.fixture
+def scheduler(child_path: None) -> Iterator[Any]:
+    """A scheduler with two workers, which are processes of their own."""
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", memory_limit=0, silence_logs=50
+    )
+    with cluster:
+        yield cluster
+
+
+def test_every_task_ends_once_and_a_killed_one_costs_no_other(child_path):
+    tasks = [*echoes(60), deed("die"), deed("refuse")]
+    ended = run(EngineOptions(jobs=2), tasks)
+    assert ended.keys() == {task.key for task in tasks}
+    assert all(ended[f"t{i}"].value == {"i": i} for i in range(60))
+    assert (ended["die"].kind, ended["refuse"].kind) == ("killed", "refused")
+
+
+def test_a_task_whose_worker_is_lost_runs_on_the_next_one_and_a_lost_scheduler_is_told(
+    scheduler, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engines, "PATIENCE", 3.0)
+    options = EngineOptions(dask=scheduler.scheduler_address)
+    ended = run(options, [deed("die_once", mark=str(tmp_path / "mark"), victim="worker"), *echoes(4)])
+    assert ended["die_once"].value == {"second": True}
+    assert {ended[f"t{i}"].kind for i in range(4)} == {"done"}
+    # The scheduler stops in the middle: what has ended has ended, and what is left is said.
+    seen = []
+    with pytest.raises(EngineLost, match="goes on with the rest"), options.engine(Limits(1), print) as engine:
+        for task, _ in engine.run(echoes(500)):
+            seen.append(task.key)
+            if len(seen) == 3:
+                scheduler.close()
+    assert 3 <= len(seen) < 500
+
+
+def test_nobody_there_is_said_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(engines, "PATIENCE", 0.2)
+    with pytest.raises(engines.InputError, match=r"127\.0\.0\.1:9.*no scheduler answers"):
+        run(EngineOptions(dask="tcp://127.0.0.1:9"), [])
+
+
+SBATCH = f"""#!{sys.executable}
+import subprocess, sys
+job = subprocess.Popen(["bash", sys.argv[-1]], stdout=open("job.log", "ab"), stderr=subprocess.STDOUT,
+                       start_new_session=True)
+open("jobs.txt", "a").write(open(sys.argv[-1]).read())
+print("Submitted batch job", job.pid)
+"""
+
+SCANCEL = f"""#!{sys.executable}
+import os, signal, sys
+for job in sys.argv[1:]:
+    os.killpg(int(job), signal.SIGKILL)
+    open("cancelled.txt", "a").write(job + "\\n")
+"""
+
+
+@pytest.fixture
+def batch_system(tmp_path: Path, child_path: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs called sbatch and scancel that run a job file here, in the background; the folder they note it in."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="batch systems run on Unix")
+def test_batch_jobs_of_slurm_run_tasks_and_are_taken_back(batch_system):
+    pytest.importorskip("dask_jobqueue")
+    file = batch_system / "slurm.yaml"
+    file.write_text(
+        "cores: 2\nmemory: 2GB\nqueue: short\nwalltime: '00:10:00'\ninterface: lo\nnanny: false\n"
+        f"python: {sys.executable}\nlog_directory: {batch_system}\n"
+    )
+    ended = run(EngineOptions(slurm=file, jobs=2), list(echoes(5)))
+    assert {e.value["i"] for e in ended.values()} == set(range(5))
+    script = (batch_system / "jobs.txt").read_text()
+    assert "#SBATCH -p short" in script and "#SBATCH -t 00:10:00" in script and "--cpus-per-task=2" in script
+    assert "--nthreads 2" in script and "MB=2000" in script, "two at once, and placed by memory"
+    assert len((batch_system / "cancelled.txt").read_text().split()) == 1, "the job that is no longer needed is ended"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_slurm_does_not_take_is_said(batch_system):
+    pytest.importorskip("dask_jobqueue")
+    file = batch_system / "slurm.yaml"
+    for text, words in (("cores: 2\n", "memory"), ("cores: 1\nmemory: 1GB\nqueu: x\n", "queu")):
+        file.write_text(text)
+        with pytest.raises(engines.InputError, match=words):
+            run(EngineOptions(slurm=file), [])
