@@ -52,14 +52,25 @@ def test_a_table_says_files_and_settings_per_row(tmp_path):
         ("fixed,moving\na,\n", ("line 2", "moving", "empty")),
         ("fixed,moving,seed\na,b,x\n", ("line 2", "seed", "'x'")),
         ("fixed,moving,pairs_only\na,b,perhaps\n", ("line 2", "yes or no", "'perhaps'")),
-        ("id,fixed,moving\n../x,a,b\n", ("'../x'", "folder")),
-        ("id,fixed,moving\nx,a,b\nX,c,d\n", ("occurs twice",)),
+        ("id,fixed,moving\n../x,a,b\n", ("line 2", "'../x'", "folder")),
+        ("id,fixed,moving\nx,a,b\n\nX,c,d\n", ("lines 2 and 4", "'X'", "occurs twice")),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said_in_one_sentence(tmp_path, text, words):
     with pytest.raises(InputError) as caught:
         read_table(written(tmp_path, text))
     assert not [w for w in words if w not in str(caught.value)], caught.value
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("text", ["fixed,moving\r\nä b/x.png,ü.png\r\n", "fixed;moving\r\n\r\nä b/x.png;ü.png\r\n"])
+def test_tables_of_spreadsheets_are_read(tmp_path, text, encoding):
+    (tmp_path / "pairs.csv").write_bytes(text.encode(encoding))
+    (row,) = read_table(tmp_path / "pairs.csv")
+    assert row.options == {"fixed": tmp_path / "ä b" / "x.png", "moving": tmp_path / "ü.png"}
+    (tmp_path / "pairs.csv").write_bytes(text.encode("cp1252"))
+    with pytest.raises(InputError, match="UTF-8"):
+        read_table(tmp_path / "pairs.csv")
 
 
 def test_images_make_rows(tmp_path):

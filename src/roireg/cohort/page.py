@@ -31,6 +31,11 @@ def _rank(pair: Mapping[str, Any]) -> tuple[int, bool, float, str]:
     return STATES.index(pair["state"]), not pair.get("worse"), quality, pair["id"]
 
 
+def _short(value: float) -> str:
+    """Return a number as it fits into a cell: what is next to nothing is said to be."""
+    return "<0.001" if 0 < abs(value) < 1e-3 else number(value)
+
+
 def render(title: str, pairs: Sequence[Mapping[str, Any]], out: Path) -> str:
     """Return the page; links and pictures are relative to `out`, where it will lie."""
     metrics = [key_metrics({n: metric_of(m) for n, m in pair.get("metrics", {}).items()}) for pair in pairs]
@@ -55,7 +60,7 @@ def render(title: str, pairs: Sequence[Mapping[str, Any]], out: Path) -> str:
                 "picture": quote(picture) if (out / picture).is_file() else "",
                 "fixed": pair["fixed"],
                 "moving": pair["moving"],
-                "cells": [(number(values[n].value), values[n].value) if n in values else ("–", "") for n in columns],
+                "cells": [(_short(values[n].value), values[n].value) if n in values else ("–", "") for n in columns],
                 "seconds": pair.get("seconds"),
             }
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from roireg.core.words import INIT_WORDS
 from roireg.jobs import RegisterJob
 from roireg.jobs.files import parse_transform
 
-__all__ = ["Row", "all_pairs", "all_to", "named", "read_lines", "read_table", "relative_to", "safe_name"]
+__all__ = ["Row", "all_pairs", "all_to", "check_ids", "named", "read_lines", "read_table", "relative_to", "safe_name"]
 
 ASIDE = ("out", "resume", "strict", "cache", "max_memory", "device")
 """Fields of a registration that are those of the cohort, not of a row."""
@@ -56,7 +57,7 @@ def read_table(path: Path) -> list[Row]:
     lines = read_lines(path)
     if not lines:
         raise InputError(f"{path}: expected a table whose first line names its columns, found an empty file")
-    header = [name.strip().lstrip("-").replace("-", "_") for name in lines[0]]
+    header = [name.strip().lstrip("-").replace("-", "_") for name in lines[0][1]]
     known = ["id", *RENAMED, *(n for n in _kinds() if n not in (*ASIDE, *RENAMED.values()))]
     for name in header:
         if name not in known:
@@ -69,7 +70,7 @@ def read_table(path: Path) -> list[Row]:
     if len(set(header)) < len(header):
         raise InputError(f"{path}: a column occurs twice in {', '.join(header)}; name each once")
     drafts = []
-    for number, cells in enumerate(lines[1:], 2):
+    for number, cells in lines[1:]:
         if len(cells) != len(header):
             raise InputError(f"{path}, line {number}: expected {len(header)} cells, found {len(cells)}")
         filled = {name: cell.strip() for name, cell in zip(header, cells, strict=True) if cell.strip()}
@@ -81,11 +82,42 @@ def read_table(path: Path) -> list[Row]:
         drafts.append((filled.get("id", ""), options))
     if not drafts:
         raise InputError(f"{path}: the table has no rows; write one pair per line")
+    check_ids(path, [(number, id) for (number, _), (id, _) in zip(lines[1:], drafts, strict=True)])
     return named(drafts)
 
 
-def read_lines(path: Path) -> list[list[str]]:
-    """Return the cells of a table, line by line, empty lines left out: TSV by its name, else CSV.
+def check_ids(path: Path, ids: Iterable[tuple[int, str]]) -> None:
+    """Refuse an id that an earlier line of a table has, or that is no name of a folder; empty ones are none.
+
+    Parameters
+    ----------
+    ids : number of the line and id of every row.
+
+    Raises
+    ------
+    InputError
+        Naming the lines.
+    """
+    seen: dict[str, int] = {}
+    for number, id in ids:
+        if id and safe_name(id) != id:
+            raise InputError(f"{path}, line {number}: {_no_folder(id)}")
+        if id and id.lower() in seen:
+            raise InputError(
+                f"{path}, lines {seen[id.lower()]} and {number}: the id {id!r} occurs twice; each has its own"
+            )
+        seen[id.lower()] = number
+
+
+def _no_folder(id: str) -> str:
+    return f"the id {id!r} cannot be the name of a folder everywhere; use letters, digits, '-', '_' and '.'"
+
+
+def read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the cells of a table, line by line with the number of the line, empty ones left out.
+
+    A file named .tsv or .tab has tabs between cells; any other commas, or semicolons where its first line has no
+    comma, as spreadsheets of some languages write it.
 
     Raises
     ------
@@ -98,9 +130,11 @@ def read_lines(path: Path) -> list[list[str]]:
         raise InputError(f"{path}: expected a table in UTF-8, found other bytes; save it as text") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
+    first = text.partition("\n")[0]
+    delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        return [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if any(c.strip() for c in line)]
+        return [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
     except csv.Error as error:
         raise InputError(f"{path}: this is no table ({error}); save it as CSV or TSV") from error
 
@@ -175,9 +209,7 @@ def named(drafts: Iterable[tuple[str, Mapping[str, Any]]], *, onto: bool = True)
     ids = [id or _short(o["moving"]) + (f"_to_{_short(o['fixed'])}" if onto else "") for id, o in drafts]
     for (id, _), name in zip(drafts, ids, strict=True):
         if id and safe_name(id) != id:
-            raise InputError(
-                f"the id {name!r} cannot be the name of a folder everywhere; use letters, digits, '-', '_' and '.'"
-            )
+            raise InputError(_no_folder(name))
     twice = Counter(name.lower() for name in ids)  # some file systems do not tell capitals apart
     for i, (id, _) in enumerate(drafts):
         if twice[ids[i].lower()] > 1:

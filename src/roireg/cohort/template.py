@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from roireg.cohort.cohort import CohortResult, RowOptions
-from roireg.cohort.rows import named, read_lines, relative_to
+from roireg.cohort.rows import check_ids, named, read_lines, relative_to
 from roireg.core.errors import InputError
 from roireg.core.files import check_folder
 from roireg.core.progress import Progress, silent
@@ -126,13 +126,13 @@ class TemplateJob(RowOptions):
 
 def _members_of(table: Path) -> list[tuple[str, Path, Path | None]]:
     lines = read_lines(table)
-    header = [name.strip() for name in lines[0]] if lines else []
+    header = [name.strip() for name in lines[0][1]] if lines else []
     if "image" not in header or not set(header) <= set(COLUMNS) or len(set(header)) < len(header):
         raise InputError(
             f"{table}: expected columns out of {', '.join(COLUMNS)}, found {', '.join(header) or 'none'}"
         )
     members = []
-    for number, cells in enumerate(lines[1:], 2):
+    for number, cells in lines[1:]:
         if len(cells) != len(header):
             raise InputError(f"{table}, line {number}: expected {len(header)} cells, found {len(cells)}")
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
@@ -140,4 +140,5 @@ def _members_of(table: Path) -> list[tuple[str, Path, Path | None]]:
             raise InputError(f"{table}, line {number}: the cell of image is empty; name an image")
         labels = relative_to(table.parent, row["labels"]) if row.get("labels") else None
         members.append((row.get("id", ""), relative_to(table.parent, row["image"]), labels))
+    check_ids(table, [(number, id) for (number, _), (id, _, _) in zip(lines[1:], members, strict=True)])
     return members
