@@ -122,7 +122,7 @@ def test_batch_jobs_of_slurm_run_tasks_and_are_taken_back(batch_system):
 def test_what_slurm_does_not_take_is_said(batch_system):
     pytest.importorskip("dask_jobqueue")
     file = batch_system / "slurm.yaml"
-    for text, words in (("cores: 2\n", "memory"), ("cores: 1\nmemory: 1GB\nqueu: x\n", "queu")):
+    for text, words in (("cores: 2\n", "memory"), ("cores: 1\nmemory: 1GB\ncolour: x\n", "colour")):
         file.write_text(text)
         with pytest.raises(engines.InputError, match=words):
             run(EngineOptions(slurm=file), [])
