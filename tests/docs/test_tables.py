@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as Picture
 
 from docs.scripts import DOCS, script
-from roireg.pipeline.config import VerdictConfig
+from roireg.pipeline.sections import VerdictConfig
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from roireg.core.errors import InputError
 from roireg.core.transforms import Affine
 from roireg.io import to_nibabel, to_sitk, write_image, write_labels, write_transform
 from roireg.io.convert import ImageLike
-from roireg.pipeline import recipe
+from roireg.pipeline import run
 
 FORMS = ("path", "sitk", "nibabel", "array", "tensor")
 
@@ -99,8 +99,8 @@ def test_a_nibabel_image_of_several_volumes_is_refused(flat):
 
 def test_threads_are_limited_while_it_runs_and_are_as_before_afterwards(flat, monkeypatch):
     seen = []
-    judge = recipe.judge
-    monkeypatch.setattr(recipe, "judge", lambda *a, **k: (seen.append(torch.get_num_threads()), judge(*a, **k))[1])
+    judge = run.judge
+    monkeypatch.setattr(run, "judge", lambda *a, **k: (seen.append(torch.get_num_threads()), judge(*a, **k))[1])
     before = torch.get_num_threads()
     with limited_threads(3):
         result = roireg.register(flat.fixed, flat.moving, config=quick(stages=()), threads=2)

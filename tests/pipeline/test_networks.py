@@ -19,7 +19,7 @@ from roireg.core.rois import Prompt
 from roireg.models.cache import EmbeddingCache
 from roireg.models.registry import load
 from roireg.pipeline import tools
-from roireg.pipeline.config import NetworkConfig
+from roireg.pipeline.sections import NetworkConfig
 from roireg.pipeline.tools import Tools, expected_time
 from roireg.segment.model3d import Model3DSegmenter
 from roireg.synth import as_raster, make_pair

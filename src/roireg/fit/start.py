@@ -82,19 +82,19 @@ class Search(Stage):
         landmarks = self._key_points(problem)
         from_landmarks = [Candidate(k.affine, "key points") for k in landmarks]
         if any(k.decisive for k in landmarks):
-            given, proposals = from_landmarks, []
+            starts, proposals = from_landmarks, []
         else:
             clear = None if problem.candidates is None else self._clear_position(problem)
-            given = list(problem.starts) if clear is None else [clear]
+            starts = list(problem.starts) if clear is None else [clear]
             proposals = [*self._of_regions(problem), *from_landmarks]
         if problem.trusted is not None:
             source = "label centroids" if problem.candidates is None else "accepted pairs"
             proposals.append(Candidate(affine_from_regions(problem.trusted, model=self.affine.model), source))
-        affine = find_start(problem, given, proposals, options=self)
+        affine = find_start(problem, starts, proposals, options=self)
         search = problem.trace.search
-        if search is not None and problem.trace.source not in {c.source for c in given}:
+        if search is not None and problem.trace.source not in {c.source for c in starts}:
             # Never from a position that structure supports to one that it supports less.
-            best = max(given, key=lambda c: search.score_of(c.affine).score)
+            best = max(starts, key=lambda c: search.score_of(c.affine).score)
             if search.score_of(affine).score < search.score_of(best.affine).score:
                 problem.trace.source, affine = best.source, best.affine
         for k in landmarks:
@@ -112,9 +112,9 @@ class Search(Stage):
         if not search.candidates:
             return None
         best = search.candidates[0]
-        given = max(search.score_of(c.affine).score for c in problem.starts)
+        before = max(search.score_of(c.affine).score for c in problem.starts)
         doubtful = best.rival > AMBIGUOUS and best.correlation < CERTAIN
-        if best.score <= self.clear_gain * max(given, 0.0) or doubtful:
+        if best.score <= self.clear_gain * max(before, 0.0) or doubtful:
             return None
         refined = refine(problem.pair, best.affine, self.affine.model, search=search)
         return Candidate(refined.affine, "global search")
@@ -172,14 +172,14 @@ def single_pair_maps(
     `similarity` is (moving, fixed).
     """
     d = fixed.grid.ndim
-    found = []
+    maps = []
     order = np.argsort(-similarity, axis=None, kind="stable")[:count]
     for m, f in zip(*np.unravel_index(order, similarity.shape), strict=True):
         target, source = moving.centroids[m], fixed.centroids[f]
-        found.append(Candidate(Affine.translation(target - source), "one region pair"))
+        maps.append(Candidate(Affine.translation(target - source), "one region pair"))
         if d == 2:
-            found.extend(_turned(source, target, fixed.covariances[f], moving.covariances[m]))
-    return found
+            maps.extend(_turned(source, target, fixed.covariances[f], moving.covariances[m]))
+    return maps
 
 
 def _turned(
@@ -203,7 +203,7 @@ def _turned(
 
 
 def find_start(
-    problem: Problem, given: Sequence[Candidate], proposals: Sequence[Candidate], *, options: Search
+    problem: Problem, starts: Sequence[Candidate], proposals: Sequence[Candidate], *, options: Search
 ) -> Affine:
     """Choose the global map; the trace learns its source, the loss of its trial, and rivals.
 
@@ -212,12 +212,12 @@ def find_start(
     Parameters
     ----------
     problem : images and masks.
-    given : starts that are tried as they are, the preferred first; at least one.
+    starts : tried as they are, the preferred first; at least one.
     proposals : maps from regions; judged, the best refined, the best of those tried: `options.trials` on one coarse
-        level, the better half of them and every given start on a second one.
+        level, the better half of them and every start on a second one.
     """
     pair, trial, progress = problem.pair, options.trial, problem.progress
-    refined = choose_affine(pair, [*given, *proposals], options=options.affine)[: options.trials]
+    refined = choose_affine(pair, [*starts, *proposals], options=options.affine)[: options.trials]
     few = max(1000, trial.max_voxels // 2**pair.ndim)
     rough = trial.model_copy(update={"levels": 1, "iterations": (20,), "max_voxels": few})
     features = None if trial.features is None else make_extractor(trial.features)
@@ -230,7 +230,7 @@ def find_start(
 
     moved = sorted((try_from(c, once) for c in refined), key=lambda c: c.score)[: max(1, options.trials // 2)]
     progress(ProgressEvent(TITLE, 0.5))
-    unmoved = [try_from(c, twice) for c in given]
+    unmoved = [try_from(c, twice) for c in starts]
     moved = [try_from(c, twice) for c in moved]
     tried = [*unmoved, *moved]
     best = min(unmoved, key=lambda c: c.score)

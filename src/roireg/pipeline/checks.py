@@ -22,6 +22,7 @@ from roireg.io import check_image
 
 __all__ = [
     "LabelMaps",
+    "check_correspondence",
     "check_guide",
     "check_init",
     "check_inputs",
@@ -134,6 +135,22 @@ def check_init(init: str | Transform, fixed: Image) -> None:
         raise GeometryError(
             f"the initial transform is {init.ndim}D but {fixed.name} is {fixed.ndim}D; give a {fixed.ndim}D transform"
         )
+
+
+def check_correspondence(*, classes: bool, pairs: bool, labels: bool) -> None:
+    """Refuse that more than one thing says which regions correspond: a segmenter of classes, ROI pairs, label maps.
+
+    Raises
+    ------
+    InputError
+        When two of them do.
+    """
+    if classes and (pairs or labels):
+        raise InputError(
+            "a segmenter of classes says what corresponds, as ROI pairs and label maps do; give one of them"
+        )
+    if pairs and labels:
+        raise InputError("region label maps and ROI pairs both say what corresponds; give one of them")
 
 
 def check_guide(guide: str | Transform) -> None:

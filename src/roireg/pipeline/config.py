@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from roireg.core.errors import InputError
-from roireg.core.words import ProfileName, SearchRange, TransformType
+from roireg.core.words import SearchRange, TransformType
 from roireg.fit import (
     Coarse,
     Convex,
@@ -31,11 +30,19 @@ from roireg.fit.search import SearchOptions
 from roireg.io import atomic_path
 from roireg.io.documents import read_yaml
 from roireg.io.programs import split_command
-from roireg.match import MatchOptions
 from roireg.models.preprocess import CT_WINDOWS
 from roireg.models.profiles import PROFILES
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings
-from roireg.segment import EverythingOptions, RegionFilter
+from roireg.pipeline.sections import (
+    ClassesConfig,
+    MatchConfig,
+    NetworkConfig,
+    PromptConfig,
+    Section,
+    VerdictConfig,
+    known_or_near,
+)
+from roireg.segment import RegionFilter
 
 _LARGEST = 1e12
 """Of all numbers in settings."""
@@ -44,117 +51,12 @@ __all__ = [
     "PRESETS",
     "QUICK",
     "QUICK_FIT",
-    "ClassesConfig",
     "Config",
-    "MatchConfig",
-    "NetworkConfig",
-    "PromptConfig",
-    "VerdictConfig",
-    "known_or_near",
     "preset",
 ]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _by_name(settings: object) -> object:
-    """Return the prompt settings of a name such as "promptreg"."""
-    if isinstance(settings, str):
-        known_or_near(settings, tuple(PROMPT_PRESETS), what="prompt settings")
-        return PROMPT_PRESETS[settings]
-    return settings
-
-
-class NetworkConfig(EverythingOptions):
-    """A network for the regions, and for features named "model"; None leaves both to methods without weights."""
-
-    model: str | None = Field(None, description="name or path of a network, see `roireg models list`")
-    profile: ProfileName = Field("balanced", description="input size, precision and points of the network")
-    window: str | tuple[float, float] | None = Field(
-        None, description="CT window, a name or level and width; None takes the percentiles of the image"
-    )
-    slice_axis: Literal[0, 1, 2] | None = Field(
-        None, description="storage axis along which 2D networks cut a volume; None: the coarsest"
-    )
-    cache: str | None = Field(
-        None, description="folder that keeps encoded images between runs; None: for this run alone"
-    )
-
-
-class ClassesConfig(_Section):
-    """A segmenter that gives both images the same classes, which are the regions then."""
-
-    segmenter: str | None = Field(
-        None, description="network that names classes: name or path, see `roireg models list`"
-    )
-    command: str | None = Field(
-        None, description="program that writes a label map, with {image} and {labels}; never from a settings file"
-    )
-
-    @property
-    def used(self) -> bool:
-        """Whether regions are classes."""
-        return self.segmenter is not None or self.command is not None
-
-
-class PromptConfig(_Section):
-    """Regions from prompts at random places instead of everywhere (PromptReg)."""
-
-    count: int = Field(0, ge=0, description="random prompts; 0 looks for regions everywhere")
-    where: Literal["inside", "outside"] = Field(
-        "inside",
-        description="whether random prompts lie inside or outside the mask of the moving image, if there is one",
-    )
-    settings: Annotated[PromptSettings, BeforeValidator(_by_name)] = PromptSettings()
-
-
-class MatchConfig(MatchOptions):
-    """Pairs of regions."""
-
-    features: str = Field(
-        "intensity", description="feature map that regions are compared by; model: that of the network"
-    )
-    position: float = Field(0.0, ge=0, description="weight of the position among the channels of intensity features")
-    slices: bool = Field(False, description="match volumes slice by slice (SAMReg, Algorithm 1)")
-    slice_axis: Literal[0, 1, 2] | None = Field(
-        None, description="with slices: storage axis of the fixed volume to cut along; None: the coarsest"
-    )
-    slice_range: int = Field(11, ge=0, description="with slices: partners lie within so many slices")
-    slice_range_mm: float | None = Field(
-        None, gt=0, description="with slices: partners lie within so many mm instead"
-    )
-
-
-class VerdictConfig(_Section):
-    """When a result is not to be trusted; see docs/verdict.md."""
-
-    folding_uncertain: float = Field(0.1, ge=0, description="% of folded voxels")
-    folding_failed: float = Field(1.0, ge=0, description="% of folded voxels")
-    stretch_uncertain: float = Field(0.65, ge=0, description="standard deviation of log det J (SDlogJ)")
-    inverse_uncertain: float = Field(
-        1.0, ge=0, description="99th percentile of the inverse error, voxels of the coarsest axis"
-    )
-    probability: bool = Field(True, description="say how probable it is that the result is right (a search, seconds)")
-    probability_uncertain: float = Field(
-        0.5, ge=0, le=1, description="probability of a right result below which it is to be checked"
-    )
-    probability_sure: float = Field(
-        0.75, ge=0, le=1, description="probability from which a deformation that was left out is told, but no doubt"
-    )
-    probability_failed: float = Field(
-        0.1, ge=0, le=1, description="probability of a right result below which it is not to be used"
-    )
-    least_agreement: float = Field(0.3, ge=0, le=1, description="share of region pairs that must end up together")
-    rival_margin: float = Field(
-        0.02,
-        ge=0,
-        description="another start explains the images as well if its trial ends higher by at most this share",
-    )
-
-
-class Config(_Section):
+class Config(Section):
     """A whole registration."""
 
     segment: RegionFilter = RegionFilter()
@@ -364,21 +266,6 @@ def _first_mistake(error: ValidationError) -> str:
     if kind == "extra_forbidden":
         return f"unknown setting {'.'.join(where)[:80]!r}; `roireg info --presets` lists all"
     return f"setting {'.'.join(where)!r}: {message}, found {reprlib.repr(value)}"
-
-
-def known_or_near(name: str, names: Sequence[str], *, what: str) -> None:
-    """Refuse a name that is not among those known, suggesting the nearest.
-
-    Raises
-    ------
-    InputError
-        When it is not.
-    """
-    if name in names:
-        return
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(names)}"
-    raise InputError(f"{what} {name!r} is unknown; {hint}")
 
 
 def _regions_alone() -> tuple[Stage, ...]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from roireg.core.ambient import limited_threads, own_settings
-from roireg.core.errors import InputError
 from roireg.core.pair import Pair
 from roireg.core.progress import Progress, silent
 from roireg.core.rois import ROIPairs
 from roireg.core.seeds import resolve_device
-from roireg.core.warp import halved
 from roireg.io import ImageLike, LabelsLike, TransformLike
-from roireg.pipeline.checks import check_inputs
+from roireg.pipeline.checks import check_correspondence, check_inputs
 from roireg.pipeline.config import Config
 from roireg.pipeline.config import preset as preset_named
 from roireg.pipeline.inputs import images_of, labels_of, start_of
 from roireg.pipeline.missing import without_missing
-from roireg.pipeline.recipe import Run, Stopwatch, no_pairs
-from roireg.pipeline.tools import REGIONS, Tools
+from roireg.pipeline.recipe import guide_of
+from roireg.pipeline.run import Run, no_pairs
+from roireg.pipeline.tools import REGIONS
 
 __all__ = ["find_pairs"]
 
@@ -69,32 +68,15 @@ def find_pairs(
         init=init,
     )
     labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
-    if settings.classes.used and (decisions is not None or labels is not None):
-        raise InputError(
-            "a segmenter of classes says what corresponds, as ROI pairs and label maps do; give one of them"
-        )
-    if decisions is not None and labels is not None:
-        raise InputError("region label maps and ROI pairs both say what corresponds; give one of them")
-    where = resolve_device(device)
-    small = Pair(halved(fixed), halved(moving))
-    run = Run(
-        given=Pair(fixed, moving),
-        small=small,
-        pair=small.gray().to(where),
-        settings=settings,
-        tools=Tools.of(settings, where, progress),
-        init=init,
-        device=where,
-        seed=seed,
-        clock=Stopwatch(progress),
-    )
+    check_correspondence(classes=settings.classes.used, pairs=decisions is not None, labels=labels is not None)
+    images = Pair(fixed, moving)
+    run = Run.of(images, settings, init=init, device=resolve_device(device), seed=seed, progress=progress)
     with limited_threads(threads):
         pairs = None
         if settings.prompt.count and decisions is None and labels is None:
-            pairs = run.drawn_pairs()
+            pairs = run.drawn_pairs(guide_of(run))
         with run.clock(REGIONS):
             problem = run.problem(labels, pairs, decisions)
-        problem = run.paired(
-            problem, problem.starts[0].affine if isinstance(init, str) else init, decisions, (), "fixed"
-        )
-    return problem.pairs or no_pairs(run.given)
+        start = problem.starts[0].affine if isinstance(init, str) else init
+        problem = run.paired(problem, start, decisions, (), "fixed")
+    return problem.pairs or no_pairs(run.images)

@@ -15,7 +15,8 @@ from roireg.models.base import DenseEncoder, PromptableModel
 from roireg.models.cache import EmbeddingCache, shared_cache
 from roireg.models.rasters import slice_axis, slice_image
 from roireg.models.registry import load
-from roireg.pipeline.config import ClassesConfig, Config, NetworkConfig
+from roireg.pipeline.config import Config
+from roireg.pipeline.sections import ClassesConfig, NetworkConfig
 from roireg.segment import (
     ClassSegmenter,
     CommandSegmenter,

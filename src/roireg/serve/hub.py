@@ -19,7 +19,7 @@ from roireg.jobs.stored import stored_image
 from roireg.match import match_labels
 from roireg.pipeline import load
 from roireg.pipeline.checks import labels_on
-from roireg.pipeline.recipe import label_regions
+from roireg.pipeline.run import label_regions
 from roireg.serve.access import confined
 from roireg.serve.board import Landmark, board_pairs
 from roireg.serve.exporting import ViewerJob

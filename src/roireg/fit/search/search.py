@@ -112,11 +112,11 @@ class GlobalSearch:
     def _judged(self, matrix: Array) -> SearchCandidate:
         scale = self._nearest_scale(matrix)
         fixed, moving = self._sides(scale, 2 * self.cells, FINE_POINTS)
-        found = agreement(fixed, moving, matrix)
+        alike = agreement(fixed, moving, matrix)
         reference = self._reference(2 * self.cells)
         smaller = min(self._channels(side, scale, 2 * self.cells).cells for side in (0, 1))
-        score = found.correlation * (found.shared / reference) ** 0.5
-        return SearchCandidate(Affine(matrix), score, found.correlation, min(1.0, found.shared / max(smaller, 1)))
+        score = alike.correlation * (alike.shared / reference) ** 0.5
+        return SearchCandidate(Affine(matrix), score, alike.correlation, min(1.0, alike.shared / max(smaller, 1)))
 
     def _nearest_scale(self, matrix: Array) -> float:
         log = np.log(scale_of(matrix[:-1, :-1]))
@@ -142,8 +142,8 @@ class GlobalSearch:
         With `between` (2D) at the rotations halfway, on a finer grid.
         """
         cells = 3 * self.cells // 2 if between else self.cells
-        found = [p for scale in self.scales for p in self._peaks_at(scale, cells, between=between)]
-        return self._distinct(sorted(found, key=lambda p: -p.score), self.options.polish)
+        peaks = [p for scale in self.scales for p in self._peaks_at(scale, cells, between=between)]
+        return self._distinct(sorted(peaks, key=lambda p: -p.score), self.options.polish)
 
     def _peaks_at(self, scale: float, cells: int, *, between: bool = False, mirrored: bool = False) -> list[Peak]:
         o, d = self.options, self.pair.ndim
@@ -163,13 +163,13 @@ class GlobalSearch:
         )
 
     def _distinct(self, peaks: Sequence[Peak], most: int) -> list[Peak]:
-        kept: list[Peak] = []
+        distinct: list[Peak] = []
         for peak in peaks:
-            if all(self._apart(peak.matrix, k.matrix) for k in kept):
-                kept.append(peak)
-            if len(kept) == most:
+            if all(self._apart(peak.matrix, k.matrix) for k in distinct):
+                distinct.append(peak)
+            if len(distinct) == most:
                 break
-        return kept
+        return distinct
 
     @cached_property
     def candidates(self) -> tuple[SearchCandidate, ...]:
@@ -178,11 +178,11 @@ class GlobalSearch:
         In 2D, where a fine texture can hide between two rotations or cells, rotations halfway are tried on a finer
         grid, too, unless one candidate is far ahead.
         """
-        found = self._refined(self._peaks())
-        if self.pair.ndim == 2 and (not found or self._rival(found[0], found) > AHEAD):
-            found = self._sorted([*found, *self._refined(self._peaks(between=True))])
-        found = found[: self.options.keep]
-        return tuple(replace(c, rival=self._rival(c, found)) for c in found)
+        best = self._refined(self._peaks())
+        if self.pair.ndim == 2 and (not best or self._rival(best[0], best) > AHEAD):
+            best = self._sorted([*best, *self._refined(self._peaks(between=True))])
+        best = best[: self.options.keep]
+        return tuple(replace(c, rival=self._rival(c, best)) for c in best)
 
     def _refined(self, peaks: Sequence[Peak]) -> list[SearchCandidate]:
         """Climb from every peak at the resolution of the search, and from the best again at twice that."""
@@ -202,11 +202,11 @@ class GlobalSearch:
 
     def _sorted(self, candidates: Sequence[SearchCandidate]) -> list[SearchCandidate]:
         """Best first, each further than `distinct` from those before."""
-        kept: list[SearchCandidate] = []
+        distinct: list[SearchCandidate] = []
         for c in sorted(candidates, key=lambda c: -c.score):
-            if all(self._apart(c.affine.matrix, k.affine.matrix) for k in kept):
-                kept.append(c)
-        return kept
+            if all(self._apart(c.affine.matrix, k.affine.matrix) for k in distinct):
+                distinct.append(c)
+        return distinct
 
     @cached_property
     def mirror(self) -> float:
@@ -238,8 +238,8 @@ def global_search(pair: Pair, options: SearchOptions | None = None) -> tuple[Sea
 
 def _where(image: Image, mask: Image | None, auto: bool) -> Image:
     """Return where an image counts: its field of view and the user's mask, as float32 weights."""
-    seen = field_of_view(image) if auto else Image(torch.ones(1, *image.grid.shape), image.grid)
-    weight = seen.with_data(seen.data.float())
+    shown = field_of_view(image) if auto else Image(torch.ones(1, *image.grid.shape), image.grid)
+    weight = shown.with_data(shown.data.float())
     if mask is not None:
         user = mask.with_data((mask.data > 0).float())
         weight = weight.with_data(weight.data * warp(user, None, weight.grid, mode="nearest", fill=0.0).data)
