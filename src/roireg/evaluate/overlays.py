@@ -137,10 +137,10 @@ def _boundaries(maps: Mapping[Any, Mapping[str, NDArray[np.float32]]]) -> tuple[
 def _landmarks(report: ReportInput) -> dict[str, Array]:
     """Return the places of landmarks in fixed world: the fixed ones, the moving ones before and after."""
     fixed, moving = report.points
-    found = {} if fixed is None else {"fixed": fixed[:DRAWN_LANDMARKS]}
+    places = {} if fixed is None else {"fixed": fixed[:DRAWN_LANDMARKS]}
     if moving is not None:
         moving = moving[:DRAWN_LANDMARKS]
         back = report.transform.inverse() if report.inverse is None else report.inverse
-        found["before"] = moving if report.initial is None else report.initial.inverse().map_points(moving)
-        found["after"] = back.map_points(moving)
-    return found
+        places["before"] = moving if report.initial is None else report.initial.inverse().map_points(moving)
+        places["after"] = back.map_points(moving)
+    return places

@@ -174,8 +174,8 @@ def match(
         ranked, threshold = np.where(together, allowed * agreement, -np.inf), -1.0
     index_pairs = _ASSIGNMENTS[options.assignment](ranked, threshold=threshold, top=options.top)
     trust = confidences(similarity, index_pairs, agreement=agreement)
-    known = agreement is not None and options.similarity == "descriptor"
-    chances = probability_of(trust).tolist() if known else [None] * len(trust)
+    calibrated = agreement is not None and options.similarity == "descriptor"
+    chances = probability_of(trust).tolist() if calibrated else [None] * len(trust)
     pairs = [
         ROIPair(m, f, float(similarity[m, f]), float(c), name=_common_name(fixed, moving, f, m), probability=chance)
         for (m, f), c, chance in zip(index_pairs, trust, chances, strict=True)

@@ -92,8 +92,8 @@ def judge(
         sure = trust.probability >= rules.probability_sure
         said = f"that the mean error is below {trust.within:.2g} {result.fixed.unit} has a probability of only"
         # Equal labels and pairs that a person has accepted are evidence that images alone do not have.
-        known = any(p.status == "accepted" or p.source == "labels" for p in result.pairs.active.pairs)
-        if trust.probability < rules.probability_failed and not known:
+        confirmed = any(p.status == "accepted" or p.source == "labels" for p in result.pairs.active.pairs)
+        if trust.probability < rules.probability_failed and not confirmed:
             failed.append(f"{said} {trust.probability:.0%}")
         elif trust.probability < rules.probability_uncertain:
             doubts.append(f"{said} {trust.probability:.0%}")
