@@ -30,10 +30,10 @@ def boxes(*corners: tuple[int, int, int]) -> ROISet:
 def test_body_reaches_where_the_image_differs_from_its_background() -> None:
     for air in (0.0, 3.0):
         body = Body(scan(air=air))
-        assert [body.reach(axis) for axis in range(3)] == [(20, 49), (10, 39), (12, 29)]
+        assert [body.span(axis) for axis in range(3)] == [(20, 49), (10, 39), (12, 29)]
         assert body.size == 30 * 30 * 18
     even = Body(Image(torch.ones(1, 8, 9), Grid.pixels((8, 9))))
-    assert [even.reach(axis) for axis in range(2)] == [(0, 7), (0, 8)]
+    assert [even.span(axis) for axis in range(2)] == [(0, 7), (0, 8)]
 
 
 def test_regions_in_air_and_regions_that_hide_others_are_not_drawn() -> None:

@@ -92,12 +92,12 @@ def register(session: Session, job: RegisterJob) -> Outcome:
     given they are scored before and after; they never steer the registration (use --fixed-rois and --moving-rois for
     that).
 
-    What you know can steer: --prompt names a region that must fit, --pairs regions that correspond. Pairs that are
-    accepted are kept, rejected ones never used; the others are found, unless one of them is merely proposed or
-    --pairs-only is given.
+    You can steer with what you know: --prompt names a region that must fit, --pairs regions that correspond.
+    Accepted pairs are kept and rejected ones are never used; further pairs are looked for, unless one of those given
+    is merely proposed, or with --pairs-only.
 
-    Everything is computed before anything is written. In an existing OUT an earlier result is replaced whole and all
-    other files stay; inputs and files that roireg did not write are never replaced. Exit code 3 means that the
+    Everything is computed before anything is written. In an existing OUT an earlier result is replaced as a whole and
+    all other files stay; inputs and files that roireg did not write are never replaced. Exit code 3 means that the
     verdict is "failed".
     """
     from roireg.app.results import say_registration
@@ -187,8 +187,8 @@ def prompt(session: Session, job: PromptJob) -> Outcome:
 
     Writes into OUT: pairs/ (the region pairs; `roireg register --pairs` starts from them), result.json (per prompt
     the corresponding prompt in mm and px, the confidence from 0 to 1, or why there is no counterpart) and
-    overview.png. With --guide auto most of the time goes into the quick registration; pass the transform of an
-    earlier one to save it.
+    overview.png. With --guide auto most of the time goes into the quick registration; give the transform of an
+    earlier registration instead to save that time.
 
     Exit code 3 means that no prompt has a counterpart, or that --register failed by its own verdict.
     """
@@ -233,9 +233,9 @@ def match(session: Session, job: MatchJob) -> Outcome:
 def evaluate(session: Session, job: EvaluateJob) -> Outcome:
     """Score a transform, or label maps and points as they lie, against the truth.
 
-    Prints a table, before and after the transform, of what the files allow: Dice, HD95 and ASSD (label maps),
-    landmark error (points), likeness (images), folding, SDlogJ and there-and-back error (a transform with any fixed
-    file), displacement error (--truth). Lengths are mm, or pixels for raster images. Writes OUT if named.
+    Prints what can be measured from the files, before and after the transform: Dice, HD95 and ASSD (label maps),
+    landmark error (points), similarity (images), folding, SDlogJ and inverse consistency error (a transform with any
+    fixed file), displacement error (--truth). Lengths are mm, or pixels for raster images. Writes OUT if named.
     """
     from roireg.app.results import say_scores
 
@@ -256,8 +256,8 @@ def cohort(session: Session, job: CohortJob) -> Outcome:
     """Register many pairs: those of a table, all images to one, or all pairs of images.
 
     A table has the columns fixed, moving and, if you like, id and any option of `register`, such as moving_labels,
-    pairs or seed; paths are relative to it. A pair that fails costs no other; why is told and written down. Given
-    again the command runs what is missing or changed: inputs, options and code decide.
+    pairs or seed; paths are relative to it. A pair that fails does not stop the others; the cause is printed and
+    kept. Run again, the command registers only what is missing or has changed: inputs, options and code decide.
 
     Writes into OUT: pairs/ID (as `register` does), summary.tsv (a line per pair), index.html (all pairs, worst
     first), thumbnails/ and failures/ID.json. Exit code 3 means that a pair has no result or one that failed.
@@ -283,9 +283,9 @@ def bids(session: Session, job: BidsJob) -> Outcome:
 
     The reference of a subject is the T1w of its first session (--reference); its other sessions and modalities go
     onto it, and it goes onto the template. Writes BIDS derivatives into OUT: sub-01_from-T1w_to-X_mode-image_xfm.h5,
-    the way back, images and label maps with space-X, JSON sidecars (which way points go), sub-01.html and
-    dataset_description.json; work/ keeps the results as `register` writes them. Given again the command runs what is
-    missing or changed. The group level writes group.html and a table of the volumes of labels.
+    its inverse, images and label maps with space-X, JSON sidecars (which way points go), sub-01.html and
+    dataset_description.json; work/ keeps the results as `register` writes them. Run again, the command registers only
+    what is missing or has changed. The group level writes group.html and a table of the volumes of labels.
     """
     from roireg.app.cohort import far, say_cohort
 
@@ -306,11 +306,11 @@ def bids(session: Session, job: BidsJob) -> Outcome:
 def template(session: Session, job: TemplateJob) -> Outcome:
     """Build an unbiased template: the mean of images in shape and brightness, and their regions on it.
 
-    In every round all images are registered to the mean, and the next mean lies where they are on the average (mean
-    affine map and mean velocity). Writes into OUT: template.nii.gz, transforms/ID.h5 (template to image points) and
-    ID_inverse.h5, labels.nii.gz (label maps of a table, fused) or regions.nii.gz (regions that most images share),
-    volumes.tsv (their volume in every image, and how far it is trusted) and rounds/, from which the same command goes
-    on where it was stopped.
+    In every round all images are registered to the mean; the next mean lies at the average of their positions and
+    shapes (mean affine map and mean velocity). Writes into OUT: template.nii.gz, transforms/ID.h5 (template to image
+    points) and ID_inverse.h5, labels.nii.gz (label maps of a table, fused) or regions.nii.gz (regions that most
+    images share), volumes.tsv (their volume in every image, and how far to trust it) and rounds/, from which the same
+    command goes on after it was stopped.
     """
     from roireg.app.cohort import far, say_template
 
@@ -328,7 +328,7 @@ def template(session: Session, job: TemplateJob) -> Outcome:
 """,
 )
 def report(session: Session, options: ReportOptions) -> Outcome:
-    """Render the HTML report of a saved result again.
+    """Render the HTML report of a saved result anew.
 
     Needs transform.h5 and result.json in the folder, pairs/ if regions are to be shown, and both images, which are
     looked for where they were and compared by checksum. Writes one HTML file that opens offline.
@@ -349,8 +349,8 @@ def view(session: Session, options: ViewOptions) -> Outcome:
     """Open a pair, or a result, in the browser: click, see the counterpart, correct it, register, export.
 
     The server answers on this computer alone, at an address with a random token; nothing is loaded from elsewhere.
-    Export writes what `register` writes into OUT, with landmarks and what you decided. Decisions that were not
-    exported are kept and are there again when the same images are opened.
+    Export writes what `register` writes into OUT, with landmarks and your decisions. Decisions that were not exported
+    are kept and come back when the same images are opened.
     """
     return view_pair(session, options)
 

@@ -67,13 +67,13 @@ class Body:
         The middle of the body counts a little more than its ends.
         """
         amount = self._detail.sum(axis=tuple(a for a in range(self._detail.ndim) if a != axis))
-        first, last = self.reach(axis)
+        first, last = self.span(axis)
         index = np.arange(self._image.grid.shape[axis])
         amount = np.interp(index, _centres(self.mask.grid, self._image.grid, axis), amount)
         middle = 1 - 0.5 * np.clip(np.abs(2 * (index - first) / max(last - first, 1) - 1), 0, 1) ** 2
         return np.asarray(np.sqrt(amount / max(amount.max(), 1e-12)) * middle)
 
-    def reach(self, axis: int) -> tuple[int, int]:
+    def span(self, axis: int) -> tuple[int, int]:
         """Return the first and the last slice across a storage axis of the image on which there is a body."""
         inside = self.mask.data[0].numpy()
         area = inside.sum(axis=tuple(a for a in range(inside.ndim) if a != axis))

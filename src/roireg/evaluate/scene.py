@@ -249,7 +249,7 @@ def _slices(plane: Plane, body: Body) -> list[int]:
     """Return the slices of a plane that can be looked at, evenly over the body, that of the plane among them."""
     if plane.axis < 0:
         return [0]
-    first, last = body.reach(plane.axis)
+    first, last = body.span(plane.axis)
     first, last = min(first, plane.index), max(last, plane.index)
     picked = np.round(np.linspace(first, last, min(SLICES, last - first + 1))).astype(int)
     picked[np.argmin(np.abs(picked - plane.index))] = plane.index

@@ -50,7 +50,7 @@ class Convex(Stage):
     features: tuple[str, ...] = Field(
         ("mind",), min_length=1, description="dense features that are compared; model: those of the network"
     )
-    max_voxels: int = Field(400_000, ge=1000, description="most voxels at which features are computed")
+    max_voxels: int = Field(400_000, ge=1000, description="largest number of voxels at which features are computed")
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (4, 2), min_length=1, description="distance of control points in voxels, search after search"
     )
@@ -60,7 +60,7 @@ class Convex(Stage):
     coupling: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
         (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
         min_length=1,
-        description="how firmly a displacement is held to those around it, round after round",
+        description="how strongly a displacement is pulled towards its neighbours, round after round",
     )
     consistent: bool = Field(
         True, description="search from the moving image to the fixed one, too, and take what both ways agree on"

@@ -44,7 +44,7 @@ class Instance(Stage):
     distance: Literal["cosine", "ssd"] = Field(
         "ssd", description="of two feature vectors: one minus the cosine, or the squared difference"
     )
-    max_voxels: int = Field(1_000_000, ge=1000, description="most voxels at which features are computed")
+    max_voxels: int = Field(1_000_000, ge=1000, description="largest number of voxels at which features are computed")
     step: int = Field(2, ge=1, description="distance of control points in voxels")
     iterations: int = Field(50, ge=1, description="steps of the optimiser")
     rate: float = Field(0.05, gt=0, allow_inf_nan=False, description="step of the optimiser in control steps")
@@ -53,7 +53,7 @@ class Instance(Stage):
         "diffusion", description="roughness: squared first or second differences of the velocity"
     )
     smoothings: int = Field(
-        3, ge=0, description="how often the velocity is averaged over its neighbours before it is used"
+        3, ge=0, description="how many times the velocity is averaged over its neighbours before use"
     )
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:

@@ -68,14 +68,18 @@ class VelocityOptions(BaseModel):
     model: Literal["svf", "displacement"] = Field(
         "svf", description="diffeomorphic flow of a stationary velocity field, or plain displacement"
     )
-    levels: int = Field(4, ge=1, description="most resolution levels, each twice as fine as the one before")
+    levels: int = Field(
+        4, ge=1, description="largest number of resolution levels, each twice as fine as the one before"
+    )
     iterations: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (40, 30, 25, 15),
         min_length=1,
         description="steps per level, coarse to fine; the last ones count for fewer levels",
     )
-    max_voxels: int = Field(1_500_000, ge=1000, description="most voxels of the finest level")
-    min_length: int = Field(12, ge=2, description="voxels along the longest axis that the coarsest level keeps")
+    max_voxels: int = Field(1_500_000, ge=1000, description="largest number of voxels at the finest level")
+    min_length: int = Field(
+        12, ge=2, description="least number of voxels along the longest axis, at the coarsest level"
+    )
     correlation_weight: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="weight of the local correlation of intensities"
     )
@@ -106,7 +110,7 @@ class VelocityOptions(BaseModel):
     class_weight: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="weight of all pairs of the classes of a segmenter together"
     )
-    max_regions: int = Field(24, ge=1, description="proposed pairs that take part at most, the most confident first")
+    max_regions: int = Field(24, ge=1, description="largest number of proposed pairs, the most confident first")
     region_truncation: float = Field(
         0.06, gt=0, description="distance from a border up to which a region pulls, fraction of the longest side"
     )
@@ -352,7 +356,7 @@ def build_levels(
     options: VelocityOptions,
     features: FeatureExtractor | None = None,
     encodings: tuple[Image, Image] | None = None,
-    reach: float | None = None,
+    uncertainty: float | None = None,
     bordered: bool = False,
 ) -> Iterator[Level]:
     """Yield the levels of a fit, coarse to fine, for :func:`fit_levels`.
@@ -361,7 +365,7 @@ def build_levels(
     ----------
     pair : one-channel images of any intensities, masks > 0 where they are to be compared.
     features, encodings : see `Level`.
-    reach : levels with larger voxels (mm) are left out; None keeps all.
+    uncertainty : mm, of the start; levels with larger voxels are left out. None keeps all.
     bordered : end with a level for borders of regions that are known, as fine as the images and blind to them: what
         the images say has been settled, and stays where no border asks for more.
     """
@@ -381,8 +385,8 @@ def build_levels(
         min_length=options.min_length,
         finest=COARSER if pair.fixed.grid.size > NATIVE_VOXELS else 1.0,
     )
-    if reach is not None:
-        spacings = [s for s in spacings if s.min() <= reach] or spacings[-1:]
+    if uncertainty is not None:
+        spacings = [s for s in spacings if s.min() <= uncertainty] or spacings[-1:]
     iterations = options.iterations[-len(spacings) :]
     iterations = (iterations[0],) * (len(spacings) - len(iterations)) + iterations
     count = len(spacings) + bordered

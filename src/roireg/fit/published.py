@@ -45,7 +45,7 @@ class Published(Stage):
         1.0, ge=0, allow_inf_nan=False, description="weight of the bending energy or the gradient"
     )
     rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="step of the optimiser in half image lengths")
-    max_voxels: int = Field(100_000, ge=1, description="voxels of the field at most")
+    max_voxels: int = Field(100_000, ge=1, description="largest number of voxels of the field")
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:
         pairs = problem.active_pairs

@@ -45,8 +45,8 @@ class StablePoints(Stage):
         min_length=1,
         description="dense features that points are matched by; model: those of the network",
     )
-    max_voxels: int = Field(40_000, ge=100, description="most cells of the feature maps that are matched")
-    stride: int = Field(3, ge=1, description="cells between the points that the matching begins with")
+    max_voxels: int = Field(40_000, ge=100, description="largest number of cells of the matched feature maps")
+    stride: int = Field(3, ge=1, description="spacing, in cells, of the points that matching begins with")
     rounds: int = Field(5, ge=1, description="how often a point is matched there and back")
     threshold: float = Field(0.7, ge=-1, le=1, description="least similarity of two matched points")
     model: Literal["translation", "rigid", "similarity", "affine"] = Field("affine", description="freedom of the map")

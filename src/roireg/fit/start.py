@@ -43,7 +43,7 @@ correlates by so much under the best."""
 class Search(Stage):
     """Global map: proposals of regions and key points, judged by the images (see the module's text).
 
-    Where region pairs are given, their affine map is the start.
+    With region pairs from the user, their affine map is the start.
     """
 
     title: ClassVar[str] = TITLE
@@ -58,7 +58,7 @@ class Search(Stage):
         SearchOptions(), description="search of all positions by the orientation of edges; null leaves it out"
     )
     clear_gain: float = Field(
-        1.2, ge=1, description="how many times better than the given position a position found there must agree"
+        1.2, ge=1, description="how many times better a position found there must agree than the one the images have"
     )
     affine: AffineOptions = AffineOptions()
     trials: int = Field(4, ge=1, description="proposals from which a coarse deformation is tried")
@@ -70,7 +70,7 @@ class Search(Stage):
     least_gain: float = Field(
         0.045,
         ge=0,
-        description="share by which the trial of a proposal must end lower than that of the given position to "
+        description="share by which the trial of a proposal must end lower than that of the starting position to "
         "replace it",
     )
 
@@ -105,7 +105,7 @@ class Search(Stage):
         return affine
 
     def _clear_position(self, problem: Problem) -> Candidate | None:
-        """Return what the exhaustive search found, refined, where that is clearly better than what was given."""
+        """Return what the exhaustive search found, refined, where that is clearly better than the starts."""
         if self.exhaustive is None:
             return None
         search = problem.trace.search = GlobalSearch(problem.pair, self.exhaustive)

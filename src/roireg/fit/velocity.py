@@ -120,7 +120,7 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
     levels = build_levels(
         problem.pair,
         options=options,
-        reach=problem.trace.uncertainty,
+        uncertainty=problem.trace.uncertainty,
         bordered=regions is not None and regions.codes is not None and not options.blind,
         **_features(problem, options),
     )

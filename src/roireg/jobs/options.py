@@ -99,20 +99,23 @@ Replace = Annotated[
     bool, typer.Option("--replace", help="Replace OUT even if roireg did not write it, or if it was changed."), ASIDE
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Keep a result of the same inputs, options and version that is there."), ASIDE
+    bool,
+    typer.Option("--resume", help="Keep the result that is there if inputs, options and version are the same."),
+    ASIDE,
 ]
 
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Exit code 3 also when the verdict is uncertain; for scripts."), ASIDE
+    bool, typer.Option("--strict", help="Exit with code 3 when the verdict is uncertain, too; for scripts."), ASIDE
 ]
 MaxMemory = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Most memory to use, such as 4G or 800M; a run that needs more is refused."),
+    typer.Option(metavar="SIZE", help="Memory limit, such as 4G or 800M; a run that needs more is refused."),
     ASIDE,
 ]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Equal seeds give equal results.")]
 Features = Annotated[
-    str | None, option(help="What regions are compared by; that of the network, else intensity.", panel=NETWORK)
+    str | None,
+    option(help="Features that regions are compared by; default: the network's, or intensity.", panel=NETWORK),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 
@@ -127,7 +130,7 @@ class CarriedOptions:
         Path | None, option(help="Points of the fixed image: .csv, .mrk.json, .fcsv.", panel=CARRIED)
     ] = None
     moving_points: Annotated[
-        Path | None, option(help="Points of the moving image, by name or row as the fixed.", panel=CARRIED)
+        Path | None, option(help="Points of the moving image; partners share a name, or a row.", panel=CARRIED)
     ] = None
 
 
@@ -139,7 +142,7 @@ class PictureOptions:
     level: Annotated[int | None, several(min=0, help="Level of a pyramid (TIFF), 0 is full resolution.")] = None
     page: Annotated[
         str | None,
-        several(metavar="N|all", help="Which of several pictures (TIFF), from 0; all are slices."),
+        several(metavar="N|all", help="Which of several pictures (TIFF), from 0; all: a stack of slices."),
     ] = None
     channel: Annotated[str | None, several(metavar="N|NAME", help="One channel (TIFF), from 0 or by its name.")] = (
         None
@@ -170,7 +173,7 @@ class PicturesOptions:
     ] = None
     page: Annotated[
         str | None,
-        several(metavar="N[,M]", help="Which of several pictures (TIFF), from 0; all stacks them."),
+        several(metavar="N[,M]", help="Which of several pictures (TIFF), from 0; all: a stack of slices."),
     ] = None
     channel: Annotated[
         str | None, several(metavar="N[,M]", help="One channel of each (TIFF), from 0 or by its name.")
@@ -286,12 +289,14 @@ class NetworkOptions:
     ] = None
     profile: Annotated[
         ProfileName | None,
-        option(help="How much time it takes.", panel=NETWORK, show_default="balanced"),
+        option(help="Speed against detail of the network.", panel=NETWORK, show_default="balanced"),
     ] = None
     window: Annotated[
         str | None,
         option(
-            metavar="NAME", help="CT window it is shown: lung, liver, bone, ...; else percentiles.", panel=NETWORK
+            metavar="NAME",
+            help="CT window the network sees: lung, liver, bone, ...; default: percentiles.",
+            panel=NETWORK,
         ),
     ] = None
     cache: Annotated[
@@ -349,7 +354,7 @@ class SettingsOptions(ClassOptions):
 
     preset: Annotated[
         PresetName,
-        option(help="Named settings: regions, then dense features, or regions alone; see `roireg info --presets`."),
+        option(help="Named settings; `roireg info --presets` prints all of them."),
     ] = "default"
     config: Annotated[Path | None, option(help="YAML file of settings; replaces the preset.")] = None
     features: Features = None

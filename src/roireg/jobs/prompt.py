@@ -43,18 +43,18 @@ class PromptJob(NetworkOptions, PicturesOptions, PointOptions, FolderJob):
     prompts: Annotated[
         Path | None, option(help="Points, each a prompt of its own: .csv, .mrk.json, .fcsv (LPS mm; px in 2D).")
     ] = None
-    side: Annotated[Side, option("--in", help="The image that is pointed at.")] = "fixed"
+    side: Annotated[Side, option("--in", help="Image that the prompts are in.")] = "fixed"
     register: Annotated[
         bool, option("--register", help="Also register from the region pairs, into OUT/registration.")
     ] = False
     strict: Strict = False
     guide: Annotated[
         str | None,
-        words_or_file(GUIDE_WORDS, help="What says where things lie: auto is a quick registration."),
+        words_or_file(GUIDE_WORDS, help="Where counterparts are expected; auto: a quick registration says."),
         Words(GUIDE_WORDS),
     ] = None
     preset: Annotated[PromptPresetName, option(help="How prompts are carried over.")] = "default"
-    segmenter: Annotated[str, option(help="What answers prompts.")] = "hierarchy"
+    segmenter: Annotated[str, option(help="Segmenter that answers prompts.")] = "hierarchy"
     features: Features = None
     device: Device = "auto"
     seed: Seed = 0

@@ -50,17 +50,25 @@ class RegisterSettings(SettingsOptions, PicturesOptions):
     )
     type: Annotated[
         TransformType | None,
-        option(help="What may move: a rigid body, ... or everything.", show_default="deformable", panel=STARTED),
+        option(
+            help="Kind of transform, from a translation to a deformation.", show_default="deformable", panel=STARTED
+        ),
     ] = None
     search: Annotated[
         SearchRange | None,
         option(
-            help="Volumes: turns within 45 degrees and quarter turns, or all.", show_default="near", panel=STARTED
+            help="Rotations tried in volumes: up to 45 degrees and quarter turns, or all.",
+            show_default="near",
+            panel=STARTED,
         ),
     ] = None
     roi_weight: Annotated[
         float | None,
-        option(metavar="W", help="Weight of prompts and accepted pairs in the fit, else of all.", panel=STEERED),
+        option(
+            metavar="W",
+            help="Weight of prompts and accepted pairs, or of all pairs if there are none.",
+            panel=STEERED,
+        ),
     ] = None
 
     @property
@@ -115,9 +123,9 @@ class RegisterJob(CarriedOptions, RegisterSettings, FolderJob):
     ] = None
     strict: Strict = False
     pairs: Annotated[Path | None, option(help="Folder or .zip of ROI pairs to start from.", panel=STARTED)] = None
-    pairs_only: Annotated[bool, option("--pairs-only", help="With --pairs: look for no others.", panel=STARTED)] = (
-        False
-    )
+    pairs_only: Annotated[
+        bool, option("--pairs-only", help="With --pairs: use these alone, look for no others.", panel=STARTED)
+    ] = False
     fixed_rois: Annotated[
         Path | None, option(help="Label map used as the regions of the fixed image.", panel=STARTED)
     ] = None

@@ -25,7 +25,7 @@ class SegmentJob(PictureOptions, PointOptions, ClassOptions, FolderJob):
 
     image: Annotated[Path, typer.Argument(help="Image to segment.")]
     out: OutFile
-    max_count: Annotated[int, option(min=1, help="How many regions at most (without a prompt).")] = 64
+    max_count: Annotated[int, option(min=1, help="Largest number of regions (without a prompt).")] = 64
     min_size: Annotated[float, option(help="Smallest region, as a fraction of the image.")] = 0.0005
     max_size: Annotated[float, option(help="Largest region, as a fraction of the image.")] = 0.5
     device: Device = "auto"

@@ -42,7 +42,7 @@ class GeometryOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tolerance: float = Field(
-        0.7, gt=0, description="how far a mapped centroid may lie from its partner, in radii of the region"
+        0.7, gt=0, description="largest distance of a mapped centroid from its partner, in radii of the region"
     )
     floor: float = Field(0.03, gt=0, description="the same for small regions, in radii of the fixed image")
     max_scale: float = Field(2.0, gt=1, description="largest stretch along any direction (and its inverse)")

@@ -30,7 +30,7 @@ class TransferOptions(BaseModel):
     )
     readings: int = Field(3, ge=1, description="answers to the prompt that are considered as the region meant")
     reading_penalty: float = Field(
-        0.4, ge=0, description="how much better, in the log of the fit, another than the first answer must be"
+        0.4, ge=0, description="how much better than the first answer another one must be, in the log of the fit"
     )
     places: int = Field(3, ge=1, description="maxima of the similarity map that are tried")
     sharpness: float = Field(4.0, ge=0, description="weight of a cosine against the log of the position prior")
@@ -39,7 +39,7 @@ class TransferOptions(BaseModel):
         0.5, gt=0, description="difference of standardised features at which the appearance has fallen to exp(-1/2)"
     )
     certainty: float = Field(0.25, ge=0, description="exponent of the segmenter's own scores in the fit")
-    rounds: int = Field(0, ge=0, description="auxiliary points at most; they changed nothing on real pairs")
+    rounds: int = Field(0, ge=0, description="largest number of auxiliary points; on real pairs they changed nothing")
     tolerance: float = Field(
         0.05, ge=0, description="auxiliary points: none where the directed distances differ by no more than this"
     )
@@ -47,7 +47,7 @@ class TransferOptions(BaseModel):
     threshold: float = Field(
         0.5, gt=0, le=1, description="probability, averaged over the views, from which a voxel is in the region"
     )
-    least_confidence: float = Field(0.45, ge=0, le=1, description="below it there is no answer")
+    least_confidence: float = Field(0.45, ge=0, le=1, description="confidence below which there is no answer")
 
 
 DEFAULT_TRANSFER = TransferOptions()

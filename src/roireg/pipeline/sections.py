@@ -93,36 +93,43 @@ class MatchConfig(MatchOptions):
     slice_axis: Literal[0, 1, 2] | None = Field(
         None, description="with slices: storage axis of the fixed volume to cut along; None: the coarsest"
     )
-    slice_range: int = Field(11, ge=0, description="with slices: partners lie within so many slices")
+    slice_range: int = Field(11, ge=0, description="with slices: largest distance of partners, in slices")
     slice_range_mm: float | None = Field(
-        None, gt=0, description="with slices: partners lie within so many mm instead"
+        None, gt=0, description="with slices: the same in mm, which then counts instead"
     )
 
 
 class VerdictConfig(Section):
-    """When a result is not to be trusted; see docs/verdict.md."""
+    """From which values on a result is doubted or failed; see docs/verdict.md."""
 
     folding_uncertain: float = Field(0.1, ge=0, description="% of folded voxels")
     folding_failed: float = Field(1.0, ge=0, description="% of folded voxels")
     stretch_uncertain: float = Field(0.65, ge=0, description="standard deviation of log det J (SDlogJ)")
     inverse_uncertain: float = Field(
-        1.0, ge=0, description="99th percentile of the inverse error, voxels of the coarsest axis"
+        1.0, ge=0, description="99th percentile of the inverse consistency error, in voxels of the coarsest axis"
     )
-    probability: bool = Field(True, description="say how probable it is that the result is right (a search, seconds)")
+    probability: bool = Field(
+        True, description="estimate how probable it is that the result is right (a search of seconds)"
+    )
     probability_uncertain: float = Field(
         0.5, ge=0, le=1, description="probability of a right result below which it is to be checked"
     )
     probability_sure: float = Field(
-        0.75, ge=0, le=1, description="probability from which a deformation that was left out is told, but no doubt"
+        0.75,
+        ge=0,
+        le=1,
+        description="probability above which leaving out the deformation is noted and raises no doubt",
     )
     probability_failed: float = Field(
         0.1, ge=0, le=1, description="probability of a right result below which it is not to be used"
     )
-    least_agreement: float = Field(0.3, ge=0, le=1, description="share of region pairs that must end up together")
+    least_agreement: float = Field(
+        0.3, ge=0, le=1, description="least share of region pairs that must end up together"
+    )
     rival_margin: float = Field(
         0.02,
         ge=0,
-        description="another start explains the images as well if its trial ends higher by at most this share",
+        description="a start elsewhere counts as a rival if its trial ends at most this share higher than the best",
     )
 
 

@@ -23,9 +23,9 @@ class RegionFilter(BaseModel):
         None,
         gt=0,
         le=1,
-        description="of two that share this fraction of the smaller one, the smaller goes; None keeps nested ones",
+        description="overlap, fraction of the smaller region, from which that is dropped; None keeps nested ones",
     )
-    max_count: int = Field(128, ge=1, description="most regions per image, the best scored ones")
+    max_count: int = Field(128, ge=1, description="largest number of regions per image; the best scored stay")
 
     @model_validator(mode="after")
     def _sizes_are_fractions(self) -> RegionFilter:

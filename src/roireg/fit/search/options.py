@@ -20,13 +20,17 @@ class SearchOptions(BaseModel):
     max_scale: float | None = Field(
         None, ge=1, le=4, description="largest ratio of scales tried; None: 2 where pixels have no size, 1 in mm"
     )
-    min_overlap: float = Field(0.2, gt=0, le=1, description="least overlap, part of the smaller field of view")
+    min_overlap: float = Field(
+        0.2, gt=0, le=1, description="least overlap, as a fraction of the smaller field of view"
+    )
     cells: int | None = Field(
         None, ge=16, description="cells along the longest axis of the exhaustive search; None: 128 in 2D, 24 in 3D"
     )
     polish: int = Field(24, ge=1, description="peaks that are refined and judged at double resolution")
-    keep: int = Field(6, ge=1, description="candidates returned at most")
+    keep: int = Field(6, ge=1, description="largest number of candidates returned")
     distinct: float = Field(
-        0.06, gt=0, description="mean distance of two candidates over the fixed image, part of its diagonal"
+        0.06,
+        gt=0,
+        description="least mean distance between two candidates over the fixed image, as a fraction of its diagonal",
     )
     auto_mask: bool = Field(True, description="leave out padding, frames, apertures and air, see `field_of_view`")
