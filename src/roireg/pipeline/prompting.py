@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict, Unpack
 
 from roireg.core.ambient import limited_threads, own_settings
 from roireg.core.image import Image
@@ -33,6 +34,19 @@ __all__ = [
     "prompt_pairs",
     "prompt_session",
 ]
+
+
+class SessionOptions(TypedDict, total=False):
+    """What `prompt_session` takes besides two images."""
+
+    segmenter: str | Segmenter
+    features: str | FeatureExtractor
+    guide: str | TransformLike | None
+    settings: str | PromptSettings
+    device: str
+    threads: int | None
+    seed: int
+    progress: Progress
 
 
 @own_settings()
@@ -92,31 +106,19 @@ def prompt(
     prompts: Prompt | Image | Sequence[Prompt | Image],
     *,
     side: str = "fixed",
-    segmenter: str | Segmenter = "hierarchy",
-    features: str | FeatureExtractor = "intensity",
-    guide: str | TransformLike | None = None,
-    settings: str | PromptSettings = "default",
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    progress: Progress = silent,
+    **options: Unpack[SessionOptions],
 ) -> PromptResult:
-    """Find the counterparts of prompts in the other image; see `prompt_session` and `PromptSession.answer`.
+    """Find the counterparts of prompts in the other image.
+
+    Parameters
+    ----------
+    fixed, moving : in every form that `roireg.io.as_image` knows.
+    prompts, side : see `PromptSession.answer`.
+    options : see `prompt_session`.
 
     >>> import roireg
     >>> roireg.prompt("a.png", "b.png", roireg.Prompt.at((61, 40)), side="moving").pairs  # doctest: +SKIP
     """
-    session = prompt_session(
-        fixed,
-        moving,
-        segmenter=segmenter,
-        features=features,
-        guide=guide,
-        settings=settings,
-        device=device,
-        threads=threads,
-        seed=seed,
-        progress=progress,
-    )
-    with limited_threads(threads):
+    session = prompt_session(fixed, moving, **options)
+    with limited_threads(options.get("threads")):
         return session.answer(prompts, side=side)
