@@ -349,8 +349,8 @@ for file in sorted(folder.glob("*.tif")):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_large_pictures_are_written_in_tiles(tmp_path: Path, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.from_numpy(_values((channels, 300, 41), "uint8"))
-    monkeypatch.setattr("roireg.io.tiff.LARGE", 0)
-    monkeypatch.setattr("roireg.io.tiff.BAND", 128)
+    monkeypatch.setattr("roireg.io.tiff_writing.LARGE", 0)
+    monkeypatch.setattr("roireg.io.tiff_writing.BAND", 128)
     write_image(tmp_path / "i.tif", Image(values, Grid.pixels((300, 41)), unit="px", dtype="uint8"))
     assert np.array_equal(read_image(tmp_path / "i.tif").data.numpy(), values.numpy())
     with tifffile.TiffFile(tmp_path / "i.tif") as file:

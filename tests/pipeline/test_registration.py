@@ -220,7 +220,7 @@ def test_a_label_that_the_transform_loses_counts_as_zero(flat_result, flat):
 def test_very_large_pictures_are_written_in_bands(flat_result, tmp_path, monkeypatch):
     monkeypatch.setattr("roireg.pipeline.registration.LARGEST_PNG", 100)
     monkeypatch.setattr("roireg.pipeline.registration.BAND", 16)
-    monkeypatch.setattr("roireg.io.tiff.BAND", 16)
+    monkeypatch.setattr("roireg.io.tiff_writing.BAND", 16)
     flat_result.save(tmp_path, only=["warped"])
     back = read_image(tmp_path / "warped.tif")
     whole = flat_result.warped

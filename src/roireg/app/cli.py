@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ import typer
 
 from roireg import __version__
 from roireg.app.console import Outcome, Session, command
+from roireg.app.info_options import InfoOptions
 from roireg.app.models import models_app
 from roireg.app.plugins import ExtensibleGroup
 from roireg.app.report import ReportOptions
@@ -26,10 +26,7 @@ from roireg.app.view import ServeOptions, ViewOptions
 from roireg.app.view import serve as serve_pairs
 from roireg.app.view import view as view_pair
 from roireg.cohort import BidsJob, CohortJob, TemplateJob
-from roireg.core.errors import InputError
 from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, MatchJob, PromptJob, RegisterJob, SegmentJob
-from roireg.jobs.files import check_input
-from roireg.jobs.options import PictureOptions, option
 
 __all__ = ["app", "main"]
 
@@ -369,24 +366,6 @@ def serve(session: Session, options: ServeOptions) -> Outcome:
     OUT. /openapi.json describes the API.
     """
     return serve_pairs(session, options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InfoOptions(PictureOptions):
-    """Files to describe, or the presets."""
-
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Images, transforms, points, ROI pairs, result folders.")
-    ] = None
-    presets: Annotated[bool, option("--presets", help="Print every setting of every preset as YAML instead.")] = False
-
-    def check(self) -> None:
-        """Refuse files that are not there, and nothing or two things to say."""
-        _ = self.picture
-        if self.presets == bool(self.files):
-            raise InputError("info needs at least one file, or --presets alone")
-        for path in self.files or ():
-            check_input(path)
 
 
 @command(

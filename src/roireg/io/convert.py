@@ -26,7 +26,8 @@ from roireg.core.image import Image, real_numbers, stored_values
 from roireg.core.transforms import DisplacementField, Transform
 from roireg.io._itk import check_shear, grid_from_itk, to_itk_image
 from roireg.io.images import image_of, labels_of, read_image, read_labels
-from roireg.io.nifti import RAS_FROM_LPS, grid_of_header, header_of, layout_of
+from roireg.io.nifti import header_of, layout_of
+from roireg.io.nifti_place import RAS_FROM_LPS, grid_of_header
 from roireg.io.raster import Stored
 from roireg.io.transforms import from_itk, read_transform, to_itk
 

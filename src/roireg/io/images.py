@@ -46,7 +46,8 @@ from roireg.io.nifti import is_nifti, read_nifti, write_nifti
 from roireg.io.pictures import PICTURES, through_pillow
 from roireg.io.raster import Selection, Stored, refuse_selection
 from roireg.io.streams import refuse_special
-from roireg.io.tiff import read_tiff, write_tiff
+from roireg.io.tiff import read_tiff
+from roireg.io.tiff_writing import write_tiff
 from roireg.io.verified import verified_path
 
 __all__ = ["check_image", "image_of", "labels_of", "read_image", "read_labels", "write_image", "write_labels"]

@@ -27,7 +27,7 @@ from roireg.evaluate.summary import summary_html
 from roireg.fit.region_affine import affine_part
 from roireg.io import LabelsLike, as_labels, atomic_path, new_folder, write_image, write_pairs, write_transform
 from roireg.io.images import stored_values
-from roireg.io.tiff import BAND, write_tiff_bands
+from roireg.io.tiff_writing import BAND, write_tiff_bands
 from roireg.pipeline.config import Config
 
 __all__ = ["Registration"]
