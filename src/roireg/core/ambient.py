@@ -1,4 +1,4 @@
-"""What a caller has set for all of torch, kept out of computations here."""
+"""Keep what a caller has set for all of torch from changing results here."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["limited_threads", "ordinary", "own_settings"]
 
 @contextmanager
 def own_settings() -> Iterator[None]:
-    """Compute with float32 as default, on the CPU as default, and with gradients where they are asked for.
+    """Compute with the defaults of torch: float32, on the CPU, and with gradients where they are needed.
 
-    A default type or device that the caller chose, and `torch.no_grad` or `torch.inference_mode` around the call,
-    change nothing in the result, and are back afterwards. Also a decorator. The default type is that of the whole
-    process: where it is another, only one thread should compute.
+    A default type or device that the caller has chosen, and `torch.no_grad` or `torch.inference_mode` around the
+    call, do not change the result and are restored afterwards. Also works as a decorator. The default type belongs to
+    the whole process: if the caller has changed it, only one thread should compute.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
@@ -35,7 +35,7 @@ def own_settings() -> Iterator[None]:
 
 @contextmanager
 def limited_threads(threads: int | None) -> Iterator[None]:
-    """Compute with so many CPU threads, and with as many as before afterwards; None changes nothing.
+    """Compute with this many CPU threads and restore their number afterwards; None changes nothing.
 
     The number belongs to the whole process.
 
@@ -58,7 +58,7 @@ def limited_threads(threads: int | None) -> Iterator[None]:
 
 
 def ordinary(data: Tensor) -> Tensor:
-    """Return a tensor that gradients may be computed with; made under `torch.inference_mode` it is copied."""
+    """Return a tensor that gradients can flow through; one made under `torch.inference_mode` is copied."""
     if not data.is_inference():
         return data
     with torch.inference_mode(False):

@@ -1,4 +1,4 @@
-"""What a picture shows where there is nothing: the value given to voxels that come from outside."""
+"""The value of "nothing" in an image, given to voxels that come from outside it."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class BSpline(Transform):
 
     @property
     def domain(self) -> tuple[Tensor, Tensor]:
-        """The first and last voxel coordinate (x, y[, z]) of `grid` at which u is given."""
+        """First and last voxel coordinate (x, y[, z]) of `grid` between which u is defined."""
         margin = 0.5 * (self.order - 1)
         last = torch.tensor(self.grid.shape[::-1], dtype=torch.float64, device="cpu") - 1 - margin
         return torch.full_like(last, margin), last
@@ -86,7 +86,7 @@ class BSpline(Transform):
 
     @cached_property
     def field(self) -> DisplacementField:
-        """The same as a displacement field on the domain, up to 16 samples per cell (at most four million)."""
+        """The transform as a displacement field on its domain, up to 16 samples per cell (at most four million)."""
         low, high = (bound.numpy()[::-1] for bound in self.domain)
         cells = np.maximum(np.round(high - low), 1)
         per_cell = 16

@@ -16,7 +16,7 @@ class InputError(RoiregError):
 
 
 class InputTypeError(InputError, TypeError):
-    """A value in Python is of a type that is not taken."""
+    """A Python value has a type that is not accepted."""
 
 
 class GeometryError(InputError):
@@ -24,7 +24,7 @@ class GeometryError(InputError):
 
 
 class OutputError(RoiregError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written where the user asked for it."""
 
 
 class OptionalDependencyError(RoiregError):

@@ -1,4 +1,4 @@
-"""Writing without losing anything: whole or not at all, and over nothing that this program did not write.
+"""Safe writing: a result is written completely or not at all, and never over what this program did not write.
 
 A folder that is written has a record: a JSON file that names every file of it with its checksum. By the record the
 next run knows what it may replace, whether a run was stopped between two renames, and whether a result is still what
@@ -114,7 +114,7 @@ def check_file(path: Path, *, inputs: Iterable[Path] = (), replace: bool = False
 def mark_written(file: Path) -> None:
     """Note in a file that it was written by this program, so that the next run may replace it while it is unchanged.
 
-    Where a file system keeps no extended attributes nothing is noted, and the file is treated as one of others.
+    On a file system without extended attributes nothing is noted, and the file is treated as somebody else's.
     """
     with suppress(OSError, AttributeError):
         os.setxattr(file, _MARK, file_digest(file).encode())
@@ -204,7 +204,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
     The temporary name ends like the target, so that writers which look at the extension work. Missing parent folders
-    are made. Behind a link the file is replaced that it points at.
+    are made. Of a link, the file that it points at is replaced.
 
     Raises
     ------
@@ -260,9 +260,9 @@ def _alive(process: int) -> bool:
 def new_folder(path: str | Path, *, record: str = RECORD, keep: bool = False) -> Iterator[Path]:
     """Yield an empty folder inside `path`, whose files take their places there at the end.
 
-    An earlier result of the same record is replaced whole; other files stay. On failure nothing at `path` changes,
-    and parents that were made for it go again. A run that is killed between two renames leaves a record that says so
-    (`is_complete`).
+    An earlier result with the same record is replaced as a whole; other files stay. On failure nothing at `path`
+    changes, and parent folders that were made for it are removed. A run that is killed between two renames leaves a
+    record that says so (`is_complete`).
 
     Parameters
     ----------
@@ -305,12 +305,12 @@ def new_folder(path: str | Path, *, record: str = RECORD, keep: bool = False) ->
 
 
 def is_complete(folder: Path, *, record: str = RECORD) -> bool:
-    """Return False where a run was stopped while it wrote into a folder: files of two results may lie there."""
+    """Return False if a run was stopped while it wrote into a folder, which may hold files of two results."""
     return bool((_read(folder / record) or {}).get("complete", True))
 
 
 def intact_record(folder: Path, *, record: str = RECORD) -> dict[str, Any] | None:
-    """Return the record of a folder whose files are all there as they were written; else None."""
+    """Return the record of a folder if all its files are as they were written, else None."""
     content = _read(folder / record)
     if content is None or not content["complete"]:
         return None

@@ -240,8 +240,8 @@ class Grid:
     def coarsened(self, max_voxels: int) -> Grid:
         """Return a grid over the same box with at most `max_voxels` voxels, as isotropic as the data allows.
 
-        One spacing in mm is sought for all axes; an axis that is coarser already keeps its voxels, so nothing is
-        ever upsampled. A grid that is small enough is returned as it is.
+        The same spacing in mm is sought for all axes; an axis that is coarser already keeps its voxels, so nothing is
+        ever upsampled. A grid that is small enough is returned unchanged.
 
         Raises
         ------

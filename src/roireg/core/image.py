@@ -58,7 +58,7 @@ class Image:
         channel_axis: int | None = None,
         name: str = "image",
     ) -> Image:
-        """Return an image of the values of an array or tensor, which are copied.
+        """Return an image with the values of an array or tensor, which are copied.
 
         >>> import numpy as np
         >>> array = np.zeros((20, 64, 48), np.int16)
@@ -124,7 +124,7 @@ class Image:
     def gray(self) -> Image:
         """Return one channel: the image itself, or the Rec. 601 luma of an RGB(A) image.
 
-        Other channel counts, and channels that the file calls so (stains), are averaged.
+        Other numbers of channels, and channels that the file names as such (stains), are averaged.
         """
         if self.channels == 1:
             return self
@@ -148,8 +148,8 @@ class Image:
 def intensities(array: NDArray[Any], *, copy: bool = True) -> Tensor:
     """Return (channel, *spatial) values as an `Image` holds them.
 
-    float32, but large pictures of bytes, which would take four times the memory, as they are; without `copy` these
-    share the memory of a writeable array.
+    They become float32. Large pictures of bytes, which would take four times the memory, stay bytes and without
+    `copy` share the memory of a writeable array.
     """
     if array.dtype == np.uint8 and array.ndim == 3 and array.size > LARGE:
         return torch.from_numpy(array.copy() if copy or not array.flags.writeable else array)

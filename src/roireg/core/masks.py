@@ -1,4 +1,4 @@
-"""Sets of masks compared with each other: shared voxels, overlap, boxes, and suppression of those that are alike."""
+"""Comparing sets of masks: shared voxels, overlap, boxes, and suppression of those that are alike."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def suppress(overlap: Tensor, scores: Tensor, limit: float) -> list[int]:
-    """Non-maximum suppression: indices of what nothing better overlaps by more than `limit`, best score first.
+    """Non-maximum suppression: indices that no better one overlaps by more than `limit`, best score first.
 
-    What is suppressed itself suppresses nothing. Of equal scores the earlier one is the better, so the result does
-    not depend on the machine.
+    Those that are suppressed do not suppress others. Of equal scores the earlier one is the better, so the result
+    does not depend on the machine.
 
     Parameters
     ----------

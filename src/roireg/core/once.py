@@ -14,8 +14,8 @@ T = TypeVar("T")
 class once(Generic[T]):
     """Turn a method without arguments into a property whose value is kept with the object.
 
-    Threads that ask at the same time wait for one computation. An exception keeps nothing: the next one to ask tries
-    again. A `dataclasses.replace` starts without the value.
+    Threads that ask at the same time wait for one computation. After an exception nothing is kept, and the next to
+    ask tries again. A copy made by `dataclasses.replace` starts without the value.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:

@@ -1,4 +1,4 @@
-"""Progress events: algorithms announce stages, whoever listens draws them."""
+"""Progress events: algorithms announce stages, and a listener shows them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Position:
         self.done = 0.0
 
     def at(self, event: ProgressEvent) -> float:
-        """Return the part of the run that is done, 0..1, after an event; it never falls, a new stage leaves it."""
+        """Return the part of the run that is done after an event, 0..1; it never decreases."""
         start, share = self.spans.get(event.stage, (0.0, 0.0)) if self.spans else (0.0, 1.0)
         self.done = max(self.done, start + share * min(event.fraction, 1.0))
         return self.done

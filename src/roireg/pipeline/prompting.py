@@ -1,4 +1,4 @@
-"""Prompts between two images of which nothing is known yet: a quick registration finds where things lie."""
+"""Prompts between two images that have not been registered: a quick registration says where things lie."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def prompt_session(
 ) -> PromptSession:
     """Prepare two images and find the guide between them; see `PromptSession.of` and `find_guide`.
 
-    Images are taken in every form that `roireg.io.as_image` knows, guides also as files and of SimpleITK. `threads`
-    is the number of CPU threads while this runs, for the whole process; None takes as many as torch has.
+    Images may have any form that `roireg.io.as_image` knows; guides may also be files or transforms of SimpleITK.
+    `threads` is the number of CPU threads meanwhile, for the whole process; None takes as many as torch has.
 
     Raises
     ------

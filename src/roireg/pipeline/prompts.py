@@ -31,7 +31,7 @@ class PromptAnswer:
     ----------
     side : "fixed" or "moving": the image the prompt was given in.
     given : the prompt, or the deepest point of a region given as a mask.
-    found : the corresponding prompt in the other image; a place worth looking at even where there is no region.
+    found : the corresponding prompt in the other image; worth a look even if there is no region.
     pair : index of the pair in `PromptResult.pairs`, None where there is no counterpart.
     confidence : share of such answers that can be expected to be right, 0..1.
     reason : why there is no counterpart; empty where there is one.

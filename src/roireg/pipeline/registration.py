@@ -1,4 +1,4 @@
-"""The result of a registration: values, what follows from them, and how they are written."""
+"""The result of a registration, what can be computed from it, and how it is written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Registration:
 
     Attributes
     ----------
-    fixed, moving : the images as given.
+    fixed, moving : the images as the user has them.
     transform : fixed world -> moving world, the deformation first, then the affine.
     pairs : corresponding regions, unmatched ones included.
     verdict : "ok", "uncertain" or "failed", with `reasons` in words.
@@ -88,7 +88,7 @@ class Registration:
     def move_labels(self, labels: LabelsLike) -> Image:
         """Bring a label map of the moving image onto the fixed grid, nearest neighbour, 0 outside.
 
-        It is taken in every form that `roireg.io.as_labels` knows, also as an array in the shape of the moving image.
+        It may have any form that `roireg.io.as_labels` knows, or be an array in the shape of the moving image.
         """
         return warp(as_labels(labels, self.moving), self.transform, self.fixed.grid, mode="nearest", fill=0)
 
@@ -111,7 +111,7 @@ class Registration:
         return replace(self, metrics={**self.metrics, **scores.metrics}, worse=worsened(scores, truth.baseline))
 
     def doubted(self, doubts: Sequence[str]) -> Registration:
-        """Return the result with further reasons; one that was ok is uncertain with any."""
+        """Return the result with further reasons, any of which makes an ok result uncertain."""
         if not doubts:
             return self
         verdict = "uncertain" if self.verdict == "ok" else self.verdict
@@ -131,7 +131,7 @@ class Registration:
 
     @own_settings()
     def plot(self, point: ArrayLike | None = None) -> ShownFigure:
-        """Return a figure of both images in one, before (above) and after (below).
+        """Return a figure of both images overlaid, before (above) and after (below).
 
         Orange is bright in the fixed image only, blue in the moving image only, gray in both.
 
@@ -158,7 +158,7 @@ class Registration:
 
     @property
     def title(self) -> str:
-        """What was registered onto what, in words."""
+        """Which image was registered onto which, in words."""
         return f"{Path(self.moving.name).name} onto {Path(self.fixed.name).name}"
 
     @own_settings()

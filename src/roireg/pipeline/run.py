@@ -55,7 +55,7 @@ class Run:
     images : as the user has them, with masks.
     small : the same, large images halved, masks 0 or 1.
     pair : `small` with one channel each, on the device.
-    doubts : what a reader of the verdict must know besides.
+    doubts : further reasons not to trust the result.
     """
 
     images: Pair
@@ -146,7 +146,7 @@ class Run:
     def problem(
         self, labels: tuple[Image, Image] | None, pairs: ROIPairs | None, decisions: ROIPairs | None
     ) -> Problem:
-        """Return what the stages are to solve: with pairs, or with the regions that they are made of."""
+        """Return what the stages are to solve, with region pairs or with the regions to be paired."""
         starts = self.starts()
         problem = Problem(
             self.pair,
@@ -242,7 +242,7 @@ class Run:
         return pairs if len(pairs) else no_pairs(self.images)
 
     def starts(self) -> tuple[Candidate, ...]:
-        """Positions that need no search: what the user says, else where the images lie, else centres together."""
+        """Positions that need no search: the one of the user, or where the images lie and centres together."""
         f, m = self.images.fixed.grid, self.images.moving.grid
         if isinstance(self.init, Transform):
             return (Candidate(affine_part(self.init, f), "given transform"),)
@@ -262,7 +262,7 @@ class Run:
         prompts: Sequence[Prompt | Image],
         side: str,
     ) -> Problem:
-        """Return the problem with region pairs: found under a start, joined with those of people and prompts."""
+        """Return the problem with region pairs: found under a start, joined with those of a person and of prompts."""
         if self.class_pairs is not None and problem.pairs is None:
             problem = replace(problem, pairs=self.class_pairs)
         elif problem.candidates is not None:
@@ -278,7 +278,7 @@ class Run:
         return problem
 
     def found_pairs(self, problem: Problem, start: Transform, decisions: ROIPairs | None) -> ROIPairs:
-        """Pairs of the candidates; what a person has said rules some of them out."""
+        """Pair the candidates, but for what the decisions of a person rule out."""
         candidates = problem.candidates
         assert candidates is not None
         # A start that nobody looked for or asked for says nothing about where partners lie.
@@ -294,7 +294,7 @@ class Run:
     def steered_pairs(
         self, problem: Problem, start: Transform, prompts: Sequence[Prompt | Image], side: str
     ) -> ROIPairs:
-        """Add the pairs of prompts, as certain as a person is, and name the prompts that have none."""
+        """Add the pairs of prompts, with the status of accepted ones, and name the prompts that have none."""
         # A coarse deformation first: counterparts are looked for where it says.
         grid = self.images.fixed.grid
         guide = PROMPT_PRESETS["default"].guide_along(QUICK_FIT(problem, start), grid)
@@ -356,7 +356,7 @@ def label_regions(labels: Image, image: Image) -> ROISet:
 
 
 class Stopwatch:
-    """Seconds per step, told to a listener as they begin and end."""
+    """Seconds per step; a listener is told when a step begins and ends."""
 
     def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
@@ -372,5 +372,5 @@ class Stopwatch:
 
 
 def no_pairs(pair: Pair) -> ROIPairs:
-    """Return that nothing corresponds."""
+    """Return an empty set of pairs between two images."""
     return ROIPairs(ROISet.empty(pair.moving.grid), ROISet.empty(pair.fixed.grid), ())

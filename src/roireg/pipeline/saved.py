@@ -1,4 +1,4 @@
-"""A result folder as a value again."""
+"""A result folder, read back as a value."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECORD = "result.json"
 
 @dataclass(frozen=True, eq=False)
 class SavedRegistration:
-    """A registration that was written into a folder; its files are read when they are asked for.
+    """A registration that was written into a folder; its files are read when they are needed.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class SavedRegistration:
 
     @cached_property
     def pairs(self) -> ROIPairs:
-        """Corresponding regions, as they are in the folder now: pairs may be edited."""
+        """Corresponding regions as they are in the folder now, where pairs may have been edited."""
         if not (self.folder / "pairs").is_dir():
             raise InputError(f"{self.folder}: this result was saved without its pairs; register again with them")
         return read_pairs(self.folder / "pairs")

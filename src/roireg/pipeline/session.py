@@ -50,7 +50,7 @@ class PromptSession:
     Attributes
     ----------
     fixed, moving : the images. guide : where things of the fixed image are expected in the moving one, None anywhere.
-    settings : how prompts are carried. timings : seconds of what led here, by stage.
+    settings : how prompts are carried over. timings : seconds of the preparation, by stage.
     """
 
     fixed: Side

@@ -1,4 +1,4 @@
-"""What a person knows and what the matcher finds, joined: regions on one grid, pairs, weights in the fit."""
+"""Join what a person knows with what the matcher finds: regions on one grid, pairs, weights in the fit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALIKE = 0.5
 
 
 def accepted(pairs: ROIPairs) -> ROIPairs:
-    """Return the pairs with the status of those a person has confirmed; rejected ones stay rejected."""
+    """Return the pairs as accepted ones; those that are rejected stay so."""
     return replace(
         pairs,
         pairs=tuple(p if p.status == "rejected" else replace(p, status="accepted") for p in pairs.pairs),
@@ -50,8 +50,8 @@ def overlaps(a: ROISet, b: ROISet) -> NDArray[np.float64]:
 def blocked(fixed: ROISet, moving: ROISet, decisions: ROIPairs) -> NDArray[np.bool_]:
     """(M, F) pairs of candidates that the decisions of a person rule out.
 
-    A candidate like a region of an accepted pair has its partner already. Two candidates like the two regions of a
-    rejected pair are that pair.
+    A candidate that resembles a region of an accepted pair has its partner already. Two candidates that resemble the
+    two regions of a rejected pair are that pair.
     """
     # (M, K) and (F, K): which candidates are like the regions of which decided pair.
     like_m = overlaps(moving, decisions.moving_masks()) > ALIKE

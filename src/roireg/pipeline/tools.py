@@ -1,4 +1,4 @@
-"""The segmenter and the features that settings ask for: the embedded ones, or those of one network."""
+"""The segmenter and the features that the settings name: the embedded ones, or those of one network."""
 
 from __future__ import annotations
 
@@ -197,9 +197,9 @@ def feature_map(image: Image, extractor: FeatureExtractor) -> Image:
 
 
 def expected_time(segmenter: Segmenter, *images: Image, slices: bool = False, axis: int | None = None) -> str:
-    """Tell in words how long the regions of images take, or nothing where that is not measured.
+    """Say in words how long finding the regions of images takes; an empty text where that is not measured.
 
-    Only networks are slow enough to be worth it: one encoding is measured, which is kept, and one batch of points.
+    Only networks are slow enough to be worth it: one encoding (which is kept) and one batch of points are timed.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""How probable it is that a registration is right: evidence that means the same for every modality, and its weights.
+"""How probable it is that a registration is right, from evidence that means the same for every modality.
 
-Seven numbers are taken of a result: how its position compares with those elsewhere, how well the orientations of
-edges agree, how much one image says of the intensities of the other, and how much the transform bends and stretches.
+Seven numbers are measured of a result: how its position compares with others, how well the orientations of
+edges agree, how well one image predicts the intensities of the other, and how much the transform bends and stretches.
 A logistic model turns them into a probability. Its weights were fitted by `roireg bench calibrate` on results and on
 generated misregistrations, and are kept in ``calibration.json`` with what they were made from.
 """
@@ -41,7 +41,7 @@ class Trust:
 
 
 def evidence(search: GlobalSearch, transform: Transform, affine: Affine) -> dict[str, float]:
-    """Measure what tells right from wrong results of any modality.
+    """Measure what distinguishes right from wrong results in any modality.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How far to trust a registration: measured without labels or landmarks, said in words."""
+"""How far to trust a registration, measured without labels or landmarks and put into words."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def judge(
 
     failed: heavy folding; the images agree less than before; or it is improbable that the result is right. uncertain:
     some folding, a deformation stronger than the differences between bodies, an inverse that does not invert, regions
-    that do not end up together, a probability that is not high, or another start that explains the images as well.
+    that do not end up together, a low probability, or another start that explains the images as well.
 
     Parameters
     ----------
