@@ -1,4 +1,4 @@
-"""What is said of many registrations: how far they are, how they ended."""
+"""What is printed about many registrations: their progress, and how they ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def far(session: Session) -> Iterator[Callable[[Any], None]]:
 
 
 def say_cohort(session: Session, result: CohortResult, *, strict: bool, page: str | None) -> Outcome:
-    """Print how many pairs ended how, and where to look: a page in the folder, or without one the only pair."""
+    """Print how many pairs ended in which way, and where to look: the page, or without one the only pair."""
     counts = ", ".join(
         f"[bold {COLOURS.get(state, 'red')}]{count} {state}[/]" for state, count in reversed(result.counts.items())
     )

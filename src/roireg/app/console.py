@@ -96,11 +96,11 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """How long the command has run, as a clock on the wall shows it."""
+        """Seconds for which the command has run, wall-clock time."""
         return time.perf_counter() - self.started
 
     def run(self, job: Job) -> JobResult:
-        """Run a job, showing how far it is and telling what did not work out beside its result."""
+        """Run a job, show its progress, and report what failed beside its result."""
         with self.progress(STAGES) as progress:
             result = job.run(progress)
         if result.resumed:
@@ -137,7 +137,7 @@ class Session:
             silence(sys.stderr)
 
     def notice(self, event: Any) -> None:
-        """Print what a progress event wants everybody to know."""
+        """Print the notice of a progress event."""
         if not self.quiet:
             self.note("note", f"{event.stage}: {event.detail}", "blue")
 

@@ -46,7 +46,7 @@ def say_files(session: Session, paths: Sequence[Path], picture: Mapping[str, Any
 
 
 def describe(path: Path, **picture: Any) -> dict[str, Any]:
-    """Return what is in a file as plain values, ``kind`` telling what it is; `picture` as for `read_image`."""
+    """Return what is in a file as plain values, its type under ``kind``; `picture` as for `read_image`."""
     kind = kind_of(path)
     document: dict[str, Any] = {"file": str(path), "kind": kind}
     if kind == "points":

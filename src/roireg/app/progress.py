@@ -1,4 +1,4 @@
-"""How far a command is: one bar with the time that is left, or lines in a log."""
+"""Progress of a command: one bar with the remaining time, or lines in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``report``: the page of a saved result again."""
+"""``report``: the page of a saved result, rendered anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of the result of a job, from the document alone: an earlier result reads as a new one."""
+"""What is printed about the result of a job, from its document alone, so that an earlier result reads the same."""
 
 from __future__ import annotations
 

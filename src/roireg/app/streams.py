@@ -19,7 +19,7 @@ class Terminal(Console):
 
 
 def open_streams() -> None:
-    """Give the program streams where it was started without; what is printed cannot be lost in another file.
+    """Open the standard streams that are closed, so that nothing printed ends up in another file.
 
     The first file that is opened takes the number of a closed stream, and what a library says of an error would go
     into that file.
@@ -38,7 +38,7 @@ def open_streams() -> None:
 
 
 def silence(stream: object) -> None:
-    """Send what is left of a stream that cannot be written to nowhere, so that the interpreter can end."""
+    """Discard what is left in a stream that cannot be written, so that the interpreter can end."""
     if stream in (sys.__stdout__, sys.__stderr__) and isinstance(stream, io.TextIOWrapper):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

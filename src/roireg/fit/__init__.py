@@ -1,4 +1,4 @@
-"""Region pairs and images to transforms: the stages that a preset is made of."""
+"""The stages that presets are made of: from region pairs and images to transforms."""
 
 from roireg.fit.coarse import Coarse
 from roireg.fit.convex import Convex

@@ -1,4 +1,4 @@
-"""Adam with a cosine schedule; importing the one of torch takes over a second, as long as a small registration."""
+"""Adam with a cosine schedule; importing torch's own takes over a second, as long as a small registration."""
 
 from __future__ import annotations
 

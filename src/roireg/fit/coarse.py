@@ -32,7 +32,7 @@ LEAST = 0.1
 
 
 class Coarse(Stage):
-    """Smooth deformation through the points that a stage before it matched, before the start."""
+    """Smooth deformation, applied before the start, through the points that an earlier stage has matched."""
 
     title: ClassVar[str] = "fitting the coarse deformation"
 
@@ -72,7 +72,7 @@ def _as_field(grid: Grid, field: Array, problem: Problem) -> DisplacementField:
 
 
 def control_grid(grid: Grid, cells: int) -> Grid:
-    """Return a grid over the same box with so many points along its longest axis, about as far apart along all."""
+    """Return a grid over the same box with this many points along its longest axis and about equal spacing."""
     return grid.with_shape([int(n) for n in np.maximum(1, np.round(grid.extent / (grid.extent.max() / cells)))])
 
 

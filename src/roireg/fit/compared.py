@@ -1,4 +1,4 @@
-"""Dense features of both images on one lattice, for the stages that compare features and nothing else."""
+"""Dense features of both images on one lattice, for the stages that compare features only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CENTRED: dict[str, dict[str, bool]] = {"mind": {"centred": True}}
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """What is compared with what, on one lattice over the fixed image and a margin around it.
+    """Features of both sides on one lattice over the fixed image and a margin around it.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Compared:
 
     @property
     def swapped(self) -> Compared:
-        """The same the other way round."""
+        """The same with the two sides exchanged."""
         return Compared(self.moving, self.fixed, self.moving_weight, self.fixed_weight, self.margin)
 
     def pooled(self, block: Sequence[int]) -> Compared:

@@ -1,4 +1,4 @@
-"""Coupled convex search: a discrete search of every displacement at once, made smooth by a convex coupling.
+"""Coupled convex search: all displacements are compared at once and made smooth by a convex coupling.
 
 Heinrich et al. (WBIR 2014), as ConvexAdam and the convex variant of SAME++ use it (METHODS section 4.6). A gradient
 follows the nearest edge; here all displacements within reach are compared, so large motion and unlike images have no

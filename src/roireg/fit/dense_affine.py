@@ -1,4 +1,4 @@
-"""Where to start: candidate affine maps are judged on the images themselves, the best are refined.
+"""Where to start: candidate affine maps are judged on the images themselves and the best are refined.
 
 Regions propose, dense features dispose: a hypothesis from matched regions is cheap to make and sometimes wrong;
 local correlation on a coarse lattice takes milliseconds and decides.

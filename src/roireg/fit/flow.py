@@ -1,4 +1,4 @@
-"""Flows: the stationary velocity whose flow is a known smooth map, and what becomes of it beside its lattice."""
+"""Flows: the stationary velocity whose flow is a known smooth map, and its continuation beyond its lattice."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["faded", "flow_of"]
 
 
 def flow_of(forward: Transform, back: Transform, grid: Grid, *, rounds: int = 6) -> VelocityField:
-    """Return a velocity on a lattice whose flow is about a given map.
+    """Return a velocity on a lattice whose flow is nearly a given map.
 
     Half the difference of the displacement and that of the inverse is the logarithm up to third order; what its flow
-    misses is added, round after round, as long as it gets less.
+    still misses is added, round after round, while that decreases.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def flow_of(forward: Transform, back: Transform, grid: Grid, *, rounds: int = 6)
 
 
 def faded(grid: Grid, field: Tensor) -> tuple[Grid, Tensor]:
-    """Return a (d, *shape) field in mm on a wider lattice, faded to 0 beside its own instead of cut at its border.
+    """Return a (d, *shape) field in mm on a wider lattice, faded to 0 outside its own, not cut off at the border.
 
     Points that flow out of the image would otherwise meet a jump, and the inverse would not bring them back. The
     margin is twice the largest displacement along each axis.

@@ -188,7 +188,7 @@ class _Pull:
 
 
 class Level:
-    """One resolution of a fit: lattices, images and terms, made once for every fit of the same two images.
+    """One resolution of a fit: lattices, images and terms, made once and used by every fit of the same images.
 
     :meth:`place` says where a fit begins and :meth:`add_regions` what else is known; then :meth:`loss` can be asked.
     The fit takes `steps` steps here, and is then done from `part[0]` to `part[1]`.

@@ -1,4 +1,4 @@
-"""What a fit maximises or penalises: local correlation, feature distance, region agreement, smoothness.
+"""The terms of a fit: local correlation, feature distance, region agreement, smoothness.
 
 Every similarity is a callable built once per level from the fixed side and called with the warped moving side.
 Losses are means, so their weights do not depend on image size.

@@ -1,4 +1,4 @@
-"""A perspective as a flow, so that the dense fit can begin with it."""
+"""A perspective map as a flow, so that the dense fit can start from it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ TITLE = "fitting the deformation"
 
 
 class Published(Stage):
-    """Deformation from the region pairs alone, by the objective that SAMReg was released with or that it prints."""
+    """Deformation from the region pairs alone, by the objective of the SAMReg code or of the paper."""
 
     title: ClassVar[str] = TITLE
     uses_pairs: ClassVar[bool] = True

@@ -18,7 +18,7 @@ __all__ = ["Refine"]
 
 
 class Refine(Stage):
-    """Global map of one type near the start, which is refined also where it was given by `--init`.
+    """Global map of one type near the start; a start that `--init` names is refined, too.
 
     On orientations of edges, then on intensities where these explain each other; see `roireg.fit.search.refine`.
     """

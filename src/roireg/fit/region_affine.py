@@ -30,7 +30,7 @@ MODELS = ("translation", "rigid", "similarity", "affine")
 class RegionAffine(Stage):
     """Global map of the region pairs: robust, from centroids and second moments (METHODS section 3a).
 
-    A start that was asked for stays, and so does any start where there is no pair.
+    A start that the user has asked for is kept, and so is any start if there is no pair.
     """
 
     title: ClassVar[str] = "fitting the affine map"
@@ -163,7 +163,7 @@ def affine_from_regions(
 
 
 def span_of(pairs: ROIPairs) -> float:
-    """Share of the fixed image that the active regions span together, along the axis where it is least."""
+    """Share of the fixed image that the active regions span together, along the axis on which it is smallest."""
     inside = pairs.active.fixed_masks().masks.any(0)
     shares = []
     for axis, n in enumerate(inside.shape):

@@ -49,7 +49,7 @@ class RegionCodes:
 
     @classmethod
     def of(cls, pairs: ROIPairs, weights: Tensor) -> RegionCodes:
-        """Code the pairs, with (K,) weights.
+        """Give every pair its code; weights are (K,).
 
         Pairs that share a region (one-to-many) are one group with one vector: it does not matter which part of the
         one goes to which of the many.

@@ -48,7 +48,7 @@ class RegionPairs:
 
     @classmethod
     def of(cls, pairs: ROIPairs | None, options: VelocityOptions) -> RegionPairs | None:
-        """Return the pairs that take part in a fit, certain ones first; None where none does."""
+        """Return the pairs that take part in a fit, certain ones first; None if there are none."""
         if pairs is None:
             return None
         labels = [p for p in pairs.active.pairs if p.source == "labels"]
@@ -89,7 +89,7 @@ class RegionPairs:
         )
 
     def first(self, count: int) -> RegionPairs | None:
-        """Return the first so many pairs, the others' weight shared among them; None where that is none."""
+        """Return the first pairs, up to a number, with the weight of all; None if that leaves none."""
         if count < 1:
             return None
         weights = self.weights[:count].clone()

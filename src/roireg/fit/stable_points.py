@@ -32,7 +32,7 @@ DRAWS = 500
 class StablePoints(Stage):
     """Points that are each other's best match, wherever they lie, and their affine map (METHODS section 4.1).
 
-    The map replaces an affine start and follows any other; a start that was asked for stays as it is. Where edges
+    The map replaces an affine start and follows any other; a start that the user has asked for is kept. Where edges
     support the map no less than the start, the points are known to the stages after it; else they are forgotten and
     the start stays.
     """

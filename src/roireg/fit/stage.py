@@ -1,4 +1,4 @@
-"""What a step towards a transform is: a problem and a start go in, a transform comes out.
+"""Stages, the steps towards a transform: a problem and a start go in, a transform comes out.
 
 A preset is a list of stages, applied one after the other, each to the same problem and to what the stage before
 found. A stage is a pydantic model whose fields are its options, so its options, its place in a settings file and its
@@ -67,7 +67,7 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Everything that stages may use.
+    """What the stages work on.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Problem:
 
     @property
     def search(self) -> GlobalSearch:
-        """The global search between the images, made when first asked for."""
+        """The global search between the images, made when it is first needed."""
         if self.trace.search is None:
             self.trace.search = GlobalSearch(self.pair, SearchOptions())
         return self.trace.search
@@ -141,7 +141,7 @@ _STAGES: dict[str, type[Stage]] = {}
 
 
 class Stage(BaseModel, ABC):
-    """One step: its options are its fields, calling it takes it.
+    """One step: its options are its fields, and calling it performs it.
 
     A subclass names itself by a field `stage` with a Literal type and default.
 

@@ -134,7 +134,7 @@ def _parameters(field: VelocityField | DisplacementField) -> Tensor:
 
 
 def split(start: Transform) -> tuple[VelocityField | None, Affine | None]:
-    """Return the flow and the affine map that a start is made of; the map is None where it is anything else."""
+    """Return the flow and the affine map that a start consists of; the map is None if it is anything else."""
     parts = start.transforms if isinstance(start, Chain) else (start,)
     flow = parts[0] if isinstance(parts[0], VelocityField) else None
     rest = parts if flow is None else parts[1:]
@@ -167,7 +167,7 @@ def fit_levels(
     regions: RegionPairs | None = None,
     progress: Progress = silent,
 ) -> VelocityFit:
-    """Fit a field from level to level; a list of levels serves many fits, one after the other.
+    """Fit a field from level to level; the same levels can serve many fits, one after the other.
 
     Parameters
     ----------

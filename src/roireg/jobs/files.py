@@ -1,4 +1,4 @@
-"""What a path stands for, told by its name and where needed by its first bytes."""
+"""What a path stands for, judged by its name and, where needed, by its first bytes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def parse_transform(name: Path | str) -> tuple[bool, str | None, Path]:
 
 
 def check_input(path: Path) -> None:
-    """Refuse what is not there, and devices and pipes, which would be waited for.
+    """Refuse what does not exist, and devices and pipes, which would block.
 
     A DICOM series is ``folder::uid``; the prefix of ANTs' files is no file of its own.
 

@@ -1,4 +1,4 @@
-"""What all jobs have in common: checks, provenance, an atomic result, and keeping one that is there already."""
+"""What all jobs have in common: checks, provenance, atomic results, and keeping an earlier result."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Work:
 
     @contextmanager
     def beside(self, file: Path) -> Iterator[Path]:
-        """Make a picture or page beside the result: when that fails it is told, and the result is kept."""
+        """Make a picture or page beside the result; if that fails, a note says so and the result is kept."""
         try:
             yield file
         except Exception as error:
@@ -94,7 +94,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Job(ABC):
-    """Paths and options of one run, which writes one file; fields without a value are None."""
+    """Paths and options of a run that writes one file; options that are not set are None."""
 
     if TYPE_CHECKING:
         out: Path | None
@@ -119,7 +119,7 @@ class Job(ABC):
         return [file for path in self.inputs().values() for file in (ants_files(path) or [path])]
 
     def check(self) -> None:
-        """Refuse what can be seen to be wrong before anything is loaded or computed.
+        """Refuse what is visibly wrong before anything is loaded or computed.
 
         Raises
         ------
@@ -135,13 +135,13 @@ class Job(ABC):
         self.check_place()
 
     def check_place(self) -> None:
-        """Refuse a place that cannot be written, or only at the cost of what must stay."""
+        """Refuse a place that cannot be written, or not without losing other files."""
         if self.out is not None:
             check_file(self.out, inputs=self.input_files(), replace=self.replace)
 
     @abstractmethod
     def check_options(self) -> None:
-        """Refuse options that are malformed, or mean nothing without another one."""
+        """Refuse options that are malformed, or that mean nothing without another one."""
 
     @abstractmethod
     def compute(self, progress: Progress) -> Work:
@@ -172,7 +172,7 @@ class Job(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderJob(Job):
-    """A job that writes a folder with a record, by which a result is known again.
+    """A job that writes a folder with a record, by which the result is recognised later.
 
     Attributes
     ----------
@@ -233,7 +233,7 @@ class FolderJob(Job):
         return self.store(self._computed(progress), stamp)
 
     def store(self, work: Work, stamp: str | None = None) -> JobResult:
-        """Write what was computed into the folder; without a stamp it is not known again by `resume`."""
+        """Write what was computed into the folder; without a stamp `resume` does not recognise it."""
         document = {**work.document, "provenance": {**work.document.get("provenance", {}), **self.provenance}}
         with new_folder(self.folder, record=self.record) as folder:
             work.write(folder)

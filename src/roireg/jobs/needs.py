@@ -1,4 +1,4 @@
-"""Memory and time that a registration will take, told before it is begun."""
+"""Memory and time that a registration will take, announced before it starts."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LARGE = 2e9, 60.0
 
 
 def memory_needed(values: float) -> float:
-    """Return the bytes that the registration of images of so many values takes."""
+    """Return the bytes that registering images with this many values takes."""
     return MEMORY + MEMORY_PER_VALUE * values
 
 
 def tell_needs(images: Sequence[Image], limit: str | None, progress: Progress) -> None:
-    """Say what a registration of images will take where that is much, and refuse it where it is too much.
+    """Announce what a registration will take if that is much, and refuse it if it is too much.
 
     Raises
     ------

@@ -76,7 +76,7 @@ def registered(
     pairs: ROIPairs | None,
     progress: Progress,
 ) -> Registration:
-    """Register images as the options of a job say, from region pairs if there are some."""
+    """Register images as the options of a job say, from region pairs if there are any."""
     return register(
         fixed,
         moving,

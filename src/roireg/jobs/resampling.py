@@ -110,7 +110,7 @@ def check_fill(fill: float, image: Image, *, labels: bool) -> None:
 
 
 def unmoved(mapping: Transform, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which points a field on the way leaves where they are because they lie beyond its end.
+    """Tell which points a field of the chain does not move because they lie outside it.
 
     A field whose border does not move anything has no end.
     """

@@ -1,4 +1,4 @@
-"""Global search and refinement: from nothing known to a map that holds to a part of a voxel."""
+"""Global search and refinement: from no knowledge at all to a map that is right to a fraction of a voxel."""
 
 from roireg.fit.search.evidence import Evidence, evidence_of
 from roireg.fit.search.options import SearchOptions

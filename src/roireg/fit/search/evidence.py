@@ -1,4 +1,4 @@
-"""What images say of a transform that no term of the dense fit looks at: structure and contrast."""
+"""Evidence for a transform that no term of the dense fit uses: structure and contrast."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Evidence:
 
 
 def evidence_of(search: GlobalSearch, transform: Transform) -> Evidence:
-    """Compare the images where both show something; where that is nothing, both values are 0.
+    """Compare the images where both show something; if that is nowhere, both values are 0.
 
     Parameters
     ----------

@@ -175,8 +175,8 @@ class GlobalSearch:
     def candidates(self) -> tuple[SearchCandidate, ...]:
         """The best maps, refined and judged at double resolution, best first; empty when nothing overlaps.
 
-        In 2D, where a fine texture can hide between two rotations or cells, rotations halfway are tried on a finer
-        grid, too, unless one candidate is far ahead.
+        In 2D, where a fine texture can hide between two rotations or cells, rotations halfway between are tried on a
+        finer grid, too, unless one candidate is far ahead.
         """
         best = self._refined(self._peaks())
         if self.pair.ndim == 2 and (not best or self._rival(best[0], best) > AHEAD):
@@ -223,7 +223,7 @@ class GlobalSearch:
 
 
 def global_search(pair: Pair, options: SearchOptions | None = None) -> tuple[SearchCandidate, ...]:
-    """Return the global maps that two images support, best first, wherever and of whatever modality they are.
+    """Return the global maps that two images of any position and modality support, best first.
 
     Orientation channels of both images are correlated for every translation, rotation and ratio of scales that the
     options allow, where both fields of view overlap; the best peaks are refined to parts of a cell and judged at
