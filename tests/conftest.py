@@ -15,6 +15,14 @@ settings.register_profile("roireg", deadline=None, derandomize=True, max_example
 settings.load_profile("roireg")
 
 
+@pytest.fixture
+def cheap_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets that search coarsely and are judged without a probability, see `cheaper`."""
+    from cheaper import cheapen
+
+    cheapen(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The evaluation data beside the repository; skips the test where it is absent."""

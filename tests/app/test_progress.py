@@ -37,6 +37,7 @@ def test_one_bar_shows_the_clock_and_what_is_left(monkeypatch):
     assert [event.detail for event in notices] == ["slow"]
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_every_stage_of_a_run_has_its_share(flat, tmp_path):
     result = run("register", flat.fixed, flat.moving, "-o", tmp_path / "a", "--prompt", "34,29", "-v")
     asked = run("prompt", flat.fixed, flat.moving, "-o", tmp_path / "b", "--point", "34,29", "-v")

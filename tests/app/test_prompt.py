@@ -106,6 +106,7 @@ def test_points_with_labels_are_one_prompt_and_box_mask_and_file_are_more(flat, 
     assert read_pairs(tmp_path / "out" / "pairs").pairs[0].prompts[0].box is not None
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_a_registration_from_the_pairs_is_written_beside_them(flat, tmp_path):
     asked = job(flat, tmp_path / "out", point=[text(centre(flat, "fixed", 2))], register=True)
     outcome = prompt_files(Session(), asked)

@@ -174,6 +174,7 @@ def test_labels_of_one_side_are_carried_but_not_scored(flat, tmp_path, quick):
     assert "landmark_error_mean" not in document["metrics"]
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_label_maps_as_regions_in_3d(volume, tmp_path):
     regions = ("--fixed-rois", volume.fixed_labels, "--moving-rois", volume.moving_labels)
     points = ("--fixed-points", volume.fixed_points, "--moving-points", volume.moving_points)
@@ -215,6 +216,7 @@ def test_a_failure_while_writing_leaves_nothing(flat, tmp_path, monkeypatch, qui
     assert files_in(tmp_path) == set()
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_demo_measures_the_true_error(tmp_path, monkeypatch):
     from roireg.app import demo
     from roireg.synth import make_pair

@@ -23,7 +23,7 @@ def config(folder: Path, path: Path) -> Path:
     file = folder / "network.yaml"
     file.write_text(
         f"stages: [{{stage: affine}}]\nnetwork: {{model: '{path}', profile: full, points: 2}}\n"
-        "match: {features: model}\n"
+        "match: {features: model}\nverdict: {probability: false}\n"
     )
     return file
 

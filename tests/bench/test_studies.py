@@ -21,7 +21,7 @@ from roireg_bench.studies.work import BEFORE
 SWEEP = """
 title: steps of the fit
 preset: regions
-settings: {segment: {max_count: 20}, stages: {velocity: {levels: 1}}}
+settings: {segment: {max_count: 20}, stages: {velocity: {levels: 1}}, verdict: {probability: false}}
 sweep: {stages.velocity.iterations: [[1], [3]]}
 """
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,19 @@ import SimpleITK as sitk
 import typer
 from typer.testing import CliRunner
 
+from cheaper import COARSE, UNJUDGED, cheapen
 from roireg.app.cli import app
 from roireg.app.train import train_app
 from roireg.core.image import Image
 from roireg.evaluate import ReportInput, render_report
 from roireg.features.base import _EXTRACTORS
 from roireg.fit import RegionAffine, Search, Stage, Velocity
+from roireg.fit import stage as stage_module
+from roireg.fit import start as start_module
+from roireg.fit.search import GlobalSearch
 from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.models import registry
-from roireg.pipeline import PRESETS, Config, registration
+from roireg.pipeline import Config, registration
 from roireg.segment.base import _SEGMENTERS
 from roireg.serve import session as viewer_session
 from roireg.synth import SyntheticPair, as_raster, make_pair
@@ -108,13 +111,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return pages[0]
 
     monkeypatch.setattr(registration, "render_report", first_report)
-    monkeypatch.setattr(viewer_session, "QUICK", Config(stages=(RegionAffine(),)))
-    for name, make in list(PRESETS.items()):
-        monkeypatch.setitem(PRESETS, name, partial(_quickened, make))
+    monkeypatch.setattr(viewer_session, "QUICK", Config(stages=(RegionAffine(),), verdict=UNJUDGED))
+    cheapen(monkeypatch, _quickened)
+    # What a page sets by itself searches and is judged with a probability, coarsely.
+    for module in (start_module, stage_module):
+        monkeypatch.setattr(module, "GlobalSearch", lambda pair, options: GlobalSearch(pair, COARSE))
 
 
-def _quickened(make: Callable[[], Config]) -> Config:
-    config = make()
+def _quickened(config: Config) -> Config:
     stages: list[Stage] = []
     for stage in config.stages:
         if isinstance(stage, Search):
@@ -124,7 +128,7 @@ def _quickened(make: Callable[[], Config]) -> Config:
         stages.append(stage)
     return config.model_copy(
         update={
-            "verdict": config.verdict.model_copy(update={"probability": False}),
+            "verdict": UNJUDGED,
             "segment": config.segment.model_copy(update={"max_count": 12}),
             "match": config.match.model_copy(update={"slices": False}),
             "stages": tuple(stages),

@@ -27,6 +27,7 @@ def _map(*, nan: bool) -> Image:
     return Image(torch.from_numpy(values)[None], GRID, name="map")
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_the_map_is_registered_and_the_voxels_are_told(tmp_path: Path) -> None:
     write_image(tmp_path / "image.nii.gz", _map(nan=False))
     write_image(tmp_path / "map.nii.gz", _map(nan=True))

@@ -43,6 +43,7 @@ def _save(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.*sheared by 0.05 degrees:roireg.io.HeaderWarning")
+@pytest.mark.usefixtures("cheap_presets")
 def test_the_sheared_image_lies_where_the_exact_one_does(tmp_path: Path) -> None:
     values = _head()
     exact = _save(tmp_path / "exact.nii.gz", values, _affine(0))

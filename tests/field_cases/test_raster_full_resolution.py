@@ -12,6 +12,14 @@ from scipy import ndimage
 from app.scenes import answer, run
 from roireg.io import read_image
 
+SETTINGS = """
+stages:
+  - {stage: search, exhaustive: {cells: 48, polish: 6}}
+  - {stage: velocity}
+verdict: {probability: false}
+"""
+"""The default preset with a coarse search, judged without a probability."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,8 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, picture in (("fixed", fixed), ("moving", fixed.rotate(8, fillcolor=255, resample=PIL.Image.BILINEAR))):
         picture.save(place / f"{name}_full.png")
         picture.resize((120, 90), PIL.Image.LANCZOS).save(place / f"{name}_thumb.png")
+    (place / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
     answer(
-        *("register", place / "fixed_thumb.png", place / "moving_thumb.png"),
+        *("register", place / "fixed_thumb.png", place / "moving_thumb.png", "--config", place / "settings.yaml"),
         *("-o", place / "out", "--only", "transform"),
     )
     return place

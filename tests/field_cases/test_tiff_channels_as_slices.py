@@ -38,6 +38,7 @@ def test_channels_are_told_as_such(folder: Path, ending: str) -> None:
     assert (file["channels"], file["metadata"]) == (1, {"channel": "2 of 0 to 2"})
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_registered_in_the_plane(folder: Path, tmp_path: Path) -> None:
     document = answer(
         *("register", folder / "fixed.ome.tif", folder / "moving.ome.tif", "-o", tmp_path / "out"),

@@ -15,6 +15,7 @@ from roireg.core.image import Image
 from roireg.match import keypoint_maps
 
 
+@pytest.mark.usefixtures("cheap_presets")
 @pytest.mark.parametrize("lines", [2, 5])
 def test_strips_do_not_crash(tmp_path: Path, lines: int) -> None:
     noise = (np.random.default_rng(0).random((lines, 200)) * 255).astype(np.uint8)

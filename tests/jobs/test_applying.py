@@ -8,6 +8,7 @@ import SimpleITK as sitk
 import torch
 
 import roireg
+from cheaper import UNJUDGED
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine
@@ -64,7 +65,7 @@ def test_the_inverse_of_several_goes_back_in_the_other_order(fixed, moving):
 
 
 def test_results_and_their_folders_are_transforms(moving, tmp_path):
-    config = roireg.Config(stages=())
+    config = roireg.Config(stages=(), verdict=UNJUDGED)
     shifted = roireg.Image.from_numpy(moving.to_numpy(), spacing=(3.0, 2.0, 1.0), origin=(6, 6, 7))
     result = roireg.register(shifted, moving, config=config, init=Affine.translation([-1.0, 0, 0]))
     result.save(tmp_path / "out", only=["transform", "result"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cheaper import COARSE
 from roireg.core.transforms import Affine, Transform
 from roireg.evaluate import displacement_errors
 from roireg.fit import stage_named
@@ -13,6 +14,7 @@ DEEP = (16, 24, 30)
 
 QUICK = {
     "search": {
+        "exhaustive": COARSE.model_dump(),
         "single_pairs": 10,
         "trials": 2,
         "trial": {"max_voxels": 1200},
@@ -21,6 +23,8 @@ QUICK = {
     "velocity": {"levels": 2, "iterations": (20, 20), "max_voxels": 15_000},
     "published": {"iterations": 30},
 }
+
+CHEAP = {"segment": {"max_count": 20}, "verdict": {"probability": False}}
 
 
 def merged(base: dict, changes: dict) -> dict:
@@ -31,7 +35,7 @@ def merged(base: dict, changes: dict) -> dict:
 
 
 def quick(base: Config | None = None, *, stages: tuple[str, ...] | None = None, options=(), **sections) -> Config:
-    """Few iterations on few voxels.
+    """Few iterations on few voxels, a coarse search, and no probability of the result, which takes another one.
 
     `stages` names other stages than those of `base`; `options` (stage name -> options) and `sections` change single
     settings.
@@ -41,7 +45,7 @@ def quick(base: Config | None = None, *, stages: tuple[str, ...] | None = None, 
         settings["stages"] = [stage_named(name)().model_dump() for name in stages]
     changes = merged(QUICK, dict(options))
     settings["stages"] = [merged(stage, changes.get(stage["stage"], {})) for stage in settings["stages"]]
-    return Config.model_validate(merged(merged(settings, {"segment": {"max_count": 20}}), sections))
+    return Config.model_validate(merged(merged(settings, CHEAP), sections))
 
 
 def error(transform: Transform | None, pair: SyntheticPair) -> float:

@@ -32,14 +32,14 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Keys of what is encoded; at the end none may occur twice, and no network may have encoded anything else."""
     keys: list[str] = []
     loaded = []
-    save = EmbeddingCache._save
+    save, usual = EmbeddingCache._save, tools.load
 
     def remembering(self, key, embedding):
         keys.append(key)
         save(self, key, embedding)
 
     def counted(*arguments, **more):
-        loaded.append(load(*arguments, **more))
+        loaded.append(usual(*arguments, **more))
         return loaded[-1]
 
     monkeypatch.setattr(EmbeddingCache, "_save", remembering)

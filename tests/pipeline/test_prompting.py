@@ -196,6 +196,7 @@ def test_no_counterpart_says_why_and_keeps_the_place(flat, session):
     assert session.settings.transfer.least_confidence < 1.0
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_the_quick_registration_guides_by_itself(flat):
     session = prompt_session(flat.fixed, flat.moving)
     points = flat.fixed_points

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import roireg
+from cheaper import cheaper
 from pipeline.cases import error, quick
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.filters import gaussian_smooth
@@ -313,7 +314,7 @@ def test_stages_go_on_from_each_other_whatever_they_return(flat):
 
 
 def test_the_published_settings_run_in_2d(flat):
-    config = preset("paper").model_copy(update={"stages": preset("samreg").stages})
+    config = cheaper(preset("paper").model_copy(update={"stages": preset("samreg").stages}))
     result = roireg.register(flat.fixed, flat.moving, config=config)
     assert len(result.pairs) > 0 and (result.pairs.similarity > 0.8).all()
     areas = result.pairs.fixed.volumes / flat.fixed.grid.size
@@ -321,6 +322,7 @@ def test_the_published_settings_run_in_2d(flat):
     assert error(result.transform, flat) < error(None, flat)
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_regions_alone_register(flat):
     result = roireg.register(flat.fixed, flat.moving, preset="regions")
     assert result.provenance["preset"] == "regions" and len(result.pairs) > 10

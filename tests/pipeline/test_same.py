@@ -10,6 +10,8 @@ from pipeline.cases import error
 from roireg.core.transforms import Affine
 from roireg.synth import make_pair
 
+pytestmark = pytest.mark.usefixtures("cheap_presets")
+
 
 @pytest.mark.parametrize("name", ["same", "same-convex"])
 def test_the_presets_of_same_find_a_known_deformation(name):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import roireg
+from pipeline.cases import quick
 from roireg.core.errors import HeaderWarning, InputError
 
 
@@ -46,7 +47,7 @@ def test_what_was_not_saved_is_said_by_name(flat_result, tmp_path):
 
 def test_a_file_changed_since_is_told(flat_result, tmp_path):
     flat_result.save(tmp_path / "out", only=["transform"])
-    roireg.register(flat_result.moving, flat_result.fixed, config=roireg.Config(stages=())).save(tmp_path / "other")
+    roireg.register(flat_result.moving, flat_result.fixed, config=quick(stages=())).save(tmp_path / "other")
     (tmp_path / "out/transform.h5").write_bytes((tmp_path / "other/transform.h5").read_bytes())
     with pytest.warns(HeaderWarning, match="changed since"):
         roireg.load(tmp_path / "out").map_points([[1.0, 2.0]])

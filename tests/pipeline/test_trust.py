@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from cheaper import UNJUDGED
 from roireg.core.pair import Pair
 from roireg.core.transforms import Affine
 from roireg.fit import Trace
+from roireg.fit import stage as stage_module
 from roireg.fit.search import GlobalSearch, SearchOptions
 from roireg.pipeline import Config, register
-from roireg.pipeline.config import VerdictConfig
 from roireg.pipeline.trust import calibration, evidence
 from roireg.pipeline.verdict import judge
 from support import centred, painted, turned
@@ -51,8 +52,10 @@ def test_evidence_of_a_bent_transform(search):
     assert evidence(search, TRUTH, TRUTH)["bend"] == pytest.approx(0, abs=1e-9)
 
 
-def test_a_wrong_position_that_was_asked_for_is_not_ok():
-    fixed, moving = painted(GRID), painted(GRID, truth=TRUTH)
+def test_a_wrong_position_that_was_asked_for_is_not_ok(search, monkeypatch):
+    fixed, moving = search.pair.fixed, search.pair.moving
+    # The search of the registration is between the same images: it is the same.
+    monkeypatch.setattr(stage_module, "GlobalSearch", lambda pair, options: search)
     frozen = Config(stages=())
     result = register(fixed, moving, init=about_center(90), config=frozen)
     assert result.verdict == "failed"
@@ -64,7 +67,7 @@ def test_a_wrong_position_that_was_asked_for_is_not_ok():
 
 def test_it_can_be_left_out():
     fixed = painted(GRID)
-    result = register(fixed, fixed, config=Config(stages=(), verdict=VerdictConfig(probability=False)))
+    result = register(fixed, fixed, config=Config(stages=(), verdict=UNJUDGED))
     assert "probability_right" not in result.metrics and "evidence" not in result.provenance
 
 
@@ -80,7 +83,7 @@ def test_images_that_show_nothing_are_not_right():
 def test_a_note_is_a_doubt_where_the_position_is_not_sure(search):
     fixed, moving = search.pair.fixed, search.pair.moving
     for transform, doubted in ((TRUTH, False), (about_center(90), True)):
-        result = register(fixed, moving, init=transform, config=Config(stages=()))
+        result = register(fixed, moving, init=transform, config=Config(stages=(), verdict=UNJUDGED))
         judged = judge(result, Trace(notes=["a note"]), search=search)
         assert ("a note" in judged.reasons) is doubted
         assert ("notes" in judged.provenance) is not doubted

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from cheaper import UNJUDGED
 from roireg.fit import RegionAffine, Velocity
 from roireg.io import write_image, write_labels
 from roireg.pipeline import Config, PromptSession, Registration, register
@@ -21,7 +22,7 @@ from roireg.synth import SyntheticPair, as_raster, make_pair
 
 TOKEN = "secret"
 SMALL = Velocity(levels=1, iterations=(8,), max_voxels=4000, checked=False)
-CHEAP = Config(stages=(RegionAffine(), SMALL))
+CHEAP = Config(stages=(RegionAffine(), SMALL), verdict=UNJUDGED)
 
 
 class Client:
@@ -65,7 +66,7 @@ class Client:
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits that are quick; how good they are is tested elsewhere."""
     monkeypatch.setattr(session, "QUICK", CHEAP)
-    monkeypatch.setattr(fitting, "REFIT", Config(stages=(SMALL,)))
+    monkeypatch.setattr(fitting, "REFIT", Config(stages=(SMALL,), verdict=UNJUDGED))
     monkeypatch.setattr(fitting, "with_settings", lambda job: CHEAP)
     monkeypatch.setattr(fitting, "QUIET", 0.01)
 
