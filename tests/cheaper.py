@@ -14,7 +14,8 @@ import pytest
 from roireg.fit import Search
 from roireg.fit.search import SearchOptions
 from roireg.pipeline import PRESETS, Config, recipe
-from roireg.pipeline.config import QUICK, VerdictConfig
+from roireg.pipeline.config import QUICK
+from roireg.pipeline.sections import VerdictConfig
 
 UNJUDGED = VerdictConfig(probability=False)
 COARSE = SearchOptions(cells=24, polish=6)
