@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import roireg
-from cheaper import cheaper
 from pipeline.cases import quick
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
@@ -212,8 +211,9 @@ def test_accepted_pairs_propose_a_start_also_where_key_points_have_decided(flat,
 # -- random prompts ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_the_preset_of_random_prompts(flat):
-    config = cheaper(roireg.preset("promptreg").with_options("velocity", iterations=(15,), levels=1))
+    config = roireg.preset("promptreg").with_options("velocity", iterations=(15,), levels=1)
     assert config.prompt.count == 8
     results = [roireg.register(flat.fixed, flat.moving, config=config, seed=2) for _ in range(2)]
     assert 3 <= len(results[0].pairs) <= 8
