@@ -45,10 +45,13 @@ def test_they_are_scored_on_the_image(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["labels", "mask", "rois"])
-def test_they_are_taken_as_masks_regions_and_labels(folder: Path, tmp_path: Path, option: str) -> None:
+def test_they_are_taken_as_masks_regions_and_labels(
+    folder: Path, tmp_path: Path, settings: Path, option: str
+) -> None:
     image = folder / "image.nrrd"
     options = [a for side in ("fixed", "moving") for a in (f"--{side}-{option}", folder / "cropped.seg.nrrd")]
     options[3] = folder / "flipped_rows.nii.gz"
+    options += ["--config", settings]
     result = answer("register", image, image, "-o", tmp_path / "out", *options, "--only", "result")
     assert result["verdict"] in ("ok", "uncertain")
     if option == "labels":
