@@ -13,7 +13,7 @@ from roireg.core.rois import Prompt
 from roireg.models import load
 from roireg.models.base import DenseEncoder
 from roireg.models.cache import EmbeddingCache
-from roireg.models.vista3d import FAMILY, Vista3D
+from roireg.models.vista3d import CLASSES, FAMILY, Vista3D
 from roireg.models.volumes import VolumeModel
 from roireg.segment.everything import EverythingOptions
 from roireg.segment.filters import RegionFilter
@@ -73,16 +73,29 @@ def test_answers_are_those_of_monai_and_its_window_inferer(network, model):
     assert model.upscale(answer.logits, embedding).shape == (1, 1, SIDE, SIDE, SIDE)
 
 
-def test_classes_are_those_of_monai(network, model):
+def test_classes_are_those_of_monai(network, checkpoint):
+    model = load(checkpoint, "classes", input_size=SIDE)
+    names = model.classes
+    assert len(names) == 117 and CLASSES["heart"] == 115 and CLASSES["left kidney"] == 14
+    assert {"kidney", "lung tumor", "airway", ""}.isdisjoint(names)
     raster = noise(SIDE, SIDE, SIDE)
-    answer = model.classes(raster, [1, 5])
+    found = model.probabilities(raster)
+    picked = [names.index(name) for name in ("liver", "right kidney")]
     with torch.no_grad():
         theirs = network(raster.permute(0, 3, 2, 1)[None] / 255, class_vector=torch.tensor([[1], [5]]))
-    torch.testing.assert_close(answer.logits, theirs.permute(0, 1, 4, 3, 2), atol=1e-5, rtol=1e-4)
-    assert model.classes(raster, [3]).logits.shape == (1, 1, SIDE, SIDE, SIDE)
-    for wrong in ([], [0], [133]):
-        with pytest.raises(InputError, match="classes of vista3d are 1 to 132"):
-            model.classes(raster, wrong)
+    expected = theirs[:, 0].sigmoid().permute(0, 3, 2, 1)
+    torch.testing.assert_close(found[picked].float() / 255, expected, atol=0.003, rtol=0)
+
+
+def test_a_ct_is_shown_to_the_classes_as_to_the_points(model):
+    grid = make_grid((12, 30, 34), (3.0, 1.5, 1.4), rotation(3, 6), (5, 6, 7))
+    image = Image(torch.full((1, *grid.shape), -1000.0), grid, name="ct")
+    image.data[:, 4:, 5:] = 45.0
+    shown = model.shown(image)
+    np.testing.assert_allclose(shown.grid.spacing, 1.5, rtol=0.1)
+    assert float(shown.data.max()) == pytest.approx(255 / 2, abs=0.3) and float(shown.data.min()) == 0
+    with pytest.raises(InputError, match="reads CT in Hounsfield units"):
+        model.shown(image.with_data(image.data.abs()))
 
 
 def test_prompts_do_not_disturb_each_other_and_shapes_return(model):
@@ -102,10 +115,10 @@ def test_the_names_of_the_hugging_face_model_load(tmp_path, network, model):
     safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
     path = tmp_path / "model.safetensors"
     safetensors.save_file({f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}, path)
-    other = load(path, input_size=SIDE)
-    raster = noise(SIDE, SIDE, SIDE)
-    assert torch.equal(other.encode(raster).tensors["image"], model.encode(raster).tensors["image"])
-    assert load(f"vista3d={path}", input_size=SIDE).card.name == "vista3d"
+    other = load(f"vista3d={path}", input_size=SIDE)
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(other.network.state_dict()[name], value)
+    assert other.card.name == "vista3d"
 
 
 def test_from_a_file_to_regions_of_a_ct(checkpoint):
@@ -118,7 +131,7 @@ def test_from_a_file_to_regions_of_a_ct(checkpoint):
         model,
         cache=EmbeddingCache(),
         options=EverythingOptions(pred_iou_thresh=0),
-        points=8,
+        points=2,
         limits=RegionFilter(min_fraction=0, max_fraction=1),
     )
     found = find.prepare(image).answer(Prompt.at(grid.center))
@@ -143,7 +156,7 @@ def test_bad_files_and_options_are_explained(tmp_path, checkpoint, network):
         FAMILY.read(other, FAMILY.cards[0])
     for size in (16, 40):
         with pytest.raises(InputError, match="multiple of 16 from 32 on"):
-            load(checkpoint, input_size=size)
+            FAMILY.resize(network, size, FAMILY.cards[0])
 
 
 def test_unsuitable_prompts_are_explained(model):

@@ -151,15 +151,19 @@ def check(
     than NAME, or has the name of a published file and another SHA-256.
     """
     from roireg.app.summary import escape, rows_table
-    from roireg.io.weights import weight_files, weights_digest
+    from roireg.io.weights import weight_files
     from roireg.models import load, resolve
+    from roireg.models.registry import family_of
 
     card, place = resolve(path)
     if place is None:
         raise InputError(f"{card.name} runs on a server of its own; there is no file to check")
-    model: Any = load(path, "prompts" if card.prompts else "features")
-    preprocessing = model.preprocessing if card.ndim == 2 else model.volume
-    digest = weights_digest(place)
+    model: Any = load(path, "prompts" if card.prompts else "classes" if _classed(card) else "features")
+    how = getattr(model, "preprocessing", None) or getattr(model, "volume", None)
+    preprocessing = "as in its training" if how is None else how.words
+    family = family_of(card)
+    digest = family.digest(place)
+    files = [family.folder.weights(place)] if family.folder is not None else weight_files(place)
     parameters = sum(p.numel() for p in model.network.parameters())
     document = {
         "path": place,
@@ -168,11 +172,11 @@ def check(
         "ndim": card.ndim,
         "input_size": card.input_size,
         "parameters": parameters,
-        "bytes": sum(file.stat().st_size for file in weight_files(place)),
+        "bytes": sum(file.stat().st_size for file in files),
         "sha256": digest,
         "published_sha256": card.sha256 or None,
         "unexpected": model.report.unexpected,
-        "preprocessing": preprocessing.words,
+        "preprocessing": preprocessing,
         "weights_licence": card.weights_licence,
         "remarks": model.report.remarks,
         "key": model.key,
@@ -184,7 +188,7 @@ def check(
         ("parameters", f"{parameters:,}"),
         ("size", _size(document["bytes"])),
         ("tensors", _tensors(model.report.unexpected)),
-        ("images", preprocessing.words),
+        ("images", preprocessing),
         ("licence", f"weights {card.weights_licence}"),
         ("SHA-256", f"{digest} ({compared})"),
         *(("note", remark) for remark in model.report.remarks),
@@ -196,21 +200,27 @@ def check(
 # -- text -----------------------------------------------------------------------------------------
 
 
+def _classed(card: Any) -> bool:
+    from roireg.models.classes import ClassNetwork
+    from roireg.models.registry import family_of
+
+    model = family_of(card).model
+    return isinstance(model, type) and issubclass(model, ClassNetwork)
+
+
 def _describe(card: Any) -> dict[str, Any]:
     from roireg.io.weights import find_weights, hub_folder, kept_folder, weight_files
-    from roireg.models.classes import ClassNetwork
     from roireg.models.registry import family_of
 
     family = family_of(card)
     served = family.connect is not None
-    classed = isinstance(family.model, type) and issubclass(family.model, ClassNetwork)
     path = None if served else find_weights(card.name, hub_id=card.hub_id, files=card.files)
     row = {name: value for name, value in vars(card).items() if name not in ("parameters", "sha256", "size")}
     return row | {
         "parameters_million": card.parameters,
         "prompts": [kind for kind in ("point", "box", "mask") if kind in card.prompts],
         "preprocessing": None if card.preprocessing is None else card.preprocessing.words,
-        "gives": "classes only" if classed else "features only",
+        "gives": "classes only" if _classed(card) else "features only",
         "served": served,
         "path": path,
         "bytes": None if path is None else sum(file.stat().st_size for file in weight_files(path)),

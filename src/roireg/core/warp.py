@@ -232,12 +232,22 @@ def _low_pass(image: Image, grid: Grid) -> Image:
 def block_means(image: Image, pool: Sequence[int] | NDArray[np.int64]) -> Image:
     """Return float32 means over blocks of so many voxels per axis, ragged at the ends, on the grid of the blocks."""
     data = _pooled(image.data, tuple(int(p) for p in pool))
+    return image.with_data(data, _blocks(image.grid, pool, tuple(data.shape[1:])))
+
+
+def block_grid(grid: Grid, shape: tuple[int, ...]) -> Grid:
+    """Return the grid of so many blocks of 1, 2, 4, 8 or 16 voxels along every axis, ragged at the far ends."""
+    block = next(b for b in (1, 2, 4, 8, 16) if shape == tuple(-(-n // b) for n in grid.shape))
+    return _blocks(grid, [block] * grid.ndim, shape)
+
+
+def _blocks(grid: Grid, pool: Sequence[int] | NDArray[np.int64], shape: tuple[int, ...]) -> Grid:
     if max(pool) == 1:
-        return image.with_data(data, image.grid)
-    index_from_new = np.eye(image.ndim + 1)
+        return grid
+    index_from_new = np.eye(grid.ndim + 1)
     index_from_new[:-1, :-1] = np.diag(pool)
     index_from_new[:-1, -1] = (np.asarray(pool) - 1) / 2
-    return image.with_data(data, Grid(tuple(data.shape[1:]), image.grid.affine @ index_from_new))
+    return Grid(shape, grid.affine @ index_from_new)
 
 
 def _pooled(data: Tensor, pool: tuple[int, ...]) -> Tensor:

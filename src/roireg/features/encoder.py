@@ -15,11 +15,11 @@ from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.progress import Progress, ProgressEvent, silent
-from roireg.core.warp import block_means
+from roireg.core.warp import block_means, resample
 from roireg.features.base import FeatureExtractor, available_extractors, registered_extractor
 from roireg.models.base import DenseEncoder, Embedding
 from roireg.models.cache import EmbeddingCache, shared_cache
-from roireg.models.preprocess import Window
+from roireg.models.preprocess import VolumeInput, Window
 from roireg.models.rasters import raster_of, slice_axis, slice_image, volume_window
 from roireg.models.registry import is_model_name, load, resolve
 
@@ -85,6 +85,10 @@ class EncoderFeatures:
 
     def _features(self, image: Image, window: Window, spacing: NDArray[np.float64]) -> tuple[Tensor, Grid]:
         """Return features and cells, these as near to `spacing` (mm, smallest voxel side counts) as blocks allow."""
+        volume = getattr(self.model, "volume", None)
+        if isinstance(volume, VolumeInput) and volume.patch is None and volume.spacing is not None:
+            # Seen as coarse as is asked for, but never finer than in its training.
+            image = resample(image, image.grid.with_spacing(max(volume.spacing, float(spacing.min()))))
         raster, grid = raster_of(image, window=window)
         embedding = self.cache.encode_dense(self.model, raster, layer=self.layer)
         shown = embedding.tensors["image"][0]

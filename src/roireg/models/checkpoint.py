@@ -6,7 +6,7 @@ import importlib
 import logging
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from roireg.core.errors import InputError, OptionalDependencyError
 from roireg.models.base import LoadReport
 from roireg.models.renaming import Rules, original_names
 from roireg.models.tensorflow import TENSORFLOW, read_layers
+from roireg.models.torchscript import is_script, read_script
 
 __all__ = [
     "UNREADABLE",
@@ -57,7 +58,7 @@ LISTED = 5
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint (.pth, .pt, .bin, .safetensors) by name, on the CPU.
+    """Return the tensors of a checkpoint (.pth, .pt, .ts, .bin, .safetensors) by name, on the CPU.
 
     The weights may lie under "model", "state_dict" and the like; a "module." that data-parallel training put before
     every name is removed. Code in the file is never run.
@@ -75,6 +76,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if path.name == TENSORFLOW and path.with_suffix(".json").is_file():
         return read_layers(path)
     zipped = _require_whole(path)
+    if zipped and is_script(path):
+        return _read_script(path)
     try:
         # Mapped, not read: looking at the shapes of a large file costs nothing.
         with torch.serialization.safe_globals(HARMLESS):
@@ -86,15 +89,29 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _read_script(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = read_script(path)
+    except (*UNREADABLE, AttributeError, StopIteration, zipfile.BadZipFile) as error:
+        raise explain_failure(path, error) from error
+    if not tensors:
+        raise InputError(f"{path}: is a TorchScript archive without weights; check that this is the file asked for")
+    _require_real(tensors, path)
+    return tensors
+
+
 class _Discarded:
-    """Stands for an optimiser that was saved beside the weights; keeps nothing of it."""
+    """Stands for an optimiser or a number that was saved beside the weights; keeps nothing of it."""
+
+    def __init__(self, *_: object) -> None:
+        pass
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
-def _emptied(*_: object) -> dict[object, object]:
-    return {}
+def _emptied() -> Callable[..., dict[object, object]]:
+    return lambda *_: {}
 
 
 def _in_place_of(module: str, name: str, stand_in: Any) -> Any:
@@ -104,10 +121,17 @@ def _in_place_of(module: str, name: str, stand_in: Any) -> Any:
 
 HARMLESS = [
     dict,
-    _in_place_of("torch.optim.adam", "Adam", _Discarded),
-    _in_place_of("collections", "defaultdict", _emptied),
+    _in_place_of("torch.optim.adam", "Adam", type("Adam", (_Discarded,), {})),
+    _in_place_of("collections", "defaultdict", _emptied()),
+    *(_in_place_of(f"numpy.{core}.multiarray", "scalar", _emptied()) for core in ("core", "_core")),
+    _in_place_of("numpy", "dtype", type("dtype", (_Discarded,), {})),
+    *(
+        _in_place_of("numpy.dtypes", f"{kind}DType", type(f"{kind}DType", (_Discarded,), {}))
+        for kind in ("Float32", "Float64", "Int64", "Bool", "Str")
+    ),
 ]
-"""What may lie beside the weights, and what is read instead: SAM-Med2D is published with its whole optimiser."""
+"""What may lie beside the weights, and what is read instead: SAM-Med2D is published with its whole optimiser, nnU-Net
+with losses as numbers of numpy."""
 
 
 def _require_whole(path: Path) -> bool:
@@ -126,7 +150,9 @@ def _require_whole(path: Path) -> bool:
         unpacked = 0
         if zipped:
             with zipfile.ZipFile(path) as archive:
-                unpacked = sum(part.file_size for part in archive.infolist())
+                # TorchScript packs its source code; `read_script` looks at every part itself.
+                parts = [p for p in archive.infolist() if "/code/" not in p.filename]
+                unpacked = sum(part.file_size for part in parts)
         packed = unpacked > path.stat().st_size
     except (OSError, zipfile.BadZipFile) as error:
         raise explain_failure(path, error) from error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.image import Image
+from roireg.core.warp import block_grid
 from roireg.models.base import ModelCard
 from roireg.models.network import Network
 
@@ -84,7 +85,7 @@ class ClassNetwork(Network, ABC):
         shown = self.shown(image)
         with self.encoding():
             data = self.probabilities(shown.data.to(self.device, torch.float32))
-        return shown.with_data(data.cpu())
+        return shown.with_data(data.cpu(), block_grid(shown.grid, tuple(data.shape[1:])))
 
     @abstractmethod
     def shown(self, image: Image) -> Image:
@@ -92,7 +93,10 @@ class ClassNetwork(Network, ABC):
 
     @abstractmethod
     def probabilities(self, data: Tensor) -> Tensor:
-        """Return (C, *shape) uint8 probabilities of what the network sees, background left out."""
+        """Return (C, *shape) uint8 probabilities of what the network sees, background left out.
+
+        Where there are fewer of them, each is that of a block of voxels, ragged at the far ends.
+        """
 
 
 def as_bytes(probabilities: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from roireg.core.errors import InputError
+from roireg.io.weights import weights_digest
 from roireg.models.base import LoadReport, ModelCard, Signs
 from roireg.models.checkpoint import Shapes, compare, fill, read_tensors, require_complete, shapes_of
+from roireg.models.folders import FolderFormat
 from roireg.models.hugging import HubFormat
 from roireg.models.network import Network
 from roireg.models.renaming import Rules
@@ -49,6 +51,7 @@ class Family:
         when the weights come from a file.
     resize : (network, side of the input or None for that trained for, card) -> network and the side it now has.
     hub : how it is stored in the Hugging Face format, where it is.
+    folder : how it is published as a folder of another kind, where it is.
     connect : address -> network value, for networks that run on a server and have no files.
     """
 
@@ -64,10 +67,11 @@ class Family:
     build: Callable[[Mapping[str, Any]], Any] = lambda settings: nn.Identity()
     resize: Callable[[Any, int | None, ModelCard], tuple[Any, int]] = unchanged
     hub: HubFormat | None = None
+    folder: FolderFormat | None = None
     connect: Callable[..., Any] | None = None
 
     def read(self, path: Path, card: ModelCard) -> tuple[Any, LoadReport]:
-        """Return the network of a checkpoint file or Hugging Face folder with its weights, float32 on the CPU.
+        """Return the network of a checkpoint file or a folder with its weights, float32 on the CPU.
 
         Raises
         ------
@@ -76,6 +80,8 @@ class Family:
         """
         if path.is_dir() and self.hub is not None:
             return self.hub.read(path, name=card.name)
+        if path.is_dir() and self.folder is not None:
+            return self.folder.read(path, card.name)
         tensors = self.rename(read_tensors(path))
         shapes = shapes_of(tensors)
         try:
@@ -92,6 +98,17 @@ class Family:
                 f"{path}: the tensors have other shapes than those of {card.name}; it is another model"
             ) from error
         return network, fill(network, tensors, source=path, name=card.name, rules=self.rules)
+
+    def digest(self, path: Path) -> str:
+        """Return the SHA-256 of weights, and of all else in a folder that decides what the network does.
+
+        Raises
+        ------
+        InputError
+            When there is no weight file or it cannot be read.
+        """
+        of_folder = path.is_dir() and self.folder is not None
+        return self.folder.digest(path) if of_folder and self.folder is not None else weights_digest(path)
 
     def untrained(self, settings: Mapping[str, Any] | None = None) -> tuple[Any, ModelCard]:
         """Return a network with random weights, float32 on the CPU, and a card for it."""

@@ -74,7 +74,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(
             f"{folder}: no config.json in this folder, so it is no model in the Hugging Face format; "
-            "name such a folder or a checkpoint file (.pth, .pt, .safetensors)"
+            "name such a folder, one of nnU-Net, a MONAI bundle, or a checkpoint file (.pth, .pt, .safetensors)"
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

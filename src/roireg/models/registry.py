@@ -11,14 +11,17 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import torch
 
 from roireg.core.errors import InputError
-from roireg.io.weights import SUFFIXES, find_weights, weight_files, weights_digest
+from roireg.io.weights import SUFFIXES, find_weights, weight_files
 from roireg.models import (
     alike,
     anatomical,
+    bundle,
     dino,
+    first_layers,
     meshnet,
     mobile_sam,
     nninteractive,
+    nnunet,
     obelisk,
     sam,
     sam2,
@@ -65,6 +68,9 @@ FAMILIES: list[Family] = [
     meshnet.FAMILY,
     obelisk.FAMILY,
     wnet.FAMILY,
+    bundle.FAMILY,
+    nnunet.FAMILY,
+    first_layers.FAMILY,
 ]
 """All architectures, in the order in which models are listed."""
 
@@ -169,7 +175,7 @@ def load(
         input_size, dtype = profile_named(profile).setting(card, input_size, dtype)
     place = _device(device)
     precision = choose_precision(dtype, place)
-    digest = weights_digest(source.path)
+    digest = family.digest(source.path)
     # Whatever device the caller has made the usual one.
     with torch.device("cpu"):
         network, report = family.read(source.path, card)
@@ -332,20 +338,27 @@ def _is_path(text: str) -> bool:
 
 def _file_within(path: Path) -> Path:
     """Return the one weight file of a folder that is not in the Hugging Face format, else the path itself."""
-    if not path.is_dir() or (path / "config.json").is_file():
+    if not path.is_dir() or (path / "config.json").is_file() or _of_folder(path) is not None:
         return path
     files = weight_files(path)
     return files[0] if len(files) == 1 else path
 
 
+def _of_folder(path: Path) -> Family | None:
+    """Return the architecture or format that a folder of its own kind is of."""
+    return next((f for f in FAMILIES if f.folder is not None and f.folder.recognise(path)), None)
+
+
 def detect(path: Path) -> tuple[Family, Signs]:
-    """Say which network a checkpoint file or a Hugging Face folder holds, and of which size.
+    """Say which network a checkpoint file or a folder holds, and of which size.
 
     Raises
     ------
     InputError
         When it cannot be read or is of no known architecture.
     """
+    if path.is_dir() and (published := _of_folder(path)) is not None:
+        return published, Signs()
     if path.is_dir():
         config = read_config(path)
         formats = {kind: family for family in FAMILIES if family.hub for kind in family.hub.types}

@@ -1,23 +1,28 @@
 """VISTA3D (He et al. 2024, arXiv 2406.05285): points or classes in a CT volume to masks, by the network of MONAI.
 
-MONAI is imported when a model is loaded. The network is taken apart into its encoder and its point head, so that a
-volume is encoded once however many points follow; MONAI's own forward pass and window inferer encode per prompt.
+MONAI is imported when a model is loaded. The network is taken apart into its encoder and its heads, so that a
+volume is encoded once however many points or classes follow; MONAI's own forward pass and window inferer encode per
+prompt.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from roireg.core.errors import InputError, OptionalDependencyError
-from roireg.models.base import MaskLogits, ModelCard, Signs
+from roireg.core.image import Image
+from roireg.core.warp import resample
+from roireg.models.base import ModelCard, Signs
 from roireg.models.checkpoint import Shapes
+from roireg.models.classes import ClassNetwork, as_bytes
 from roireg.models.family import Family
-from roireg.models.volumes import Cube, VolumeInput, VolumeNetwork, stability, xyz
+from roireg.models.volumes import VolumeInput, VolumeNetwork, xyz
+from roireg.models.windows import in_windows
 
 __all__ = ["FAMILY", "Vista3D"]
 
@@ -35,7 +40,7 @@ CARD = ModelCard(
     memory_mb=3500,
     prompts=frozenset({"point"}),
     notes="only CT in Hounsfield units, at 1.5 mm; needs MONAI; weights for research and evaluation only; "
-    "also answers class numbers (Vista3D.classes)",
+    "as --segmenter it names 117 structures of the body",
     # Window and spacing of the published bundle.
     preprocessing=VolumeInput(spacing=1.5, patch=128, window=(-963.8247715525971, 1053.678477684517)),
     size="of 48 channels",
@@ -44,15 +49,35 @@ CARD = ModelCard(
 STRIDE = 16
 """The encoder halves its input four times; below twice this its normalisation has nothing to average."""
 
-SUPPORTED = 132
-"""Highest class number the network was trained on."""
+NUMBERED = (
+    "liver", "", "spleen", "pancreas", "right kidney", "aorta", "inferior vena cava", "right adrenal gland",
+    "left adrenal gland", "gallbladder", "esophagus", "stomach", "duodenum", "left kidney", "bladder", "",
+    "portal vein and splenic vein", "", "small bowel", "", "", "brain", *[""] * 5, "left lung upper lobe",
+    "left lung lower lobe", "right lung upper lobe", "right lung middle lobe", "right lung lower lobe",
+    *(f"vertebrae L{k}" for k in range(5, 0, -1)), *(f"vertebrae T{k}" for k in range(12, 0, -1)),
+    *(f"vertebrae C{k}" for k in range(7, 0, -1)), "trachea", "left iliac artery", "right iliac artery",
+    "left iliac vena", "right iliac vena", "colon", *(f"left rib {k}" for k in range(1, 13)),
+    *(f"right rib {k}" for k in range(1, 13)), "left humerus", "right humerus", "left scapula", "right scapula",
+    "left clavicula", "right clavicula", "left femur", "right femur", "left hip", "right hip", "sacrum",
+    "left gluteus maximus", "right gluteus maximus", "left gluteus medius", "right gluteus medius",
+    "left gluteus minimus", "right gluteus minimus", "left autochthon", "right autochthon", "left iliopsoas",
+    "right iliopsoas", "left atrial appendage", "brachiocephalic trunk", "left brachiocephalic vein",
+    "right brachiocephalic vein", "left common carotid artery", "right common carotid artery", "costal cartilages",
+    "heart", "left kidney cyst", "right kidney cyst", "prostate", "pulmonary vein", "skull", "spinal cord", "sternum",
+    "left subclavian artery", "right subclavian artery", "superior vena cava", "thyroid gland", "vertebrae S1",
+    *[""] * 4, "airway",
+)  # fmt: skip
+"""Classes by their number, from 1 on; without a name are tumours, and what other classes are parts of."""
+
+CLASSES = {name: number for number, name in enumerate(NUMBERED, start=1) if name and name != "airway"}
+"""Name -> number of the structures of a body that do not overlap."""
 
 FIRST = "image_encoder.encoder.conv_init.weight"
 """Tensor that has as many rows as the network has channels."""
 
 
-class Vista3D(VolumeNetwork):
-    """A VISTA3D, `monai.networks.nets.VISTA3D`; see `VolumeNetwork`."""
+class Vista3D(VolumeNetwork, ClassNetwork):
+    """A VISTA3D, `monai.networks.nets.VISTA3D`; see `VolumeNetwork` and `ClassNetwork`."""
 
     def _check_layer(self, layer: int | None) -> None:
         if layer is not None:
@@ -76,28 +101,29 @@ class Vista3D(VolumeNetwork):
             ]
         )
 
-    def classes(self, raster: Tensor, numbers: Sequence[int]) -> MaskLogits:
-        """Segment trained classes (1 liver, 3 spleen, 5 right kidney ...) without a point; encodes the raster anew.
+    # -- classes ----------------------------------------------------------------------------------
 
-        Returns
-        -------
-        (K, 1, *shape) logits on the raster, and their stability.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(CLASSES)
 
-        Raises
-        ------
-        InputError
-            When there is no number, one is no trained class, or memory is too small.
-        """
-        if not numbers or not all(1 <= n <= SUPPORTED for n in numbers):
-            raise InputError(f"classes of {self.card.name} are 1 to {SUPPORTED}, found {list(numbers)}")
-        cube = Cube(tuple(raster.shape[1:]), self.size)
-        data = cube.fill(raster.to(self.device))
-        with self.encoding():
-            features = self._branch(xyz(data[None]), classes=True)
-        queries = torch.tensor(numbers, device=self.device)[:, None]
-        with self.computing(f"segmenting {len(numbers)} classes"):
-            logits = xyz(self.network.class_head(features, queries)[0])
-            return MaskLogits(cube.release(logits), stability(logits))
+    def shown(self, image: Image) -> Image:
+        """Return a CT at 1.5 mm, its window from 0 to 255, in the axes of the training."""
+        gray = image.gray()
+        assert self.volume.spacing is not None
+        seen = resample(gray, gray.grid.oriented("SAR").with_spacing(self.volume.spacing))
+        return seen.with_data(self.volume.raster(seen.data, name=image.name))
+
+    def probabilities(self, data: Tensor) -> Tensor:
+        """Return the probabilities of all classes, of blocks of voxels where they would not fit into memory."""
+        numbers = torch.tensor(list(CLASSES.values()), device=self.device)[:, None]
+
+        def answer(window: Tensor) -> Tensor:
+            logits: Tensor = self.network.class_head(self._branch(window, classes=True), numbers)[0]
+            return logits[:, 0].sigmoid()[None]
+
+        result = in_windows(xyz(data[None]), answer, (self.size,) * 3, len(numbers))
+        return as_bytes(xyz(result)[0])
 
 
 def _plain(names: Mapping[str, Any]) -> dict[str, Any]:
