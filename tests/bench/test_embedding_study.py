@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from roireg.core.image import Image
 from roireg.core.seeds import generator
-from roireg_bench.studies.embedding import EmbeddingStudy, _Side, _Trial, displacement
+from roireg.models.alike import AlikeNet
+from roireg_bench.studies import embedding
+from roireg_bench.studies.embedding import EmbeddingStudy, NetworksStudy, _Side, _Trial, displacement
 from roireg_bench.studies.intervals import interval_table
 from roireg_bench.studies.work import StudyRow
 
@@ -72,3 +76,23 @@ def test_all_variants_weigh_descriptors_that_are_there():
     assert {k for v in EmbeddingStudy().variants.values() for k in v["weights"]} == {
         "embedding", "random", "intensity", "mind",
     }  # fmt: skip
+
+
+def test_networks_are_compared_where_they_see_such_images(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    for name in ("alike-t", "alike-n"):
+        torch.save(AlikeNet((2, 2, 2, 2), 4).eval().state_dict(), tmp_path / f"{name}.pth")
+    monkeypatch.setenv("ROIREG_MODELS", str(tmp_path))
+    study = NetworksStudy()
+    image = Image.from_numpy(np.random.default_rng(0).uniform(0, 255, (40, 48)).astype(np.float32))
+    points = image.grid.points()[::97]
+    truth = SimpleNamespace(labels=None, points=(points, points))
+    scene = SimpleNamespace(
+        fixed=image, moving=image, truth=truth, case=SimpleNamespace(id="a"),
+        folder=SimpleNamespace(path=tmp_path, content=SimpleNamespace(name="set")),
+    )  # fmt: skip
+    monkeypatch.setattr(embedding, "DRAWS", 1)
+    found = study.measure("ALIKE tiny", scene)
+    assert found.keys() == {"landmark_near", "landmark_error"} and 0 <= found["landmark_near"] <= 1
+    assert study.measure("TotalSegmentator layers", scene) == {}
+    assert study.measure("fused", scene)["landmark_near"] > 0.5

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from roireg.core.errors import InputError
-from roireg_bench.studies.embedding import EmbeddingStudy
+from roireg_bench.studies.embedding import EmbeddingStudy, NetworksStudy
 from roireg_bench.studies.settings import SettingsStudy
 from roireg_bench.studies.study import Column, Scene, Study
 from roireg_bench.studies.work import StudyRow, run_study, study_page, write_study
@@ -31,7 +31,7 @@ __all__ = [
     "write_study",
 ]
 
-CLASSES: dict[str, Callable[[], Study]] = {EmbeddingStudy.name: EmbeddingStudy}
+CLASSES: dict[str, Callable[[], Study]] = {study.name: study for study in (EmbeddingStudy, NetworksStudy)}
 """Name -> how to make a study that is no settings file."""
 
 

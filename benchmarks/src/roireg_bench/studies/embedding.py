@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,13 +29,20 @@ from roireg.core.image import Image
 from roireg.core.seeds import generator
 from roireg.core.transforms import Affine
 from roireg.core.warp import resample, warp
-from roireg.features import EmbeddingFeatures, FeatureExtractor, IntensityFeatures, MindFeatures, embedding_features
+from roireg.features import (
+    EmbeddingFeatures,
+    FeatureExtractor,
+    IntensityFeatures,
+    MindFeatures,
+    embedding_features,
+    make_extractor,
+)
 from roireg.features.embedding import unit
 from roireg.models.anatomical import FAMILY, EmbeddingModel
 from roireg.models.base import LoadReport
 from roireg_bench.studies.study import Column, Scene, Study
 
-__all__ = ["EmbeddingStudy", "displacement"]
+__all__ = ["EmbeddingStudy", "NetworksStudy", "displacement"]
 
 CELLS = {2: 10_000, 3: 20_000}
 """Voxels of the grids on which counterparts are looked for."""
@@ -77,20 +85,55 @@ class EmbeddingStudy(Study):
         Column("landmark_error", "landmark error, % of the diagonal", 1),
     )
 
+    weights = VARIANTS
+
     def __init__(self) -> None:
         self._last: tuple[str, list[_Trial]] | None = None
 
+    def descriptors(self, ndim: int) -> Mapping[str, FeatureExtractor]:
+        """Return the descriptors of images with so many axes."""
+        del ndim
+        return _descriptors()
+
     @property
     def variants(self) -> Mapping[str, Mapping[str, object]]:
-        return {name: {"weights": weights} for name, weights in VARIANTS.items()}
+        return {name: {"weights": weights} for name, weights in self.weights.items()}
 
     def measure(self, variant: str, scene: Scene) -> Mapping[str, float]:
         key = f"{scene.folder.path}/{scene.case.id}"
+        weights, descriptors = self.weights[variant], self.descriptors(scene.fixed.ndim)
+        if not weights.keys() <= descriptors.keys():
+            return {}
         if self._last is None or self._last[0] != key:
-            self._last = key, [_trial(scene, draw) for draw in range(DRAWS)]
-        measured = [trial.scores(VARIANTS[variant]) for trial in self._last[1]]
+            self._last = key, [_trial(scene, draw, descriptors) for draw in range(DRAWS)]
+        measured = [trial.scores(weights) for trial in self._last[1]]
         keys = dict.fromkeys(k for scores in measured for k in scores)
         return {k: float(np.mean([scores[k] for scores in measured if k in scores])) for k in keys}
+
+
+class NetworksStudy(EmbeddingStudy):
+    """The study `networks`: the same for features of networks that are fetched, beside MIND and the shipped ones."""
+
+    name = "networks"
+    title = "counterparts by features of networks in displaced images"
+    source = "ALIKE (Zhao et al. 2022) in 2D, the first layers of TotalSegmentator (arXiv 2503.24121) in 3D"
+    sets = (
+        "graf", "hands_xray", "scenes_multimodal", "retina_fire", "retina_multimodal", "ct_synthetic",
+        "lung_mr_lobes", "left_atrium",
+    )  # fmt: skip
+    weights: ClassVar[dict[str, dict[str, float]]] = {
+        "MIND": {"mind": 1},
+        "embedding": {"embedding": 1},
+        "fused": {"embedding": 8, "intensity": 2, "mind": 1},
+        "ALIKE tiny": {"alike-t": 1},
+        "ALIKE normal": {"alike-n": 1},
+        "TotalSegmentator layers": {"totalsegmentator-layers": 1},
+    }
+
+    def descriptors(self, ndim: int) -> Mapping[str, FeatureExtractor]:
+        names = {2: ("alike-t", "alike-n"), 3: ("totalsegmentator-layers",)}[ndim]
+        shipped = {name: make for name, make in _descriptors().items() if name != "random"}
+        return shipped | {name: make_extractor(name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +233,7 @@ def displacement(rng: np.random.Generator, image: Image) -> Affine:
     return Affine(matrix)
 
 
-def _trial(scene: Scene, draw: int) -> _Trial:
+def _trial(scene: Scene, draw: int, makers: Mapping[str, FeatureExtractor]) -> _Trial:
     rng = generator(draw, stream=f"{scene.folder.content.name} {scene.case.id}")
     fixed, moving, truth = scene.fixed.gray(), scene.moving.gray(), scene.truth
     original_from_displaced = displacement(rng, moving)
@@ -198,8 +241,8 @@ def _trial(scene: Scene, draw: int) -> _Trial:
     labels: tuple[Image, Image] | None = None
     if truth.labels is not None:
         labels = truth.labels[0], warp(truth.labels[1], original_from_displaced, moving.grid, mode="nearest", fill=0)
-    here = _side(fixed, labels and labels[0], None)
-    there = _side(moved, labels and labels[1], (moving, original_from_displaced))
+    here = _side(fixed, labels and labels[0], None, makers)
+    there = _side(moved, labels and labels[1], (moving, original_from_displaced), makers)
     queries = np.zeros(0, np.int64)
     if here.labels is not None and there.labels is not None:
         common = np.intersect1d(here.labels[here.labels > 0], there.labels)
@@ -218,9 +261,15 @@ def _trial(scene: Scene, draw: int) -> _Trial:
     return _Trial(here, there, queries, landmarks, diagonal)
 
 
-def _side(image: Image, labels: Image | None, source: tuple[Image, Affine] | None) -> _Side:
+def _side(
+    image: Image,
+    labels: Image | None,
+    source: tuple[Image, Affine] | None,
+    makers: Mapping[str, FeatureExtractor],
+) -> _Side:
     grid = image.grid.coarsened(CELLS[image.ndim])
-    descriptors = {name: make(image, grid) for name, make in _descriptors().items()}
+    # Networks have cells of their own.
+    descriptors = {name: resample(make(image, grid), grid) for name, make in makers.items()}
     points = grid.points()
     shown = np.ones(len(points), bool)
     if source is not None:
