@@ -85,7 +85,7 @@ class EmbeddingStudy(Study):
         Column("landmark_error", "landmark error, % of the diagonal", 1),
     )
 
-    weights = VARIANTS
+    weights: ClassVar[Mapping[str, dict[str, float]]] = VARIANTS
 
     def __init__(self) -> None:
         self._last: tuple[str, list[_Trial]] | None = None
@@ -121,7 +121,7 @@ class NetworksStudy(EmbeddingStudy):
         "graf", "hands_xray", "scenes_multimodal", "retina_fire", "retina_multimodal", "ct_synthetic",
         "lung_mr_lobes", "left_atrium",
     )  # fmt: skip
-    weights: ClassVar[dict[str, dict[str, float]]] = {
+    weights: ClassVar[Mapping[str, dict[str, float]]] = {
         "MIND": {"mind": 1},
         "embedding": {"embedding": 1},
         "fused": {"embedding": 8, "intensity": 2, "mind": 1},
