@@ -72,7 +72,7 @@ class EmbeddingStudy(Study):
     name = "embedding"
     title = "counterparts by features alone in displaced images"
     source = "after the region and landmark matching of Yan et al. (IEEE TMI 2022)"
-    sets = (
+    sets: Sequence[str] = (
         "chest_xray_jsrt", "brain2d_miccai2012", "brain2d_oasis", "samreg_abdomen", "samreg_cardiac_slices",
         "samreg_lung_slices", "samreg_prostate_single", "histology_lesion3", "histology_lesions", "retina_fire",
         "retina_multimodal", "scenes_multimodal", "hippocampus", "acdc_inter", "acdc_intra", "left_atrium",
