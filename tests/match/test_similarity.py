@@ -10,7 +10,7 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
 from roireg.match import DescriptorWeights, describe, descriptor_similarity
-from support import turned
+from support import disc, turned
 
 
 def scene(truth, *, seed=0):
@@ -86,3 +86,23 @@ def test_channels_must_agree():
     two = fixed_image.with_data(fixed_image.data.repeat(2, 1, 1))
     with pytest.raises(InputError, match="same channels"):
         descriptor_similarity(describe(two, fixed), describe(moving_image, moving))
+
+
+def test_the_embedding_tells_regions_apart_that_look_alike():
+    """Equal discs in an even image: only what they are part of says which is which."""
+    grid = Grid((24, 48), np.eye(3))
+    masks = torch.cat([disc(grid, (12, 12), 5), disc(grid, (36, 12), 5)])
+    plain = Image(torch.zeros(1, *grid.shape), grid)
+    meaning = torch.zeros(2, *grid.shape)
+    meaning[0, :, :24], meaning[1, :, 24:] = 1, 1
+    rois = ROISet(masks, grid)
+    d = describe(plain, rois, embedding=Image(meaning, grid))
+    torch.testing.assert_close(d.embedding, torch.eye(2))
+    off = DescriptorWeights(position=0)
+    on = DescriptorWeights(position=0, embedding=3)
+    torch.testing.assert_close(descriptor_similarity(d, d, weights=off), torch.ones(2, 2))
+    expected = torch.tensor([[1.0, np.exp(-3.0)], [np.exp(-3.0), 1.0]])
+    torch.testing.assert_close(descriptor_similarity(d, d, weights=on), expected)
+    # Without embeddings on both sides the weight has nothing to count.
+    bare = describe(plain, rois)
+    torch.testing.assert_close(descriptor_similarity(d, bare, weights=on), torch.ones(2, 2))

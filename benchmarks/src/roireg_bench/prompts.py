@@ -25,6 +25,7 @@ from roireg.jobs.job import code_version
 from roireg.match import TransferOptions
 from roireg.match.carry import Guide
 from roireg.pipeline.prompting import PROMPT_PRESETS, PromptSession, PromptSettings, find_guide
+from roireg.pipeline.session import usual_features
 from roireg_bench.cases import CaseFolder
 from roireg_bench.prompt_tables import PromptRow
 
@@ -94,18 +95,21 @@ def measure(
                 raise InputError(f"{folder.path}: pair {case.id!r} has no labels to place prompts in")
             fixed, moving = (read_image(folder.path / getattr(case, side)) for side in ("fixed", "moving"))
             labels = read_labels(files["fixed_labels"]), read_labels(files["moving_labels"])
-            encoded: dict[PromptSettings, PromptSession] = {}
+            encoded: dict[tuple[PromptSettings, str], PromptSession] = {}
             guides: dict[str, Guide | None] = {}
             for name in methods:
                 settings, guide = METHODS[name]
                 key = settings.model_copy(update={"transfer": TransferOptions(), "guide": "none"})
-                if key not in encoded:
-                    encoded[key] = PromptSession.of(fixed, moving, settings=key, seed=seed)
+                features = usual_features(guided=guide != "none")
+                if (key, features) not in encoded:
+                    encoded[key, features] = PromptSession.of(
+                        fixed, moving, features=features, settings=key, seed=seed
+                    )
                 if guide not in guides:
                     guides[guide] = find_guide(fixed, moving, guide, settings=settings, seed=seed)
                 # Everything is answered here; what would be an abstention is told by the confidence.
                 session = replace(
-                    encoded[key], settings=_changed(settings, least_confidence=0.0), guide=guides[guide]
+                    encoded[key, features], settings=_changed(settings, least_confidence=0.0), guide=guides[guide]
                 )
                 for row in _rows(session, labels, folder.content.labels or {}):
                     yield replace(row, set=folder.content.name, pair=case.id, method=name)

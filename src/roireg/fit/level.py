@@ -56,6 +56,9 @@ BORDER_VOXELS, BORDER_STEPS = 8_000_000, 40
 """Most voxels and the steps of the level for borders: it samples images nowhere and is cheap for its size."""
 
 
+PROPOSED_WEIGHT = 0.05
+"""Weight of all proposed pairs together, unless settings say otherwise."""
+
 BORDER_REACH = 6
 """Voxels over which the displacement of a border on that level fades to none."""
 
@@ -92,11 +95,12 @@ class VelocityOptions(BaseModel):
     feature_weight: float = Field(
         0.25, ge=0, allow_inf_nan=False, description="weight of the distance of dense features"
     )
-    region_weight: float = Field(
-        0.05,
+    region_weight: float | None = Field(
+        None,
         ge=0,
         allow_inf_nan=False,
-        description="weight of all proposed region pairs together (0 leaves them out)",
+        description="weight of all proposed region pairs together (0 leaves them out); null: 0.05, but none for pairs "
+        "that are found in volumes without a network, where they changed no result",
     )
     accepted_weight: float | None = Field(
         None,
@@ -126,9 +130,14 @@ class VelocityOptions(BaseModel):
     step: float = Field(0.5, gt=0, allow_inf_nan=False, description="step of the optimiser in voxels of the level")
 
     @property
+    def proposed_weight(self) -> float:
+        """Weight of all proposed pairs together."""
+        return PROPOSED_WEIGHT if self.region_weight is None else self.region_weight
+
+    @property
     def own_weight(self) -> float:
         """Weight of all accepted pairs together."""
-        return 2 * self.region_weight if self.accepted_weight is None else self.accepted_weight
+        return 2 * self.proposed_weight if self.accepted_weight is None else self.accepted_weight
 
     @property
     def blind(self) -> bool:

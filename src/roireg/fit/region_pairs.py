@@ -68,9 +68,9 @@ class RegionPairs:
         others = [p for p in pairs.pairs if p.status == "proposed" and p.source not in CLASSED]
         others = sorted(others, key=lambda p: -p.confidence)[: max(0, options.max_regions - len(certain))]
         total = max(sum(p.confidence for p in others), 1e-6)
-        if options.region_weight > 0:
-            weights += [options.region_weight * p.confidence / total for p in others]
-        kept = replace(pairs, pairs=(*certain, *others) if options.region_weight > 0 else tuple(certain))
+        if options.proposed_weight > 0:
+            weights += [options.proposed_weight * p.confidence / total for p in others]
+        kept = replace(pairs, pairs=(*certain, *others) if options.proposed_weight > 0 else tuple(certain))
         if not len(kept):
             return None
         cut = options.region_truncation * float(pairs.fixed.grid.extent.max())

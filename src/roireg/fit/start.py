@@ -49,6 +49,11 @@ class Search(Stage):
     title: ClassVar[str] = TITLE
 
     stage: Literal["search"] = "search"
+    regions: bool | None = Field(
+        None,
+        description="whether region pairs propose maps; null: yes, but not pairs found in volumes without a network "
+        "beside an exhaustive search, which they do not improve on",
+    )
     single_pairs: int = Field(200, ge=0, description="most similar region pairs that each propose a map")
     key_points: bool = Field(True, description="2D: matched key points propose maps too")
     key_point_model: str | None = Field(
@@ -121,7 +126,7 @@ class Search(Stage):
 
     def _of_regions(self, problem: Problem) -> list[Candidate]:
         candidates = problem.candidates
-        if candidates is None:
+        if candidates is None or self.regions is False:
             return []
         rng = generator(problem.seed, stream="match")
         maps = [Candidate(h.affine, "regions") for h in candidates.hypotheses(rng)]

@@ -27,6 +27,7 @@ from roireg.jobs.reading import load_transform, pointed, with_network
 from roireg.pipeline import Config, prompt_session, register
 from roireg.pipeline.checks import labels_on
 from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompt
+from roireg.pipeline.session import usual_features
 from roireg.pipeline.steering import accepted
 from roireg.pipeline.tools import Network
 from roireg.segment import RegionFilter, Segmenter
@@ -58,7 +59,7 @@ def compute(job: PromptJob, progress: Progress) -> Work:
         progress=progress,
     )
     result = session.answer(prompts, side=job.side)
-    document = _document(job, result, names, fixed, moving)
+    document = _document(job, result, names, fixed, moving, guided=session.guide is not None)
     registration = None
     if job.register and not result.abstained:
         registration = register(
@@ -85,10 +86,12 @@ def compute(job: PromptJob, progress: Progress) -> Work:
     return work
 
 
-def _tools(job: PromptJob, settings: Config, progress: Progress) -> tuple[str | Segmenter, str | FeatureExtractor]:
+def _tools(
+    job: PromptJob, settings: Config, progress: Progress
+) -> tuple[str | Segmenter, str | FeatureExtractor | None]:
     """Return what answers prompts and what regions are compared by."""
     if job.model is None:
-        return job.segmenter, job.features or "intensity"
+        return job.segmenter, job.features
     network = Network.load(settings.network, resolve_device(job.device), progress)
     features = network.extractor() if job.features is None or job.features == "model" else job.features
     return network.segmenter(RegionFilter(), progress), features
@@ -121,7 +124,7 @@ def _prompts(job: PromptJob, image: Image, frame: int | None) -> tuple[list[Prom
 
 
 def _document(
-    job: PromptJob, result: PromptResult, names: Sequence[str], fixed: Image, moving: Image
+    job: PromptJob, result: PromptResult, names: Sequence[str], fixed: Image, moving: Image, *, guided: bool
 ) -> dict[str, Any]:
     own, other = (fixed, moving) if job.side == "fixed" else (moving, fixed)
     return {
@@ -132,7 +135,7 @@ def _document(
         "settings": {
             "preset": job.preset,
             "segmenter": job.model or job.segmenter,
-            "features": job.features or job.model or "intensity",
+            "features": job.features or job.model or usual_features(guided=guided),
             "guide": job.guide,
             "seed": job.seed,
         },

@@ -27,6 +27,7 @@ class RegionCandidates:
     fixed, moving : regions.
     fixed_features, moving_features : (C, *shape) feature maps with the same channels.
     options : how regions are compared and paired.
+    embeddings : anatomical embeddings (fixed, moving), where descriptors count them.
     """
 
     fixed: ROISet
@@ -34,6 +35,7 @@ class RegionCandidates:
     fixed_features: Image
     moving_features: Image
     options: MatchOptions
+    embeddings: tuple[Image, Image] | None = None
 
     @cached_property
     def similarity(self) -> NDArray[np.float64]:
@@ -41,7 +43,12 @@ class RegionCandidates:
         if not (len(self.moving) and len(self.fixed)):
             return np.zeros((len(self.moving), len(self.fixed)))
         return region_similarity(
-            self.fixed, self.moving, self.fixed_features, self.moving_features, options=self.options
+            self.fixed,
+            self.moving,
+            self.fixed_features,
+            self.moving_features,
+            options=self.options,
+            embeddings=self.embeddings,
         )
 
     def hypotheses(self, rng: np.random.Generator) -> list[Hypothesis]:

@@ -83,21 +83,36 @@ PUBLISHED = MatchOptions(similarity="cosine", prototype="soft", assignment="gree
 
 
 def region_similarity(
-    fixed: ROISet, moving: ROISet, fixed_features: Image, moving_features: Image, *, options: MatchOptions
+    fixed: ROISet,
+    moving: ROISet,
+    fixed_features: Image,
+    moving_features: Image,
+    *,
+    options: MatchOptions,
+    embeddings: tuple[Image, Image] | None = None,
 ) -> Matrix:
-    """(M, F) float64 similarities of all regions, rows moving, as `options` say."""
-    sides = (described(r, f, options=options) for r, f in ((fixed, fixed_features), (moving, moving_features)))
-    return similarity_of(*sides, options=options)
+    """(M, F) float64 similarities of all regions, rows moving, as `options` say.
+
+    `embeddings` are the anatomical embeddings (fixed, moving) that descriptors may count, see `describe`.
+    """
+    of_fixed, of_moving = embeddings or (None, None)
+    return similarity_of(
+        described(fixed, fixed_features, options=options, embedding=of_fixed),
+        described(moving, moving_features, options=options, embedding=of_moving),
+        options=options,
+    )
 
 
-def described(rois: ROISet, features: Image, *, options: MatchOptions) -> Tensor | RegionDescriptors:
+def described(
+    rois: ROISet, features: Image, *, options: MatchOptions, embedding: Image | None = None
+) -> Tensor | RegionDescriptors:
     """Return what `options.similarity` compares of K regions; it serves for every set they are compared with.
 
     (K, C) prototypes of (C, *shape) `features` for "cosine", else their descriptors, see `describe`.
     """
     if options.similarity == "cosine":
         return prototypes(features, rois, mode=options.prototype)
-    return describe(features, rois)
+    return describe(features, rois, embedding=embedding)
 
 
 def similarity_of(

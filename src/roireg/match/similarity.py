@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -14,7 +15,7 @@ from roireg.core.errors import InputError
 from roireg.core.filters import box_mean
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
-from roireg.match.prototypes import resize_masks, weighted_mean
+from roireg.match.prototypes import prototypes, resize_masks, weighted_mean
 
 __all__ = ["DescriptorWeights", "RegionDescriptors", "cosine_similarity", "describe", "descriptor_similarity"]
 
@@ -48,6 +49,7 @@ class RegionDescriptors:
     size : (K,) log of the region's radius relative to that of the whole image.
     elongation : (K, d - 1) logs of the ratios of successive principal standard deviations, longest first.
     position : (K, d) world centroid relative to the centre of the image, in image radii.
+    embedding : (K, E) mean anatomical embedding in the region, length 1; None where it was not asked for.
     """
 
     inside: Tensor
@@ -56,6 +58,7 @@ class RegionDescriptors:
     size: Tensor
     elongation: Tensor
     position: Tensor
+    embedding: Tensor | None = None
 
 
 class DescriptorWeights(BaseModel):
@@ -72,15 +75,21 @@ class DescriptorWeights(BaseModel):
     size: float = Field(2.0, ge=0, description="weight of a factor e in radius")
     elongation: float = Field(1.0, ge=0, description="weight of a factor e in the ratio of two axes")
     position: float = Field(1.5, ge=0, description="weight of one image radius between centroids")
+    embedding: float = Field(
+        0.0, ge=0, description="weight of the cosine of the anatomical embedding; above 0 a network is asked"
+    )
 
 
-def describe(features: Image, rois: ROISet, *, ring: float = 0.03) -> RegionDescriptors:
+def describe(
+    features: Image, rois: ROISet, *, embedding: Image | None = None, ring: float = 0.03
+) -> RegionDescriptors:
     """Describe regions on a feature map.
 
     Parameters
     ----------
     features : (C, *shape) features, any grid over the same world as the regions.
     rois : K regions.
+    embedding : (E, *shape) unit vectors on any grid over the same world; None leaves them out.
     ring : thickness of the surrounding ring as a fraction of the geometric mean extent of the feature grid.
 
     Returns
@@ -108,8 +117,9 @@ def describe(features: Image, rois: ROISet, *, ring: float = 0.03) -> RegionDesc
     eigen = np.linalg.eigvalsh(rois.covariances)[:, ::-1]
     elongation = 0.5 * np.log(eigen[:, :-1] / eigen[:, 1:])
     position = (rois.centroids - grid.center) / image_radius
+    means = None if embedding is None else F.normalize(prototypes(embedding, rois), dim=1).cpu()
     return RegionDescriptors(
-        inside.cpu(), spread.cpu(), context.cpu(), _tensor(size), _tensor(elongation), _tensor(position)
+        inside.cpu(), spread.cpu(), context.cpu(), _tensor(size), _tensor(elongation), _tensor(position), means
     )
 
 
@@ -120,9 +130,10 @@ def _tensor(array: NDArray[np.float64]) -> Tensor:
 def descriptor_similarity(
     fixed: RegionDescriptors, moving: RegionDescriptors, *, weights: DescriptorWeights | None = None
 ) -> Tensor:
-    """(M, F) similarity in (0, 1]: exp(-d^2 / 2), d^2 the weighted mean of squared differences of all parts.
+    """(M, F) similarity in (0, 1]: exp(-d^2 / 2), d^2 the weighted sum of squared differences of all parts.
 
-    Appearance parts are averaged over channels, so that their number does not outweigh the shape.
+    Appearance parts are averaged over channels, so that their number does not outweigh the shape. Of embeddings it is
+    the squared distance of unit vectors, twice one minus their cosine; they count where both sides have them.
 
     Raises
     ------
@@ -145,4 +156,6 @@ def descriptor_similarity(
     distance += (w.size * (moving.size[:, None] - fixed.size[None])) ** 2
     distance += w.elongation**2 * (moving.elongation[:, None] - fixed.elongation[None]).square().mean(-1)
     distance += w.position**2 * (moving.position[:, None] - fixed.position[None]).square().sum(-1)
+    if w.embedding > 0 and moving.embedding is not None and fixed.embedding is not None:
+        distance += 2 * w.embedding * (1 - moving.embedding @ fixed.embedding.T)
     return torch.exp(-distance / 2)

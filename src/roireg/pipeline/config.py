@@ -30,6 +30,7 @@ from roireg.fit.search import SearchOptions
 from roireg.io import atomic_path
 from roireg.io.documents import read_yaml
 from roireg.io.programs import split_command
+from roireg.match import DescriptorWeights
 from roireg.models.preprocess import CT_WINDOWS
 from roireg.models.profiles import PROFILES
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings
@@ -285,10 +286,12 @@ def _regions_alone() -> tuple[Stage, ...]:
 def _regions() -> Config:
     """Return the transform that pairs of regions alone give, without weights and without an image term.
 
-    Regions of all sizes, whole in 3D, compared by descriptors; pairs are each other's best and agree with one map.
+    Regions of all sizes, whole in 3D, compared by descriptors and the anatomical embedding; pairs are each other's
+    best and agree with one map.
     """
     return Config(
         segment=RegionFilter(min_fraction=0.0005, max_fraction=0.5, max_overlap=None, max_count=128),
+        match=MatchConfig(weights=DescriptorWeights(embedding=5.0)),
         stages=_regions_alone(),
     )
 

@@ -20,7 +20,7 @@ from roireg.pipeline.inputs import images_of, map_of
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings, prompt_settings
 from roireg.pipeline.prompts import PromptResult
 from roireg.pipeline.recipe import find_guide
-from roireg.pipeline.session import SIDES, PromptSession, prompt_pairs
+from roireg.pipeline.session import SIDES, PromptSession, prompt_pairs, usual_features
 from roireg.segment import Segmenter
 
 __all__ = [
@@ -40,7 +40,7 @@ class SessionOptions(TypedDict, total=False):
     """What `prompt_session` takes besides two images."""
 
     segmenter: str | Segmenter
-    features: str | FeatureExtractor
+    features: str | FeatureExtractor | None
     guide: str | TransformLike | None
     settings: str | PromptSettings
     device: str
@@ -55,7 +55,7 @@ def prompt_session(
     moving: ImageLike,
     *,
     segmenter: str | Segmenter = "hierarchy",
-    features: str | FeatureExtractor = "intensity",
+    features: str | FeatureExtractor | None = None,
     guide: str | TransformLike | None = None,
     settings: str | PromptSettings = "default",
     device: str = "auto",
@@ -85,7 +85,7 @@ def prompt_session(
             fixed,
             moving,
             segmenter=segmenter,
-            features=features,
+            features=usual_features(guided=choice != "none") if features is None else features,
             settings=settings,
             device=device,
             seed=seed,

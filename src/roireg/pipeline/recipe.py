@@ -14,6 +14,7 @@ from roireg.core.rois import Prompt, ROIPairs
 from roireg.core.seeds import resolve_device
 from roireg.core.transforms import Transform
 from roireg.core.words import SearchRange, TransformType
+from roireg.fit import Search, Stage, Velocity
 from roireg.io import ImageLike, LabelsLike, TransformLike
 from roireg.match.carry import Guide
 from roireg.pipeline.checks import check_correspondence, check_guide, check_inputs, starting_map
@@ -121,6 +122,8 @@ def register(
         raise InputError(
             "every ROI pair is rejected and no others are looked for; accept at least one, or leave --pairs-only out"
         )
+    if fixed.ndim == 3 and pairs is None and decisions is None and settings.network.model is None:
+        settings = without_weak_regions(settings)
     labels = None if maps.fixed_rois is None or maps.moving_rois is None else (maps.fixed_rois, maps.moving_rois)
     if roi_weight is not None:
         decided = pairs or decisions
@@ -195,3 +198,20 @@ def find_guide(
         return settings.guide_along(guide, fixed.grid)
     check_guide(guide)
     return settings.guide_along(starting_map(guide, fixed.grid, moving.grid), fixed.grid, loose=True)
+
+
+def without_weak_regions(settings: Config) -> Config:
+    """Return settings for volumes whose own regions take no part where images decide, unless settings ask for it.
+
+    Over seven sets of volumes they changed the mean Dice by -0.03 to 0.00 and cost a third of the time
+    (docs/explanation.md); they are still found, paired and shown.
+    """
+
+    def weighed(stage: Stage) -> Stage:
+        if isinstance(stage, Velocity) and stage.region_weight is None and not stage.blind:
+            return stage.model_copy(update={"region_weight": 0.0, "accepted_weight": stage.own_weight})
+        if isinstance(stage, Search) and stage.regions is None and stage.exhaustive is not None:
+            return stage.model_copy(update={"regions": False})
+        return stage
+
+    return settings.model_copy(update={"stages": tuple(weighed(stage) for stage in settings.stages)})

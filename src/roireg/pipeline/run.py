@@ -188,6 +188,7 @@ class Run:
             fixed_features=self.tools.encode(fixed),
             moving_features=self.tools.encode(moving),
             options=m,
+            embeddings=self.tools.embeddings(fixed, moving),
         )
         sure = tuple(p for p in decisions.pairs if p.status == "accepted") if decisions is not None else ()
         trusted = replace(decisions, pairs=sure) if decisions is not None and sure else problem.trusted

@@ -37,7 +37,7 @@ from roireg.segment import (
 )
 from roireg.segment.prompts import inner_point
 
-__all__ = ["SIDES", "PromptSession", "prompt_pairs"]
+__all__ = ["SIDES", "PromptSession", "prompt_pairs", "usual_features"]
 
 SIDES = ("fixed", "moving")
 """The images of a session."""
@@ -68,7 +68,7 @@ class PromptSession:
         *,
         segmenter: str | Segmenter = "hierarchy",
         prepared: tuple[Prepared, Prepared] | None = None,
-        features: str | FeatureExtractor = "intensity",
+        features: str | FeatureExtractor | None = None,
         guide: Guide | None = None,
         settings: str | PromptSettings = "default",
         device: str = "auto",
@@ -82,7 +82,7 @@ class PromptSession:
         fixed, moving : images of the same dimension.
         segmenter : registry name or any segmenter whose prepared images answer prompts.
         prepared : (fixed, moving) as the segmenter has prepared them already.
-        features : registry name or any feature extractor.
+        features : registry name or any feature extractor; None takes `usual_features`.
         guide : see `PromptSettings.guide_along` and `roireg.pipeline.prompting.find_guide`; None searches everywhere.
         settings : a name of `PROMPT_PRESETS` or settings.
         device : where features are computed. seed : of the views.
@@ -102,7 +102,7 @@ class PromptSession:
             (fixed, moving),
             _segmenter(segmenter),
             prepared,
-            _extractor(features),
+            _extractor(usual_features(guided=guide is not None) if features is None else features),
             settings,
             resolve_device(device),
             seed,
@@ -203,6 +203,14 @@ def prompt_pairs(
     alike = np.minimum(overlaps(pairs.moving, pairs.moving), overlaps(pairs.fixed, pairs.fixed))
     order = suppress(torch.from_numpy(alike), torch.from_numpy(pairs.confidence), similar)
     return replace(pairs, pairs=tuple(pairs.pairs[k] for k in order))
+
+
+def usual_features(*, guided: bool) -> str:
+    """Return the name of the features that prompts are carried by, unless a call says otherwise.
+
+    Beside a guide, which says where to look, intensities are finer; alone, the anatomical embedding finds the place.
+    """
+    return "intensity" if guided else "fused"
 
 
 # -- preparing ------------------------------------------------------------------------------------

@@ -119,11 +119,13 @@ class Tools:
     Attributes
     ----------
     network : None where segmenter and features need no weights.
+    embedding : the anatomical embedding, where descriptors of regions count it.
     """
 
     segmenter: Segmenter
     extractor: FeatureExtractor
     network: Network | None = None
+    embedding: FeatureExtractor | None = None
 
     @classmethod
     def of(cls, settings: Config, device: torch.device, progress: Progress) -> Tools:
@@ -142,19 +144,27 @@ class Tools:
         elif settings.network.model is not None:
             network = Network.load(settings.network, device, progress)
             segmenter = network.segmenter(settings.segment, progress)
+        counted = settings.match.similarity == "descriptor" and settings.match.weights.embedding > 0
+        embedding = make_extractor("embedding") if counted else None
         if name == "model" and network is not None:
-            return cls(segmenter, network.extractor(), network)
+            return cls(segmenter, network.extractor(), network, embedding)
         parameters: dict[str, object] = {}
         if name == "intensity":
             # Descriptors of regions have a position term of their own; only cosines of prototypes need one here.
             parameters = {"position": settings.match.position, "absolute": True}
         elif name == "model":
             raise InputError("features of a network are asked for, but no network is named; set network.model")
-        return cls(segmenter, make_extractor(name, **parameters), network)
+        return cls(segmenter, make_extractor(name, **parameters), network, embedding)
 
     def encode(self, image: Image) -> Image:
         """Return the feature map of a whole image at the resolution that regions are compared on."""
         return feature_map(image, self.extractor)
+
+    def embeddings(self, fixed: Image, moving: Image) -> tuple[Image, Image] | None:
+        """Return the anatomical embeddings of both images, where descriptors of regions count them."""
+        if self.embedding is None:
+            return None
+        return feature_map(fixed, self.embedding), feature_map(moving, self.embedding)
 
     def encodings(self, fixed: Image, moving: Image, settings: Config) -> tuple[Image, Image] | None:
         """Return feature maps of the network, where a stage compares images by them; None where none does.

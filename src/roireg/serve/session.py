@@ -24,7 +24,7 @@ from roireg.pipeline import register
 from roireg.pipeline.config import QUICK
 from roireg.pipeline.prompts import check_prompt
 from roireg.pipeline.recipe import find_guide
-from roireg.pipeline.session import SIDES, PromptSession
+from roireg.pipeline.session import SIDES, PromptSession, usual_features
 from roireg.serve.board import Board, BoardPair, History, Landmark, brushed, region_grid
 from roireg.serve.fitting import Fitting
 from roireg.serve.pictures import ShownImage
@@ -187,7 +187,11 @@ class PairSession:
     def _prepare(self, progress: Progress) -> None:
         fixed, moving = self.images
         if self.prompts is None:
-            session = PromptSession.of(fixed, moving, device=self.job.device, seed=self.job.seed, progress=progress)
+            # There will be a guide.
+            features = usual_features(guided=True)
+            session = PromptSession.of(
+                fixed, moving, features=features, device=self.job.device, seed=self.job.seed, progress=progress
+            )
             # Until something better is known: where the images lie, or their centres on one another.
             loose = find_guide(fixed, moving, "identity" if fixed.grid.overlap(moving.grid) > 0.3 else "centers")
             with self.lock:
