@@ -99,8 +99,8 @@ class VelocityOptions(BaseModel):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="weight of all proposed region pairs together (0 leaves them out); null: 0.05, but none for pairs "
-        "that are found in volumes without a network, where they changed no result",
+        description="weight of all proposed region pairs together (0 leaves them out); null: 0.05, but none for "
+        "pairs that are found in volumes without a network, where they changed no result",
     )
     accepted_weight: float | None = Field(
         None,
