@@ -91,7 +91,7 @@ def test_channels_must_agree():
 def test_the_embedding_tells_regions_apart_that_look_alike():
     """Equal discs in an even image: only what they are part of says which is which."""
     grid = Grid((24, 48), np.eye(3))
-    masks = torch.cat([disc(grid, (12, 12), 5), disc(grid, (36, 12), 5)])
+    masks = torch.cat([disc(grid, (12, 12), 5), disc(grid, (12, 36), 5)])
     plain = Image(torch.zeros(1, *grid.shape), grid)
     meaning = torch.zeros(2, *grid.shape)
     meaning[0, :, :24], meaning[1, :, 24:] = 1, 1
@@ -101,7 +101,7 @@ def test_the_embedding_tells_regions_apart_that_look_alike():
     off = DescriptorWeights(position=0)
     on = DescriptorWeights(position=0, embedding=3)
     torch.testing.assert_close(descriptor_similarity(d, d, weights=off), torch.ones(2, 2))
-    expected = torch.tensor([[1.0, np.exp(-3.0)], [np.exp(-3.0), 1.0]])
+    expected = torch.tensor([[1.0, np.exp(-3.0)], [np.exp(-3.0), 1.0]], dtype=torch.float32)
     torch.testing.assert_close(descriptor_similarity(d, d, weights=on), expected)
     # Without embeddings on both sides the weight has nothing to count.
     bare = describe(plain, rois)

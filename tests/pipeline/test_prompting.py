@@ -283,3 +283,12 @@ def test_mistakes_are_named(flat, deep, session):
 
     with pytest.raises(InputError, match="answers no prompts"):
         prompt_session(flat.fixed, flat.moving, segmenter=OnlyAll(), guide=flat.transform)
+
+
+def test_without_a_guide_the_embedding_says_where_to_look(flat):
+    alone = prompt_session(flat.fixed, flat.moving, guide="none")
+    guided = prompt_session(flat.fixed, flat.moving, guide=flat.transform)
+    asked = prompt_session(flat.fixed, flat.moving, guide="none", features="intensity")
+    # Fused vectors hold the 96 numbers of the embedding and more.
+    assert alone.fixed.features.channels > 96 > guided.fixed.features.channels
+    assert asked.fixed.features.channels == guided.fixed.features.channels
