@@ -1,8 +1,12 @@
 """The whole harness on two tiny sets: rows, resuming, several jobs, pictures, table and page."""
 
 import math
+import os
+import shutil
+import sys
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -165,24 +169,37 @@ def test_what_is_not_installed_is_a_row_and_is_tried_again(tmp_path, flat):
     assert [e.detail for e in events] == ["unavailable: not installed: pip install missing", "done before"]
 
 
-def test_several_pairs_at_once_give_the_same_rows(tmp_path):
+def test_several_pairs_at_once_give_the_same_rows_and_a_broken_case_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    # Processes of tasks import the methods of this test.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]))
     folders = write_both(tmp_path / "data")
     methods = [Shift(), Broken("raises")]
     alone = run_benchmark(folders, methods, tmp_path / "a" / "results.csv")
-    beside = run_benchmark(folders, methods, tmp_path / "b" / "results.csv", jobs=2)
-    assert [row.jobs for row in beside] == [2] * 4 and [row.jobs for row in alone] == [1] * 4
-    for a, b in zip(alone, beside, strict=True):
-        assert (a.place, a.status, a.reason, a.after, a.before) == (b.place, b.status, b.reason, b.after, b.before)
-    assert len(read_rows(tmp_path / "b" / "results.csv")) == 4
+    (tmp_path / "b").mkdir()
+    write_rows(tmp_path / "b" / "results.csv", [replace(row, jobs=2) for row in alone if row.pair == "one"][:1])
+    broken = replace(folders[1], path=tmp_path / "broken")
+    shutil.copytree(folders[1].path, broken.path)
+    (broken.path / "fixed_labels.png").write_text("no image", encoding="utf-8")
+    events = []
+    with pytest.raises(InputError, match=r"flat one: .*fixed_labels.*all others were measured"):
+        run_benchmark([folders[0], broken], methods, tmp_path / "b" / "results.csv", jobs=2, progress=events.append)
+    beside = read_rows(tmp_path / "b" / "results.csv")
+    assert [row.jobs for row in beside] == [2, 2] and [row.jobs for row in alone] == [1] * 4
+    again = {row.place: row for row in beside}
+    for a in alone[:2]:
+        b = again[a.place]
+        assert (a.status, a.reason, a.after, a.before) == (b.status, b.reason, b.after, b.before)
+    assert "done before" in {e.detail for e in events} and events[-1].fraction == 1
+    assert any(e.detail.startswith("left out: ") for e in events)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_broken_case_is_told_once_the_others_are_measured(tmp_path, jobs):
+def test_a_broken_case_is_told_once_the_others_are_measured(tmp_path):
     deep, flat = write_both(tmp_path / "data")
     (flat.path / "fixed_labels.png").write_text("no image", encoding="utf-8")
     results, events = tmp_path / "results.csv", []
     with pytest.raises(InputError, match=r"flat one: .*fixed_labels.*all others were measured"):
-        run_benchmark([flat, deep], [Shift(ndim=3), Broken("raises")], results, jobs=jobs, progress=events.append)
+        run_benchmark([flat, deep], [Shift(ndim=3), Broken("raises")], results, progress=events.append)
     assert {row.place[0] for row in read_rows(results)} == {"deep"}
     assert events[-1].fraction == 1 and any(e.detail.startswith("left out: ") for e in events)
 

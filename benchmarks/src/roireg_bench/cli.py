@@ -60,6 +60,10 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs of every set.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("out/bench"),
     jobs: Annotated[int, typer.Option(min=1, help="Pairs worked on at once; each with --threads threads.")] = 1,
+    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run pairs at this scheduler.")] = None,
+    slurm: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Run pairs in batch jobs; see `roireg cohort`.")
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which a run is stopped and has failed.")
     ] = None,
@@ -86,6 +90,8 @@ def run(
         limit=limit,
         out=out,
         jobs=jobs,
+        dask=dask,
+        slurm=slurm,
         timeout=timeout,
         retry_failed=retry_failed,
         resume=resume,

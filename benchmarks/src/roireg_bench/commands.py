@@ -22,6 +22,7 @@ from rich.table import Table as RichTable
 from roireg import __version__
 from roireg.app.console import Outcome, Session
 from roireg.app.summary import escape
+from roireg.cohort.engines import EngineOptions
 from roireg.core.errors import InputError
 from roireg.core.files import check_file, check_folder
 from roireg.core.progress import Progress, ProgressEvent
@@ -66,6 +67,8 @@ class BenchJob:
     limit: int | None
     out: Path
     jobs: int
+    dask: str | None
+    slurm: Path | None
     timeout: float | None
     retry_failed: bool
     resume: bool
@@ -103,6 +106,7 @@ def run(session: Session, job: BenchJob) -> Outcome:
                 timeout=job.timeout,
                 retry_failed=job.retry_failed,
                 anew=not job.resume,
+                engine=_engine(job, threads),
                 progress=listen,
             )
     except InputError:
@@ -111,6 +115,13 @@ def run(session: Session, job: BenchJob) -> Outcome:
             _written(session, rows, folders, job.out, _notes(job, threads))
         raise
     return _written(session, read_rows(results), folders, job.out, _notes(job, threads))
+
+
+def _engine(job: BenchJob, threads: int) -> EngineOptions | None:
+    """Return where pairs run that do not run here."""
+    if job.dask is None and job.slurm is None:
+        return None
+    return EngineOptions(jobs=job.jobs if job.jobs > 1 else None, threads=threads, dask=job.dask, slurm=job.slurm)
 
 
 def page(session: Session, out: Path, data: Path | None) -> Outcome:

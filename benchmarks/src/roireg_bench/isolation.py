@@ -201,6 +201,7 @@ def _stop(process: multiprocessing.process.BaseProcess) -> None:
 def _child(sender: Connection, method: Method, inputs: Inputs, folder: Path, threads: int) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
+        threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(threads)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     try:
@@ -215,6 +216,13 @@ def _child(sender: Connection, method: Method, inputs: Inputs, folder: Path, thr
         outcome = Outcome(output, "", _peak_mb())
     sender.send(outcome)
     sender.close()
+
+
+def _outlive_nobody(parent: int) -> None:
+    """End this process, and what it has started, when whoever asked for it is gone without having stopped it."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _line(text: str) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import pickle
 import shutil
 import tempfile
-import threading
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from roireg.cohort.engines import EngineOptions
+from roireg.cohort.process import Limits, Task
 from roireg.core.errors import GeometryError, InputError, OutputError, RoiregError
 from roireg.core.progress import Progress, ProgressEvent, silent
 from roireg.evaluate import Truth, score
@@ -22,7 +25,7 @@ from roireg_bench.results import Row, planned, read_rows, write_rows
 from roireg_bench.scoring import load_transforms, numbers, read_truth
 from roireg_bench.thumbnails import Scene, read_scene, thumbnail_path, write_thumbnail
 
-__all__ = ["THUMBNAILS", "run_benchmark"]
+__all__ = ["THUMBNAILS", "measure_pair", "run_benchmark"]
 
 THUMBNAILS = "thumbnails"
 """Folder of the pictures of all runs, beside the results file."""
@@ -39,6 +42,7 @@ def run_benchmark(
     timeout: float | None = None,
     retry_failed: bool = False,
     anew: bool = False,
+    engine: EngineOptions | None = None,
     progress: Progress = silent,
 ) -> list[Row]:
     """Run methods on case sets and score them.
@@ -53,13 +57,14 @@ def run_benchmark(
     ----------
     folders : case sets, of different names.
     methods : of different names.
-    jobs : how many pairs are worked on at once; with several the times say less.
+    jobs : how many pairs are worked on at once, on Dask; with several the times say less.
     limit : only the first pairs of every set; None takes all.
     timeout : seconds after which a run is stopped and counts as failed.
     retry_failed : measure rows that failed once more; those that were unavailable, or were stopped after less than
         `timeout`, are always tried again.
     anew : measure all rows asked for, whatever `results` holds.
-    progress : is told about every row, from any thread but one at a time; the fraction is that of all rows.
+    engine : where pairs run: here if None, else where a cohort would (`roireg.cohort.engines`).
+    progress : is told about every row, the fraction is that of all rows.
 
     Returns
     -------
@@ -91,11 +96,13 @@ def run_benchmark(
         retry_failed=retry_failed,
         anew=anew,
     )
-    warm_up()
-    if order.jobs == 1:
+    options = EngineOptions(jobs=jobs, threads=threads) if engine is None else engine
+    if engine is None and order.jobs == 1:
+        warm_up()
         rows = [row for folder, case in todo for row in _pair(book, order, folder, case)]
     else:
-        rows = _side_by_side(book, order, todo)
+        options.check_engine()
+        rows = _side_by_side(book, order, todo, options)
     if book.unreadable:
         more = f" ({len(book.unreadable)} such pairs; see `roireg bench check`)" if len(book.unreadable) > 1 else ""
         raise InputError(f"{book.unreadable[0]}{more}; all others were measured")
@@ -113,12 +120,11 @@ class _Order:
     timeout: float | None
     retry_failed: bool
     anew: bool
-    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
 class _Book:
-    """The rows so far; several threads may write."""
+    """The rows so far."""
 
     path: Path
     rows: dict[tuple[str, str, str], Row]
@@ -126,42 +132,97 @@ class _Book:
     total: int = 0
     done: int = 0
     unreadable: list[str] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enter(self, row: Row, detail: str, *, new: bool) -> None:
-        with self.lock:
-            if new:
-                self.rows[row.place] = row
-                write_rows(self.path, list(self.rows.values()))
-            self.done += 1
-            self.progress(ProgressEvent(" ".join(row.place), self.done / self.total, detail))
+        if new:
+            self.rows[row.place] = row
+            write_rows(self.path, list(self.rows.values()))
+        self.done += 1
+        self.progress(ProgressEvent(" ".join(row.place), self.done / self.total, detail))
 
     def leave_out(self, folder: CaseFolder, case: Case, error: RoiregError, count: int) -> None:
-        with self.lock:
-            self.unreadable.append(f"{folder.content.name} {case.id}: {error}")
-            self.done += count
-            self.progress(
-                ProgressEvent(f"{folder.content.name} {case.id}", self.done / self.total, f"left out: {error}")
-            )
+        self.unreadable.append(f"{folder.content.name} {case.id}: {error}")
+        self.done += count
+        self.progress(ProgressEvent(f"{folder.content.name} {case.id}", self.done / self.total, f"left out: {error}"))
 
     @property
     def thumbnails(self) -> Path:
         return self.path.parent / THUMBNAILS
 
 
-def _side_by_side(book: _Book, order: _Order, todo: Sequence[tuple[CaseFolder, Case]]) -> list[Row]:
-    with ThreadPoolExecutor(order.jobs) as pool:
-        futures = [pool.submit(_pair, book, order, folder, case) for folder, case in todo]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-            # Raises the error of the one that has failed, if any; the others have not been asked for yet.
-            for future in [f for f in futures if f.done()]:
-                future.result()
-        except BaseException:
-            order.stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        return [row for future in futures for row in future.result()]
+def _side_by_side(
+    book: _Book, order: _Order, todo: Sequence[tuple[CaseFolder, Case]], options: EngineOptions
+) -> list[Row]:
+    """Measure pairs as tasks of the engine of cohorts; a pair whose process is lost is left out and told."""
+    pairs = {f"{folder.content.name}/{case.id}": (folder, case) for folder, case in todo}
+    found: dict[str, list[Row]] = {}
+    with options.engine(Limits(order.threads), _told(book)) as engine:
+        for task, ending in engine.run(_tasks(book, order, pairs)):
+            folder, case = pairs[task.key]
+            if ending.kind != "done":
+                book.leave_out(folder, case, InputError(ending.cause), len(order.methods))
+                continue
+            rows, entries, left_out = _unpacked(ending.value)
+            found[task.key] = rows
+            for row, detail, new in entries:
+                book.enter(row, detail, new=new)
+            if left_out is not None:
+                book.leave_out(folder, case, InputError(left_out), len(order.methods) - len(rows))
+    return [row for key in pairs for row in found.get(key, ())]
+
+
+def _tasks(book: _Book, order: _Order, pairs: Mapping[str, tuple[CaseFolder, Case]]) -> Iterator[Task]:
+    for key, (folder, case) in pairs.items():
+        known = [row for row in book.rows.values() if (row.set, row.pair) == (folder.content.name, case.id)]
+        place = replace(folder, path=folder.path.absolute())
+        work = _packed((book.path.absolute(), order, place, case, known))
+        yield Task(key, f"{__name__}:measure_pair", {"work": work})
+
+
+def _told(book: _Book) -> Callable[[str], None]:
+    return lambda text: book.progress(ProgressEvent("benchmark", book.done / book.total, text, notice=True))
+
+
+def measure_pair(*, work: str) -> str:
+    """Run all methods on one pair: a task, in the process of a worker.
+
+    Parameters
+    ----------
+    work : of `_tasks`: the results file, the order, the pair, and the rows that are known of it.
+
+    Returns
+    -------
+    Its rows, what is told of each, and why the pair was left out, packed.
+    """
+    results, order, folder, case, known = _unpacked(work)
+    warm_up()
+    notes = _Notes(results, {row.place: row for row in known}, silent, total=len(order.methods))
+    rows = _pair(notes, order, folder, case)
+    return _packed((rows, notes.entries, notes.left_out))
+
+
+class _Notes(_Book):
+    """The rows of one pair; they are written by the program that asked for them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.entries: list[tuple[Row, str, bool]] = []
+        self.left_out: str | None = None
+
+    def enter(self, row: Row, detail: str, *, new: bool) -> None:
+        self.entries.append((row, detail, new))
+
+    def leave_out(self, folder: CaseFolder, case: Case, error: RoiregError, count: int) -> None:
+        self.left_out = str(error)
+
+
+def _packed(value: Any) -> str:
+    """Return a value as text; tasks and their answers are JSON, and both ends are this program."""
+    return base64.b64encode(pickle.dumps(value)).decode("ascii")
+
+
+def _unpacked(text: str) -> Any:
+    return pickle.loads(base64.b64decode(text))
 
 
 def _pair(book: _Book, order: _Order, folder: CaseFolder, case: Case) -> list[Row]:
@@ -172,8 +233,6 @@ def _pair(book: _Book, order: _Order, folder: CaseFolder, case: Case) -> list[Ro
         data: _PairData | None = None
         with tempfile.TemporaryDirectory(prefix="roireg-bench-") as shown:
             for method in order.methods:
-                if order.stop.is_set():
-                    break
                 row = planned(
                     method,
                     set=folder.content.name,
@@ -191,8 +250,6 @@ def _pair(book: _Book, order: _Order, folder: CaseFolder, case: Case) -> list[Ro
                     continue
                 data = data or _read(folder, case, Path(shown))
                 row = _measure(row, method, data, order, thumbnail_path(book.thumbnails, row.place))
-                if order.stop.is_set():
-                    break
                 rows.append(row)
                 book.enter(row, _detail(row), new=True)
     except (InputError, GeometryError) as error:
@@ -247,9 +304,7 @@ def _copied(image: Path, folder: Path) -> Path:
 def _measure(row: Row, method: Method, data: _PairData, order: _Order, picture: Path) -> Row:
     row = replace(row, before=numbers(data.truth.baseline), unit=data.truth.unit)
     with tempfile.TemporaryDirectory(prefix="roireg-bench-") as place:
-        outcome = run_isolated(
-            method, data.inputs, Path(place), threads=row.threads, timeout=order.timeout, stop=order.stop
-        )
+        outcome = run_isolated(method, data.inputs, Path(place), threads=row.threads, timeout=order.timeout)
         row = _scored(row, outcome, data, Path(place), picture)
     if row.status != "ok":
         # A picture of an earlier version would show what this one did not do.

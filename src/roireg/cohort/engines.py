@@ -307,8 +307,8 @@ class _OnDask:
         return max(1, min(threads, self.limit or threads))
 
     def _known(self) -> Mapping[str, Any]:
-        """Return the workers, looked up once a second."""
-        if time.monotonic() - self.looked > 1.0:
+        """Return the workers, looked up now and then: what is told of a thousand is long."""
+        if time.monotonic() - self.looked > (5.0 if self.workers else 1.0):
             self.workers = self.client.scheduler_info(n_workers=-1)["workers"]
             self.looked = time.monotonic()
         return self.workers
