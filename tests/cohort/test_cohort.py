@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
 import signal
@@ -15,7 +16,9 @@ from app.scenes import answer, fails, run
 from roireg.cohort import CohortJob
 from roireg.cohort.book import Book
 from roireg.cohort.engines import Here
+from roireg.cohort.process import Ending
 from roireg.cohort.running import register_all
+from roireg.core.errors import OutputError
 from roireg.core.progress import silent
 
 
@@ -93,6 +96,20 @@ def test_ctrl_c_ends_with_a_summary_and_the_same_command_goes_on(pictures, tmp_p
     assert rows["a"] in ("ok", "uncertain") and rows["b"] == rows["c"] == "missing"
     monkeypatch.undo()
     assert kept(answer(*command)) == {"a"}
+
+
+def test_what_cannot_be_written_down_on_a_full_disk_stops_nothing(pictures, tmp_path, settings, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    job = CohortJob(files=[pictures / "pairs.csv"], out=tmp_path, config=settings)
+    book = Book(tmp_path, [(row.id, job.job(row)) for row in job.rows()])
+    monkeypatch.setattr("roireg.cohort.book.write_json", full)
+    entry = book.enter("a", Ending("refused", None, "no space left"))
+    assert entry["state"] == "error" and entry["cause"].endswith("could not be written down")
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match=r"summary cannot be written \(No space left.*same command again"):
+        book.write("study")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the limit of file sizes is of Unix")

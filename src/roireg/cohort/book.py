@@ -77,7 +77,7 @@ class Book:
             entry = {"state": "error", "kind": ending.kind, "cause": ending.cause}
             try:
                 write_json(file, {"id": id, "kind": ending.kind, "cause": ending.cause, "trace": ending.trace})
-            except OutputError:
+            except (OutputError, OSError):
                 # The disk is full, which is the cause of all that follows; the pair has no result and runs again.
                 entry["cause"] += "; and this could not be written down"
         self.entries[id] = entry
@@ -108,9 +108,15 @@ class Book:
 
         pairs = self.pairs()
         texts = dict(zip(SUMMARY_FILES, (_table(pairs), render(title, pairs, self.out)), strict=True))
-        with new_folder(self.out) as folder:
-            for name, text in texts.items():
-                (folder / name).write_text(text, encoding="utf-8")
+        try:
+            with new_folder(self.out) as folder:
+                for name, text in texts.items():
+                    (folder / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"{self.out}: the summary cannot be written ({error.strerror}); results of pairs are kept, give the "
+                "same command again"
+            ) from error
 
 
 def _read(file: Path) -> dict[str, Any] | None:
