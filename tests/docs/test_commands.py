@@ -26,6 +26,8 @@ from roireg.features.base import _EXTRACTORS
 from roireg.fit import RegionAffine, Search, Stage, Velocity
 from roireg.fit import stage as stage_module
 from roireg.fit import start as start_module
+from roireg.fit.dense_affine import AffineOptions
+from roireg.fit.level import VelocityOptions
 from roireg.fit.search import GlobalSearch
 from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.models import registry
@@ -118,11 +120,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "GlobalSearch", lambda pair, options: GlobalSearch(pair, COARSE))
 
 
+BRIEF = Search(
+    single_pairs=10,
+    key_points=False,
+    exhaustive=None,
+    affine=AffineOptions(screen_voxels=1000, refine_voxels=2000, keep=1, iterations=8),
+    trials=1,
+    trial=VelocityOptions(levels=1, iterations=(5,), max_voxels=1200, window=2),
+)
+"""Hardly a search; it has its name, so that settings can change it."""
+
+
 def _quickened(config: Config) -> Config:
     stages: list[Stage] = []
     for stage in config.stages:
         if isinstance(stage, Search):
-            stage = RegionAffine()
+            stage = BRIEF
         elif isinstance(stage, Velocity):
             stage = stage.model_copy(update={"levels": 1, "iterations": (10,), "max_voxels": 6000})
         stages.append(stage)

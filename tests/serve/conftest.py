@@ -21,6 +21,8 @@ from roireg.serve.hub import Hub
 from roireg.synth import SyntheticPair, as_raster, make_pair
 
 TOKEN = "secret"
+PATIENCE = 300
+"""Seconds after which a session that gets nowhere hangs; it needs one, on a busy machine a hundred."""
 SMALL = Velocity(levels=1, iterations=(8,), max_voxels=4000, checked=False)
 CHEAP = Config(stages=(RegionAffine(), SMALL), verdict=UNJUDGED)
 
@@ -40,7 +42,7 @@ class Client:
 
     def until(self, ready: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         """Wait for the state of the session to be as wanted."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             state = self("GET")
             if ready(state):
