@@ -26,12 +26,10 @@ from roireg.features.base import _EXTRACTORS
 from roireg.fit import RegionAffine, Search, Stage, Velocity
 from roireg.fit import stage as stage_module
 from roireg.fit import start as start_module
-from roireg.fit.dense_affine import AffineOptions
-from roireg.fit.level import VelocityOptions
 from roireg.fit.search import GlobalSearch
 from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.models import registry
-from roireg.pipeline import Config, registration
+from roireg.pipeline import PRESETS, Config, registration
 from roireg.segment.base import _SEGMENTERS
 from roireg.serve import session as viewer_session
 from roireg.synth import SyntheticPair, as_raster, make_pair
@@ -45,6 +43,7 @@ from roireg_bench.studies import find_study
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LANGUAGES = ("console", "bash", "python", "yaml", "text")
+REAL = dict(PRESETS)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -120,22 +119,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "GlobalSearch", lambda pair, options: GlobalSearch(pair, COARSE))
 
 
-BRIEF = Search(
-    single_pairs=10,
-    key_points=False,
-    exhaustive=None,
-    affine=AffineOptions(screen_voxels=1000, refine_voxels=2000, keep=1, iterations=8),
-    trials=1,
-    trial=VelocityOptions(levels=1, iterations=(5,), max_voxels=1200, window=2),
-)
-"""Hardly a search; it has its name, so that settings can change it."""
-
-
 def _quickened(config: Config) -> Config:
     stages: list[Stage] = []
     for stage in config.stages:
         if isinstance(stage, Search):
-            stage = BRIEF
+            stage = RegionAffine()
         elif isinstance(stage, Velocity):
             stage = stage.model_copy(update={"levels": 1, "iterations": (10,), "max_voxels": 6000})
         stages.append(stage)
@@ -249,7 +237,10 @@ def write_settings(block: str) -> None:
     name = re.match(r"# (\S+\.yaml)", block)
     assert name, f"the first line of a yaml block names its file, as in '# settings.yaml':\n{block}"
     Path(name[1]).write_text(block, encoding="utf-8")
-    Config.load(name[1])
+    with pytest.MonkeyPatch.context() as patch:
+        for preset, make in REAL.items():
+            patch.setitem(PRESETS, preset, make)
+        Config.load(name[1])
 
 
 @pytest.mark.usefixtures("quick")

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from roireg.app.console import Outcome, Session, command
-from roireg.app.summary import escape
 
 __all__ = ["cohort_app"]
 
@@ -93,5 +92,7 @@ def atlas(
 
 
 def _said(session: Session, text: str) -> Outcome:
+    from roireg.app.summary import escape
+
     session.say(escape(text))
     return Outcome({"table": text})
