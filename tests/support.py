@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -12,6 +15,18 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROISet
 from roireg.core.transforms import Transform
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Take back what `--threads` of a command sets for the whole process, so that later tests run as before."""
+    before, environment = torch.get_num_threads(), os.environ.copy()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 class Homography(Transform):

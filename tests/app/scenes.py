@@ -22,14 +22,14 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine, Chain, DisplacementField
 from roireg.io import PointSet, write_image, write_labels, write_points, write_transform
-from support import blobs
+from support import blobs, threads_kept
 
 
 class Runner(CliRunner):
     """Runs the program, whose commands typer would otherwise build anew for every line: a third of a short run."""
 
     def invoke(self, *arguments: Any, **options: Any) -> Result:
-        with pytest.MonkeyPatch.context() as patch:
+        with threads_kept(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(typer.testing, "_get_command", _built)
             return super().invoke(*arguments, **options)
 

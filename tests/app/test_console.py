@@ -18,6 +18,7 @@ from roireg.app.console import Outcome, Session, command, plain
 from roireg.core.errors import GeometryError, InputError, OptionalDependencyError
 from roireg.core.progress import ProgressEvent
 from roireg.io import HeaderWarning
+from support import threads_kept
 
 
 def invoke(body, *arguments):
@@ -167,11 +168,8 @@ def test_verbose_shows_the_log_and_leaves_the_logger_as_it_was():
 
 
 def test_threads_are_limited():
-    usual = torch.get_num_threads()
     seen = []
-    try:
+    with threads_kept():
         assert invoke(lambda session: seen.append(torch.get_num_threads()), "--threads", "2").exit_code == 0
-    finally:
-        torch.set_num_threads(usual)
     assert seen == [2]
     assert invoke(lambda session: None, "--threads", "0").exit_code == 2

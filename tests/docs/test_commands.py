@@ -39,6 +39,7 @@ from roireg_bench import prompts
 from roireg_bench.cli import bench_app
 from roireg_bench.methods import METHODS
 from roireg_bench.studies import find_study
+from support import threads_kept
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -179,7 +180,8 @@ def run_roireg(arguments: list[str], output: Path | None) -> None:
     if arguments[0] == "bench":
         check_bench(arguments[1:])
         return
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    with threads_kept():
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     # Regions alone may fail on these images by their own verdict; everything else succeeds.
     expected = (0, 3) if "samreg" in arguments else (0,)
     assert result.exit_code in expected, f"roireg {shlex.join(arguments)}\n{result.output}\n{result.stderr}"
