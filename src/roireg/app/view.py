@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,25 +142,29 @@ class ServeOptions:
 def view(session: Session, options: ViewOptions) -> Outcome:
     """Serve one pair until Ctrl-C; see the command's help."""
     server = _server(options.port, options.keep, out=Path())
-    opened = _opened(server, options)
-    server.start()
-    address = server.address(opened)
-    session.say(f"viewer: {escape(address)}")
-    session.say("Close it with Ctrl-C; what you decided is kept." if options.keep else "Close it with Ctrl-C.")
-    if options.browser and not webbrowser.open(address):
-        session.note("note", "no browser could be started here; open the address above", "blue")
-    return _served(session, server, address)
+    with _closing(server):
+        opened = _opened(server, options)
+        server.start()
+        address = server.address(opened)
+        session.say(f"viewer: {escape(address)}")
+        session.say("Close it with Ctrl-C; what you decided is kept." if options.keep else "Close it with Ctrl-C.")
+        if options.browser and not webbrowser.open(address):
+            session.note("note", "no browser could be started here; open the address above", "blue")
+        _wait(session, server, address)
+    return Outcome(printed=True)
 
 
 def serve(session: Session, options: ServeOptions) -> Outcome:
     """Serve until Ctrl-C; see the command's help."""
     size = parse_size(options.max_upload, name="--max-upload")
     server = _server(options.port, options.keep, out=options.out, roots=options.root or (), largest_upload=size)
-    server.start()
-    session.say(f"server: {escape(server.origin)}")
-    session.say(f"token: {escape(server.token)}")
-    session.say(f"viewer: {escape(server.address())}")
-    return _served(session, server, server.address())
+    with _closing(server):
+        server.start()
+        session.say(f"server: {escape(server.origin)}")
+        session.say(f"token: {escape(server.token)}")
+        session.say(f"viewer: {escape(server.address())}")
+        _wait(session, server, server.address())
+    return Outcome(printed=True)
 
 
 def _server(port: int, keep: bool, *, out: Path, roots: Any = (), **more: Any) -> Server:
@@ -211,18 +217,28 @@ def _opened(server: Server, options: ViewOptions) -> str:
     return server.hub.open(job).name
 
 
-def _served(session: Session, server: Server, address: str) -> Outcome:
+def _wait(session: Session, server: Server, address: str) -> None:
     if session.json:
         # Whoever asked for a document reads it while the server runs.
         session.say_json({"address": address, "origin": server.origin, "token": server.token})
+    server.wait()
+
+
+@contextmanager
+def _closing(server: Server) -> Iterator[None]:
+    """Close a server at the end of a block: at Ctrl-C, which is how it is meant to end, or SIGTERM with its code."""
+    code: Any = None
     try:
-        server.wait()
+        yield
+        code = 0
     except KeyboardInterrupt:
-        pass
+        code = 0
+    except SystemExit as end:
+        code = end.code
+        raise
     finally:
-        ended = server.close()
-        if not ended:
+        if not server.close() and isinstance(code, int):
             # A search that looks up only every few seconds; what was decided is on disk.
             sys.stdout.flush()
-            os._exit(0)
-    return Outcome(printed=True)
+            sys.stderr.flush()
+            os._exit(code)

@@ -25,6 +25,7 @@ from roireg.serve.board import Landmark, board_pairs
 from roireg.serve.exporting import ViewerJob
 from roireg.serve.session import PairSession
 from roireg.serve.store import Store
+from roireg.serve.tasks import Task
 
 __all__ = ["Hub", "MissingError"]
 
@@ -58,6 +59,7 @@ class Hub:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._count = itertools.count(1)
+        self._left: list[Task] = []
         self.uploads.mkdir(exist_ok=True)
 
     @property
@@ -161,18 +163,20 @@ class Hub:
         if session.store is not None:
             session.store.flush()
         session.close()
+        with self._lock:
+            # What was asked to stop, but has not come to its next step.
+            self._left = [task for task in (*self._left, *session.tasks) if task.running]
 
     def end(self, *, wait: float = 0.0) -> bool:
         """Close everything and remove what was uploaded; return whether all work has ended after so many seconds."""
         self.closing = True
-        tasks = [task for session in self.sessions.values() for task in session.tasks]
         for name in list(self.sessions):
             self.close(name)
         until = time.monotonic() + wait
-        for task in tasks:
+        for task in self._left:
             task.join(max(0.0, until - time.monotonic()))
         shutil.rmtree(self.work, ignore_errors=True)
-        return not any(task.running for task in tasks)
+        return not any(task.running for task in self._left)
 
 
 def take_labels(session: PairSession, fixed: Path, moving: Path) -> int:

@@ -84,7 +84,8 @@ class Server:
         """Stop answering, stop what is computed, keep what was decided; return whether all of it has stopped."""
         self.hub.closing = True
         self._server.should_exit = True
-        self._thread.join(CLOSING + 2)
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(CLOSING + 2)
         ended = self.hub.end(wait=CLOSING)
         self._socket.close()
         return ended and not self._thread.is_alive()

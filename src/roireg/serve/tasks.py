@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -14,6 +15,10 @@ from roireg.core.progress import Position, Progress, ProgressEvent
 __all__ = ["Stopped", "Task"]
 
 log = logging.getLogger(__name__)
+
+
+_RUNNING: set[Task] = set()
+"""What is at work in this process."""
 
 
 class Stopped(Exception):
@@ -51,6 +56,7 @@ class Task:
 
     def start(self) -> Task:
         """Begin; return the task itself."""
+        _RUNNING.add(self)
         self._thread.start()
         return self
 
@@ -104,4 +110,17 @@ class Task:
             state, self.error = "failed", f"{self.kind} failed unexpectedly ({type(error).__name__}: {error})"
         self.seconds = time.perf_counter() - self.started
         self.state = state
-        self._changed()
+        try:
+            self._changed()
+        finally:
+            _RUNNING.discard(self)
+
+
+@atexit.register
+def _end() -> None:
+    """Let work come to its next step before the interpreter goes: a thread that is inside of torch then aborts it."""
+    tasks = list(_RUNNING)
+    for task in tasks:
+        task.stop()
+    for task in tasks:
+        task.join()

@@ -1,0 +1,89 @@
+"""How a server ends: at once, with nothing on stderr, and with what was computed told to stop first."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from roireg.serve.hub import Hub
+from roireg.serve.tasks import Task
+
+WORK = """
+import sys, threading
+from roireg.core.progress import ProgressEvent
+from roireg.serve.tasks import Task
+
+begun = threading.Event()
+
+def work(progress):
+    try:
+        while True:
+            progress(ProgressEvent("fit", 0.5))
+            begun.set()
+    finally:
+        print("came to its end", flush=True)
+
+Task("fit", work, shares={"fit": 1.0}, changed=lambda: None).start()
+begun.wait()
+"""
+
+
+def test_work_comes_to_its_end_before_the_interpreter_goes() -> None:
+    # A thread that is left inside of torch aborts the process: "terminate called without an active exception".
+    ended = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "came to its end\n", "")
+
+
+def test_a_server_stopped_while_it_computes_says_nothing(folder: Path, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "roireg", "serve", "--root", str(folder), "-o", str(tmp_path / "results")]
+    with subprocess.Popen(
+        [*program, "--no-keep"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        try:
+            told = dict(process.stdout.readline().split() for _ in ("server", "token"))
+            request = urllib.request.Request(
+                told["server:"] + "/api/sessions",
+                data=json.dumps({"fixed": "fixed.png", "moving": "moving.png"}).encode(),
+                headers={"authorization": f"Bearer {told['token:']}", "content-type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                assert json.load(answer)["preparing"]["state"] == "running"
+            process.send_signal(signal.SIGTERM)
+            _, complaints = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    assert (process.returncode, complaints) == (128 + signal.SIGTERM, "")
+
+
+def test_work_of_a_closed_session_is_waited_for(tmp_path: Path) -> None:
+    hub = Hub(out=tmp_path)
+
+    class Closed:
+        store = None
+
+        def __init__(self, task: Task) -> None:
+            self.tasks = [task]
+
+        def close(self) -> None:
+            self.tasks[0].stop()
+
+    def work(progress) -> None:
+        while not released:
+            pass
+
+    released: list[bool] = []
+    task = Task("fit", work, shares={"fit": 1.0}, changed=lambda: None).start()
+    hub.sessions["pair1"] = Closed(task)
+    hub.close("pair1")
+    assert not hub.end(), "it has not come to its next step"
+    released.append(True)
+    assert hub.end(wait=60)
