@@ -34,6 +34,7 @@ from roireg.segment.base import _SEGMENTERS
 from roireg.serve import session as viewer_session
 from roireg.synth import SyntheticPair, as_raster, make_pair
 from roireg.train.configs import read_config
+from roireg.train.deform import DeformConfig
 from roireg.train.embedding import EmbeddingConfig
 from roireg_bench import prompts
 from roireg_bench.cli import bench_app
@@ -159,7 +160,7 @@ def check_training(arguments: list[str]) -> None:
     """Parse a training and read its settings without running it: that takes an hour."""
     group = typer.main.get_command(train_app)
     context = group.commands[arguments[0]].make_context(arguments[0], arguments[1:])
-    read_config(context.params["config"], EmbeddingConfig)
+    read_config(context.params["config"], DeformConfig if arguments[0] == "deform" else EmbeddingConfig)
 
 
 def check_served(arguments: list[str]) -> None:
@@ -171,7 +172,7 @@ def check_served(arguments: list[str]) -> None:
 
 
 def run_roireg(arguments: list[str], output: Path | None) -> None:
-    if arguments[:2] == ["train", "embedding"]:
+    if arguments[:2] in (["train", "embedding"], ["train", "deform"]):
         check_training(arguments[1:])
         return
     if arguments[0] in ("view", "serve"):

@@ -1,4 +1,4 @@
-"""``train``: sample sheets of generated scenes, and the training of the anatomical embedding."""
+"""``train``: sample sheets of generated scenes, and the training of the embedding and of deformation networks."""
 
 from __future__ import annotations
 
@@ -88,4 +88,44 @@ def embedding(
     settings = read_config(config, EmbeddingConfig)
     card = train_embedding(settings, out, resume=resume)
     session.say(f"trained {settings.train.steps} steps; the weights are {out / 'embedding.safetensors'}")
+    return Outcome(card)
+
+
+@command(
+    train_app,
+    "deform",
+    example="""
+    roireg train deform --config deform-same-2d -o run
+    roireg train deform --config mine.yaml -o run --resume
+""",
+)
+def deform(
+    session: Session,
+    *,
+    config: Annotated[
+        str, typer.Option("--config", help="YAML file, or one of those that come with it, such as deform-same-2d.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+) -> Outcome:
+    """Train a deformation network on generated scenes, or on the folder that `volumes` of the settings names.
+
+    Writes into OUT: last.ckpt after every part, log/metrics.csv, and at the end deform.safetensors with its card
+    deform.json, which says how far held-out pairs were off before and after. The stage `deform` of a settings file
+    takes the weights. A run that was stopped and resumed ends with the same weights as one that was not.
+    """
+    from roireg.train.configs import read_config
+    from roireg.train.deform import DeformConfig, train_deform
+
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file has this name; name a folder for the run")
+    settings = read_config(config, DeformConfig)
+    card = train_deform(settings, out, resume=resume)
+    held = card["held_out"]
+    if "after" in held:
+        session.say(
+            f"held-out pairs were {held['before']:.2f} voxels off, {held['affine']:.2f} after the best affine map, "
+            f"{held['after']:.2f} after the network"
+        )
+    session.say(f"trained {settings.train.steps} steps; the weights are {out / 'deform.safetensors'}")
     return Outcome(card)

@@ -159,10 +159,15 @@ def shown(image: Image, spacing: float | None = None) -> Image:
     limit = LONGEST[gray.ndim]
     step = longest / limit if spacing is None else max(spacing, longest / (8 * limit))
     seen = resample(gray, turned.with_spacing(step))
-    low, high = float(seen.data.min()), float(seen.data.max())
+    return seen.with_data(shown_values(seen.data))
+
+
+def shown_values(data: Tensor) -> Tensor:
+    """Return intensities from 0 to 1, see `normalise_intensity`; 0 where they differ by no more than rounding."""
+    low, high = float(data.min()), float(data.max())
     if high - low <= ROUNDING * max(abs(low), abs(high)):
-        return seen.with_data(torch.zeros_like(seen.data))
-    return seen.with_data(normalise_intensity(seen.data))
+        return torch.zeros_like(data)
+    return normalise_intensity(data)
 
 
 def world_ordered(grid: Grid) -> Grid:

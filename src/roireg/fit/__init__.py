@@ -2,6 +2,7 @@
 
 from roireg.fit.coarse import Coarse
 from roireg.fit.convex import Convex
+from roireg.fit.deform import Deform
 from roireg.fit.instance import Instance
 from roireg.fit.published import Published
 from roireg.fit.refinement import Refine
@@ -15,6 +16,7 @@ __all__ = [
     "Candidate",
     "Coarse",
     "Convex",
+    "Deform",
     "Instance",
     "Problem",
     "Published",

@@ -158,6 +158,20 @@ class Stage(BaseModel, ABC):
 
     stage: str
 
+    @property
+    def idle(self) -> bool:
+        """Whether the options leave the stage out."""
+        return False
+
+    def check(self, ndim: int) -> None:
+        """Refuse, before anything is computed, options that cannot be used on images of a dimension.
+
+        Raises
+        ------
+        InputError
+            When they cannot.
+        """
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)

@@ -213,10 +213,16 @@ class FolderJob(Job):
         """Return the name or path of the network that has a part in the result."""
         return None
 
+    def stage_weights(self) -> list[str]:
+        """Return the files of trained networks that stages of the settings use."""
+        return []
+
     def stamp(self) -> str:
         """Return a checksum of what decides the result: contents of inputs, options, code; not where files lie."""
         sums = {name: entry["sha256"] for name, entry in self.provenance["inputs"].items()}
         content = [type(self).__name__, code_version(), sums, self.provenance["arguments"], _weights(self.network())]
+        if files := self.stage_weights():
+            content.append([_dated(Path(file)) for file in files])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def check_place(self) -> None:
@@ -292,7 +298,13 @@ def _weights(model: str | None) -> list[tuple[str, int, int]]:
 
     _, place = resolve(model)
     files = [] if place is None else [*weight_files(place), *sorted(place.glob("*.json"))]
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [_dated(file) for file in files]
+
+
+def _dated(file: Path) -> tuple[str, int, int]:
+    """Return name, size and time of change of a file; 0 where there is none, which reading it will say."""
+    known = file.stat() if file.is_file() else None
+    return (file.name, known.st_size, known.st_mtime_ns) if known else (file.name, 0, 0)
 
 
 @cache

@@ -368,6 +368,15 @@ class SettingsOptions(ClassOptions):
         settings = Config.load(self.config)
         return settings.classes.segmenter or settings.network.model
 
+    def stage_weights(self) -> list[str]:
+        """Return the files of trained networks that stages of the settings use."""
+        if self.config is None:
+            return []
+        from roireg.pipeline import Config
+
+        named = (getattr(stage, "weights", None) for stage in Config.load(self.config).stages)
+        return [str(weights) for weights in named if weights is not None]
+
 
 def parse_size(text: str, *, name: str = "--max-memory") -> int:
     """Turn ``4G``, ``800M`` or ``1.5GB`` into bytes; `name` is the option that messages name.

@@ -16,6 +16,7 @@ from roireg.core.words import SearchRange, TransformType
 from roireg.fit import (
     Coarse,
     Convex,
+    Deform,
     Instance,
     Published,
     Refine,
@@ -368,11 +369,11 @@ SAME_FEATURES = ("mind", "intensity")
 def _same() -> Config:
     """Return SAME++ (Tian et al., 2023): points, affine map, coarse field, instance optimisation.
 
-    A trained deformation network is a stage between the coarse field and the instance optimisation; docs/same.md says
-    what differs from the paper.
+    A trained deformation network takes part where `deform` has weights; docs/same.md says what differs from the
+    paper.
     """
     last = Instance(features=SAME_FEATURES, distance="cosine")
-    return Config(stages=(StablePoints(features=SAME_FEATURES), Coarse(), last))
+    return Config(stages=(StablePoints(features=SAME_FEATURES), Coarse(), Deform(weights=None), last))
 
 
 def _same_convex() -> Config:

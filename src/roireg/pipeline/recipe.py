@@ -111,6 +111,8 @@ def register(
         fixed_mask=masked(maps.fixed_mask, fixed_known),
         moving_mask=masked(maps.moving_mask, moving_known),
     )
+    for stage in settings.stages:
+        stage.check(fixed.ndim)
     if prompt_side not in SIDES:
         raise InputError(f"prompts are given in the fixed or in the moving image, found {prompt_side!r}")
     checked = check_prompts(prompts, fixed if prompt_side == "fixed" else moving)

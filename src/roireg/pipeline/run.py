@@ -119,6 +119,8 @@ class Run:
         transform: Transform = problem.starts[0].affine if isinstance(self.init, str) else self.init
         settled = False
         for stage in self.settings.stages:
+            if stage.idle:
+                continue
             if stage.uses_pairs and not settled:
                 problem, settled = self.paired(problem, transform, decisions, prompts, side), True
             with self.clock(stage.title):

@@ -49,13 +49,16 @@ class ScenePair:
     valid: Tensor
 
 
-def draw_scene(rng: np.random.Generator, ndim: int, size: int, *, kind: str | None = None) -> ScenePair:
+def draw_scene(
+    rng: np.random.Generator, ndim: int, size: int, *, kind: str | None = None, affine: float = 1.0, bend: float = 1.0
+) -> ScenePair:
     """Draw a scene and look at it twice.
 
     Parameters
     ----------
     ndim, size : dimension, and voxels of each image along every axis.
     kind : see `roireg.train.layouts.KINDS`; None draws one.
+    affine, bend : see `looked_at`.
     """
     layout = draw_layout(rng, ndim, round(WORLD * size), kind=kind)
     textures = draw_textures(rng, layout.shape)
@@ -65,7 +68,8 @@ def draw_scene(rng: np.random.Generator, ndim: int, size: int, *, kind: str | No
     fixed_world = rendered(layout, other, textures if rng.random() < 0.6 else draw_textures(rng, layout.shape))
 
     worlds = fixed_world, moving_world, torch.as_tensor(layout.labels)
-    return looked_at(rng, *worlds, size=size, half=layout.size / 2, ground=float(look.gray[0]))
+    half, ground = layout.size / 2, float(look.gray[0])
+    return looked_at(rng, *worlds, size=size, half=half, ground=ground, affine=affine, bend=bend)
 
 
 def looked_at(
@@ -78,6 +82,8 @@ def looked_at(
     half: float,
     centre: Sequence[float] | None = None,
     ground: float = 0.0,
+    affine: float = 1.0,
+    bend: float = 1.0,
 ) -> ScenePair:
     """Look twice at one thing: from two sides, through a deformation, with two scanners.
 
@@ -89,12 +95,15 @@ def looked_at(
     half : voxels of the world per half of a view.
     centre : index of the voxel of the world in the middle of a view; None takes that of the world.
     ground : value beyond the world in one half of the pairs; in the other its border repeats.
+    affine : how strong the affine part between the two views is; 1 leaves them to agree about nothing, below 1 is
+        what a global registration leaves.
+    bend : how strong the deformation is, in parts of the usual.
     """
     ndim = labels.ndim
     shape = (size,) * ndim
     places = (identity_coords(shape, torch.device("cpu")) + 0.5) * (2 / size) - 1
-    bent = places + _deformation(rng, shape)
-    world_from_moving, moving_from_fixed = _view(rng, ndim), _displacement(rng, ndim)
+    bent = places + _deformation(rng, shape, bend)
+    world_from_moving, moving_from_fixed = _view(rng, ndim), _displacement(rng, ndim, affine)
     in_moving = _mapped(moving_from_fixed, bent)
     # Centres of voxels, in indices of reversed storage order.
     moving_index = (in_moving + 1) * (size / 2) - 0.5
@@ -123,10 +132,11 @@ def _view(rng: np.random.Generator, ndim: int) -> Matrix:
     return _affine(rng, ndim, angle=0.2, scale=float(np.exp(rng.uniform(-0.65, 0.0))), shear=0.05, shift=0.1)
 
 
-def _displacement(rng: np.random.Generator, ndim: int) -> Matrix:
-    """The strong affine part between the two images: they agree about nothing but what they show."""
-    angle = np.pi if rng.random() < 0.05 else 0.3
-    return _affine(rng, ndim, angle=angle, scale=float(np.exp(rng.normal(0, 0.17))), shear=0.06, shift=0.18)
+def _displacement(rng: np.random.Generator, ndim: int, part: float) -> Matrix:
+    """The affine part between the images; as a whole so strong that they agree about nothing but what they show."""
+    angle = np.pi if rng.random() < 0.05 and part >= 1 else 0.3 * part
+    scale = float(np.exp(rng.normal(0, 0.17 * part)))
+    return _affine(rng, ndim, angle=angle, scale=scale, shear=0.06 * part, shift=0.18 * part)
 
 
 def _affine(rng: np.random.Generator, ndim: int, *, angle: float, scale: float, shear: float, shift: float) -> Matrix:
@@ -141,13 +151,13 @@ def _affine(rng: np.random.Generator, ndim: int, *, angle: float, scale: float, 
     return matrix
 
 
-def _deformation(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+def _deformation(rng: np.random.Generator, shape: tuple[int, ...], part: float) -> Tensor:
     """(*shape, d) displacement in units of half an image, free of folds."""
     cells = int(rng.integers(2, 7))
     field = np.stack([smooth_noise(rng, shape, cells) for _ in shape], axis=-1)
     step = 2 / shape[0]
     steepest = max(float(np.abs(np.diff(field, axis=a)).max()) for a in range(len(shape))) / step
-    amount = rng.uniform(0, 0.1)
+    amount = part * rng.uniform(0, 0.1)
     return torch.as_tensor(field * min(amount, STRAIN / len(shape) / max(steepest, 1e-6)), dtype=torch.float32)
 
 
@@ -191,6 +201,7 @@ class SceneSource:
     ndim, size : see `draw_scene`.
     seed : equal seeds and numbers give equal scenes.
     stream : "scenes" to train on; another name gives others, such as those that are held out.
+    affine, bend : see `looked_at`.
 
     Raises
     ------
@@ -198,13 +209,23 @@ class SceneSource:
         When the dimension is not 2 or 3, or the size is below 32.
     """
 
-    def __init__(self, ndim: int, size: int, *, seed: int = 0, stream: str = "scenes") -> None:
+    def __init__(
+        self,
+        ndim: int,
+        size: int,
+        *,
+        seed: int = 0,
+        stream: str = "scenes",
+        affine: float = 1.0,
+        bend: float = 1.0,
+    ) -> None:
         if ndim not in (2, 3) or size < 32:
             raise InputError(f"scenes have 2 or 3 dimensions and sides of 32 or more, found {ndim}D of {size}")
         self.ndim, self.size, self.seed = ndim, size, seed
         self.stream = [*stream.encode()]
+        self.affine, self.bend = affine, bend
 
     def __getitem__(self, number: int) -> ScenePair:
         """Return a scene by its number, 0 and up without end."""
         rng = np.random.default_rng([self.seed, number, self.ndim, *self.stream])
-        return draw_scene(rng, self.ndim, self.size)
+        return draw_scene(rng, self.ndim, self.size, affine=self.affine, bend=self.bend)

@@ -1,21 +1,23 @@
-"""A folder of images to train on: two crops of one image at a time, bent and degraded in a known way."""
+"""A folder of images to train on: two crops of one, bent and degraded in a known way, or two images at a time."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.core.warp import resample
+from roireg.core.warp import identity_coords, resample
 from roireg.features.embedding import shown
 from roireg.io import read_image, read_labels
 from roireg.train.scenes import ScenePair, looked_at
 
-__all__ = ["ImageSource", "image_files"]
+__all__ = ["ImageSource", "SubjectSource", "image_files"]
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 IMAGES, LABELS = "images", "labels"
@@ -61,6 +63,55 @@ class ImageSource:
     size : voxels of a crop along every axis.
     spacing : mm between the voxels of a crop.
     seed : of the crops.
+    affine, bend : how strongly the two crops are displaced, see `roireg.train.scenes.looked_at`.
+
+    Raises
+    ------
+    InputError
+        When an image cannot be read or has another dimension.
+    """
+
+    def __init__(
+        self,
+        files: list[tuple[Path, Path | None]],
+        *,
+        ndim: int,
+        size: int,
+        spacing: float,
+        seed: int = 0,
+        affine: float = 1.0,
+        bend: float = 1.0,
+    ) -> None:
+        self.size, self.seed, self.stream = size, seed, [*b"crops"]
+        self.affine, self.bend = affine, bend
+        self.held = [_held(path, labels, ndim, spacing) for path, labels in files]
+
+    def other(self, stream: str) -> ImageSource:
+        """Return another stream of crops of the same images, which are not read again."""
+        twin = copy.copy(self)
+        twin.stream = [*stream.encode()]
+        return twin
+
+    def __getitem__(self, number: int) -> ScenePair:
+        """Return a pair of crops by its number."""
+        rng = np.random.default_rng([self.seed, number, *self.stream])
+        data, labels = self.held[int(rng.integers(len(self.held)))]
+        centre = [rng.uniform(min(self.size / 3, n / 2), max(n - self.size / 3, n / 2)) for n in labels.shape]
+        image = data.float()
+        half = self.size / 2
+        return looked_at(
+            rng, image, image, labels, size=self.size, half=half, centre=centre, affine=self.affine, bend=self.bend
+        )
+
+
+class SubjectSource:
+    """Numbered pairs of two images, as they lie in the world around the middles of their grids.
+
+    No displacement between them is known: `valid` is False everywhere.
+
+    Parameters
+    ----------
+    files, ndim, size, spacing, seed : see `ImageSource`; two files at least.
 
     Raises
     ------
@@ -71,16 +122,38 @@ class ImageSource:
     def __init__(
         self, files: list[tuple[Path, Path | None]], *, ndim: int, size: int, spacing: float, seed: int = 0
     ) -> None:
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.stream = size, seed, [*b"subjects"]
         self.held = [_held(path, labels, ndim, spacing) for path, labels in files]
 
+    def other(self, stream: str) -> SubjectSource:
+        """Return another stream of pairs of the same images, which are not read again."""
+        twin = copy.copy(self)
+        twin.stream = [*stream.encode()]
+        return twin
+
     def __getitem__(self, number: int) -> ScenePair:
-        """Return a pair of crops by its number."""
-        rng = np.random.default_rng([self.seed, number, *b"crops"])
-        data, labels = self.held[int(rng.integers(len(self.held)))]
-        centre = [rng.uniform(min(self.size / 3, n / 2), max(n - self.size / 3, n / 2)) for n in labels.shape]
-        image = data.float()
-        return looked_at(rng, image, image, labels, size=self.size, half=self.size / 2, centre=centre)
+        """Return a pair by its number."""
+        rng = np.random.default_rng([self.seed, number, *self.stream])
+        chosen = rng.choice(len(self.held), 2, replace=False)
+        first, second = (self.held[int(k)] for k in chosen)
+        # The same place in both: within what the smaller one shows beyond a crop.
+        spare = [max(0, min(a, b) - self.size) for a, b in zip(first[1].shape, second[1].shape, strict=True)]
+        shift = [int(rng.integers(-(s // 2), s // 2 + 1)) for s in spare]
+        fixed, fixed_labels = _cut(*first, shift, self.size)
+        moving, moving_labels = _cut(*second, shift, self.size)
+        shape = tuple(fixed_labels.shape)
+        where = identity_coords(shape, torch.device("cpu")).flip(-1).contiguous()
+        return ScenePair(fixed, moving, fixed_labels, moving_labels, where, torch.zeros(shape, dtype=torch.bool))
+
+
+def _cut(data: Tensor, labels: Tensor, shift: list[int], size: int) -> tuple[Tensor, Tensor]:
+    """Cut a cube around the middle, moved by whole voxels; beyond an image there is nothing."""
+    low = [n // 2 + s - size // 2 for n, s in zip(labels.shape, shift, strict=True)]
+    part = tuple(slice(max(0, a), a + size) for a in low)
+    padding: list[int] = []
+    for a, n in zip(reversed(low), reversed(labels.shape), strict=True):
+        padding += [max(0, -a), max(0, a + size - n)]
+    return F.pad(data[(slice(None), *part)].float(), padding), F.pad(labels[part], padding)
 
 
 def _held(path: Path, labels: Path | None, ndim: int, spacing: float) -> tuple[Tensor, Tensor]:
