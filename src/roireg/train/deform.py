@@ -209,8 +209,9 @@ class DeformTask(Task):
         `unlike`, and `folded`, the share of voxels where the field folds.
         """
         sums: dict[str, float] = {}
+        device = next(self.network.parameters()).device
         for number in range(self.HELD_OUT // 4):
-            batch = self._held_out.batch(number, 4)
+            batch = self._held_out.batch(number, 4).to(device)
             displacement = integrated(self.network(batch.fixed, batch.moving).float(), self.network.squarings)
             moved = warped(batch.moving, displacement)
             kind, radius = self.config.similarity, self.config.radius

@@ -151,8 +151,9 @@ class EmbeddingTask(Task):
     def held_out(self) -> dict[str, float]:
         """Match points of held-out scenes to the nearest cell: how many land near, and in the right label."""
         near, right, total = 0, 0, 0
+        device = next(self.network.parameters()).device
         for number in range(self.HELD_OUT // 4):
-            batch = self._held_out.batch(number, 4)
+            batch = self._held_out.batch(number, 4).to(device)
             shape = tuple(batch.fixed.shape[2:])
             maps = self.network(torch.cat([batch.fixed, batch.moving]))
             joined = joined_maps(maps)
