@@ -11,7 +11,16 @@ from torch import Tensor
 
 from roireg.models.base import ModelCard, Signs
 from roireg.models.checkpoint import Shapes
-from roireg.models.deformer import SQUARINGS, Deformer, DeformNet, awakened, deformer_card, monai, silenced, squarings_of
+from roireg.models.deformer import (
+    SQUARINGS,
+    Deformer,
+    DeformNet,
+    awakened,
+    deformer_card,
+    monai,
+    silenced,
+    squarings_of,
+)
 from roireg.models.family import Family
 
 __all__ = ["FAMILY", "VoxelMorph"]
