@@ -118,6 +118,12 @@ def test_correlation_against_a_naive_reference():
             assert float(found[k, y, x]) == pytest.approx(float(fixed[0, :, y, x] @ there), abs=1e-5)
 
 
+def test_published_correlations_are_at_the_first_level_alone(tmp_path):
+    network = build_deformer("same", {"ndim": 2, "width": 4, "everywhere": False})
+    assert network.level2[1][0].weight.shape[1] == 8 and small("same").level2[1][0].weight.shape[1] == 8 + 9
+    assert not load_deformer(saved(network, tmp_path / "a.safetensors")).network.everywhere
+
+
 def test_the_embedding_of_the_network_is_not_a_part_of_its_weights():
     network = small("same")
     assert not any("describe" in name for name in network.state_dict())

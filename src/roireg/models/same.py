@@ -1,7 +1,8 @@
 """The deformation network of SAME++ (Tian et al., 2023): a U-Net that sees how alike the embeddings around it are.
 
 The paper gives the principle (correlation of both embeddings in a 3³ window beside the images at the first level, a
-velocity, seven squarings); the layers are this project's own.
+velocity, seven squarings); the layers are this project's own, and so are correlations at strides 4 and 8, whose windows
+reach four and eight voxels.
 """
 
 from __future__ import annotations
@@ -35,17 +36,22 @@ class SameNet(DeformNet):
     ----------
     ndim, squarings : see `DeformNet`.
     width : channels at stride 2; the next have two, three and four times as many.
+    everywhere : see correlations at strides 2, 4 and 8; else at stride 2 alone, as published.
     """
 
-    def __init__(self, ndim: int = 3, squarings: int = SQUARINGS, width: int = 16) -> None:
+    def __init__(
+        self, ndim: int = 3, squarings: int = SQUARINGS, width: int = 16, *, everywhere: bool = True
+    ) -> None:
         super().__init__(ndim, squarings)
         a, b, c, d = width, 2 * width, 3 * width, 4 * width
         conv = nn.Conv2d if ndim == 2 else nn.Conv3d
         self.describe = Describer(ndim)
         self.images = nn.Sequential(conv(2, a, 3, stride=2, padding=1), nn.LeakyReLU(0.2))
         self.level1 = _Unit(ndim, a + 3**ndim, a)
-        self.level2 = nn.Sequential(_Unit(ndim, a, b, stride=2), _Unit(ndim, b, b))
-        self.level3 = nn.Sequential(_Unit(ndim, b, c, stride=2), _Unit(ndim, c, c))
+        self.everywhere = everywhere
+        more = 3**ndim if everywhere else 0
+        self.level2 = nn.ModuleList([_Unit(ndim, a, b, stride=2), _Unit(ndim, b + more, b)])
+        self.level3 = nn.ModuleList([_Unit(ndim, b, c, stride=2), _Unit(ndim, c + more, c)])
         self.level4 = nn.Sequential(_Unit(ndim, c, d, stride=2), _Unit(ndim, d, d))
         self.up3 = _Unit(ndim, c + d, c)
         self.up2 = _Unit(ndim, b + c, b)
@@ -54,10 +60,17 @@ class SameNet(DeformNet):
         silenced(self.head)
 
     def pyramid(self, fixed: Tensor, moving: Tensor, depth: int | None = None) -> list[Tensor]:
-        alike = correlation(self.describe(fixed), self.describe(moving))
-        x1 = self.level1(torch.cat([self.images(torch.cat([fixed, moving], 1) - 0.5), alike.to(fixed.dtype)], 1))
-        x2 = self.level2(x1)
-        x3 = self.level3(x2)
+        here, there = self.describe(fixed), self.describe(moving)
+        x1 = self.images(torch.cat([fixed, moving], 1) - 0.5)
+        x1 = self.level1(torch.cat([x1, correlation(here, there).to(x1.dtype)], 1))
+        levels = [x1]
+        for first, second in (self.level2, self.level3):
+            x = first(levels[-1])
+            if self.everywhere:
+                here, there = _coarser(here), _coarser(there)
+                x = torch.cat([x, correlation(here, there).to(x.dtype)], 1)
+            levels.append(second(x))
+        _, x2, x3 = levels
         x4 = self.level4(x3)
         y3 = self.up3(torch.cat([x3, enlarged(x4, tuple(x3.shape[2:]))], 1))
         y2 = self.up2(torch.cat([x2, enlarged(y3, tuple(x2.shape[2:]))], 1))
@@ -72,6 +85,12 @@ class _Unit(nn.Sequential):
         conv = nn.Conv2d if ndim == 2 else nn.Conv3d
         groups = next(g for g in (8, 4, 2, 1) if o % g == 0)
         super().__init__(conv(i, o, 3, stride, 1), nn.GroupNorm(groups, o), nn.LeakyReLU(0.2, inplace=True))
+
+
+def _coarser(vectors: Tensor) -> Tensor:
+    """Return vectors of length 1 of cells twice as long."""
+    pool = F.avg_pool2d if vectors.ndim == 4 else F.avg_pool3d
+    return F.normalize(pool(vectors, 2), dim=1)
 
 
 def correlation(fixed: Tensor, moving: Tensor) -> Tensor:
@@ -91,7 +110,9 @@ def correlation(fixed: Tensor, moving: Tensor) -> Tensor:
 
 def _settings(shapes: Shapes, card: ModelCard, path: Path) -> Mapping[str, Any]:
     first = shapes[FIRST]
-    return {"ndim": len(first) - 2, "width": first[0], "squarings": squarings_of(shapes, card, path)}
+    everywhere = shapes["level2.1.0.weight"][1] > shapes["level2.1.0.weight"][0]
+    squarings = squarings_of(shapes, card, path)
+    return {"ndim": len(first) - 2, "width": first[0], "squarings": squarings, "everywhere": everywhere}
 
 
 FAMILY = Family(

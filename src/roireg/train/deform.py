@@ -66,6 +66,7 @@ class DeformConfig(BaseModel):
     width : channels of the first level; None takes the network's own.
     velocity : whether the network gives a velocity, integrated by 7 squarings, or a displacement; None takes what was
         published: a velocity but for localnet.
+    correlations : of embeddings that `same` sees: at strides 2, 4 and 8, or at the first alone, as published.
     volumes : folder of images to train on; None trains on generated scenes.
     pairs : of such a folder. views: one image seen twice through a known deformation; subjects: two images.
     spacing : mm between the voxels of such images.
@@ -85,6 +86,7 @@ class DeformConfig(BaseModel):
     size: int = Field(96, ge=32)
     width: int | None = Field(None, ge=2)
     velocity: bool | None = None
+    correlations: Literal["all", "first"] = "all"
     volumes: Path | None = None
     pairs: Literal["views", "subjects"] = "views"
     spacing: float = Field(2.0, gt=0)
@@ -116,7 +118,9 @@ class DeformConfig(BaseModel):
     def settings(self) -> dict[str, Any]:
         """What the network is built of."""
         velocity = self.network != "localnet" if self.velocity is None else self.velocity
-        given = {"ndim": self.ndim, "squarings": 7 if velocity else 0}
+        given: dict[str, Any] = {"ndim": self.ndim, "squarings": 7 if velocity else 0}
+        if self.network == "same":
+            given["everywhere"] = self.correlations == "all"
         return given if self.width is None else given | {"width": self.width}
 
 
