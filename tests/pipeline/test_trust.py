@@ -87,3 +87,13 @@ def test_a_note_is_a_doubt_where_the_position_is_not_sure(search):
         judged = judge(result, Trace(notes=["a note"]), search=search)
         assert ("a note" in judged.reasons) is doubted
         assert ("notes" in judged.provenance) is not doubted
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (20, 22, 24)])
+def test_noise_is_never_called_right(shape):
+    """Two images that share nothing: whatever the fit makes of them, nobody is told that it is good."""
+    rng = np.random.default_rng(5)
+    fixed, moving = ((rng.normal(size=shape).astype(np.float32), (1.0,) * len(shape)) for _ in range(2))
+    result = register(fixed, moving)
+    assert result.verdict != "ok"
+    assert result.metrics["probability_right"].value < 0.25
