@@ -137,7 +137,7 @@ def test_with_a_network_samreg_has_the_published_numbers():
 
 def test_with_a_network_promptreg_is_as_published():
     alone = preset("promptreg")
-    assert alone.prompt.settings.guide == "identity" and alone.prompt.settings.transfer.joint
+    assert alone.prompt.settings.guide == "auto" and alone.prompt.settings.transfer.joint
     published = alone.with_network("sam-vit-base").prompt
     assert published.count == 4 and published.settings == PROMPT_PRESETS["promptreg"]
     changed = alone.with_options("velocity", levels=2)

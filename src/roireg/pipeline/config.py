@@ -331,10 +331,9 @@ def _published_samreg() -> Config:
 def _promptreg() -> Config:
     """Return PromptReg for the embedded regions and features (Huang et al., 2025): eight random prompts.
 
-    They are expected where the images lie, and each region and its counterpart are chosen together.
+    They are expected where a quick registration says, and each region and its counterpart are chosen together.
     """
-    rough = PromptSettings(guide="identity")
-    return Config(prompt=PromptConfig(count=8, settings=rough), stages=_regions_alone())
+    return Config(prompt=PromptConfig(count=8), stages=_regions_alone())
 
 
 def _published_promptreg() -> Config:

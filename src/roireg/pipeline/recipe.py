@@ -158,11 +158,14 @@ def _weighted(settings: Config, option: str, weight: float) -> Config:
 
 
 def guide_of(run: Run) -> Guide | None:
-    """Return where random prompts of a run are expected: where its start says, unless its settings say anywhere."""
+    """Return where random prompts of a run are expected: where a start that is asked for says, else as settings say.
+
+    Settings that look anywhere do so whatever the start.
+    """
     settings = run.settings.prompt.settings
-    init = "none" if settings.guide == "none" else run.init
+    asked = settings.guide != "none" and run.init != "auto"
     fixed, moving = run.images.fixed, run.images.moving
-    return find_guide(fixed, moving, init, settings=settings, device=str(run.device), seed=run.seed)
+    return find_guide(fixed, moving, run.init if asked else settings.guide, settings=settings, device=str(run.device), seed=run.seed)
 
 
 def find_guide(
