@@ -189,7 +189,8 @@ def test_a_box_beyond_the_border_is_asked_for_as_far_as_it_reaches(flat, tmp_pat
 
 
 def test_published_settings_abstain(flat, tmp_path):
-    outcome = prompt_files(Session(), job(flat, tmp_path / "out", point=["50,4"], preset="promptreg", guide=None))
+    asked = job(flat, tmp_path / "out", point=["50,4"], preset="promptreg", guide=None, features="intensity")
+    outcome = prompt_files(Session(), asked)
     (entry,) = outcome.document["prompts"]
     assert outcome.exit_code == 3
     assert entry["pair"] is None and entry["confidence"] < 0.45 and entry["reason"]

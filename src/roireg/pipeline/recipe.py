@@ -165,7 +165,9 @@ def guide_of(run: Run) -> Guide | None:
     settings = run.settings.prompt.settings
     asked = settings.guide != "none" and run.init != "auto"
     fixed, moving = run.images.fixed, run.images.moving
-    return find_guide(fixed, moving, run.init if asked else settings.guide, settings=settings, device=str(run.device), seed=run.seed)
+    return find_guide(
+        fixed, moving, run.init if asked else settings.guide, settings=settings, device=str(run.device), seed=run.seed
+    )
 
 
 def find_guide(
