@@ -1,8 +1,8 @@
 """The deformation network of SAME++ (Tian et al., 2023): a U-Net that sees how alike the embeddings around it are.
 
 The paper gives the principle (correlation of both embeddings in a 3³ window beside the images at the first level, a
-velocity, seven squarings); the layers are this project's own, and so are correlations at strides 4 and 8, whose windows
-reach four and eight voxels.
+velocity, seven squarings); the layers are this project's own, and so are correlations at strides 4 and 8, whose
+windows reach four and eight voxels.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from roireg.io.programs import split_command
 from roireg.match import DescriptorWeights
 from roireg.models.preprocess import CT_WINDOWS
 from roireg.models.profiles import PROFILES
-from roireg.pipeline.prompt_settings import PROMPT_PRESETS, PromptSettings
+from roireg.pipeline.prompt_settings import PROMPT_PRESETS
 from roireg.pipeline.sections import (
     ClassesConfig,
     MatchConfig,
