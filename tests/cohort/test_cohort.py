@@ -76,7 +76,15 @@ def test_a_cohort_from_its_first_run_to_its_last(table, tmp_path, settings, pict
     assert [pair["id"] for pair in alone["pairs"]] == ["c"] and (out / "pairs/c/result.json").is_file()
 
 
-@pytest.mark.usefixtures("warm")
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, also where the tests were started with it ignored, as a shell does in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("warm", "interruptible")
 def test_ctrl_c_ends_with_a_summary_and_the_same_command_goes_on(pictures, tmp_path, settings, monkeypatch):
     out = tmp_path / "study"
     enter = Book.enter
