@@ -29,11 +29,12 @@ def test_regions_of_volumes_are_found_and_have_no_weight(case, weight, request):
     result = roireg.register(scene.fixed, scene.moving, config=quick())
     assert len(result.pairs.active)
     assert result.config.stages[-1].region_weight == weight
+    page = result.report_html()
+    assert ("no region took part" in page) == (weight == 0) and ("in use" in page) == (weight is None)
 
 
 def test_a_weight_that_is_asked_for_counts_in_volumes(deep):
     points = deep.fixed.grid.points()
-    still, pulled = (
-        roireg.register(deep.fixed, deep.moving, config=quick(), roi_weight=w).map_points(points) for w in (0.0, 2.0)
-    )
-    assert np.abs(still - pulled).max() > 0.01
+    still, pulled = (roireg.register(deep.fixed, deep.moving, config=quick(), roi_weight=w) for w in (0.0, 2.0))
+    assert np.abs(still.map_points(points) - pulled.map_points(points)).max() > 0.01
+    assert still.idle_pairs and not pulled.idle_pairs

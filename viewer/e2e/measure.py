@@ -2,8 +2,8 @@
 
 Prints a table; FOLDER keeps the images. Name cases after it to measure some alone: flat, volume, large, clicks. With
 `loose` before them clicks are measured while the first alignment is still being found, and nothing is registered.
-`clicks` clicks 200 times into the small pair and prints times and memory on the way. On a computer that is shared, start
-it from a shell that comes first: ``echo -14 > /proc/self/autogroup`` (root, Linux).
+`clicks` clicks 200 times into the small pair and prints times and memory on the way. On a computer that is shared,
+start it from a shell that comes first: ``echo -14 > /proc/self/autogroup`` (root, Linux).
 """
 
 from __future__ import annotations

@@ -113,6 +113,7 @@ def _pair_rows(report: ReportInput, drawn: list[int]) -> dict[str, Any] | None:
     return {
         "rows": rows,
         "total": len(pairs),
+        "idle": report.idle,
         "drawn": len(drawn),
         "active": len(active),
         "power": "²" if report.fixed.ndim == 2 else "³",

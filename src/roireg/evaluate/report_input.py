@@ -35,6 +35,7 @@ class ReportInput:
     warped : the moving image on the fixed grid, if it is at hand; None samples the moving image where needed.
     inverse : moving to fixed, if it is at hand; moving landmarks are drawn where it brings them.
     pairs : corresponding regions, if any.
+    idle : whether the pairs are shown alone and took no part in the registration.
     labels : label maps of the fixed and of the moving image, each on a grid along the axes of its image.
     points : landmarks of the fixed and of the moving image, each (N, d) world points; equal rows correspond.
     worse : sentences on given labels and landmarks that agree less than before.
@@ -59,6 +60,7 @@ class ReportInput:
     warped: Image | None = None
     inverse: Transform | None = None
     pairs: ROIPairs | None = None
+    idle: bool = False
     labels: tuple[Image | None, Image | None] = (None, None)
     points: tuple[Points | None, Points | None] = (None, None)
     worse: Sequence[str] = ()

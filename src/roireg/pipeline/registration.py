@@ -24,7 +24,9 @@ from roireg.evaluate import MetricValue, ReportInput, Truth, render_report, scor
 from roireg.evaluate.figure import ShownFigure, fusion_figure
 from roireg.evaluate.planes import best_cut
 from roireg.evaluate.summary import summary_html
+from roireg.fit import Search, Velocity
 from roireg.fit.region_affine import affine_part
+from roireg.fit.region_pairs import CLASSED
 from roireg.io import LabelsLike, as_labels, atomic_path, new_folder, write_image, write_pairs, write_transform
 from roireg.io.images import stored_values
 from roireg.io.tiff_writing import BAND, write_tiff_bands
@@ -117,6 +119,14 @@ class Registration:
         verdict = "uncertain" if self.verdict == "ok" else self.verdict
         return replace(self, verdict=verdict, reasons=(*self.reasons, *doubts))
 
+    @property
+    def idle_pairs(self) -> bool:
+        """Whether the pairs took no part: none is certain, no map was proposed by them and none pulled."""
+        certain = any(p.status == "accepted" or p.source in CLASSED for p in self.pairs.active.pairs)
+        proposing = any(isinstance(s, Search) and s.regions is not False for s in self.config.stages)
+        pulling = any(not isinstance(s, Velocity) or s.proposed_weight for s in self.config.stages if s.uses_pairs)
+        return not (certain or proposing or pulling)
+
     def result_json(self) -> dict[str, Any]:
         """Return verdict, metrics, timings and provenance as plain JSON values."""
         return {
@@ -183,6 +193,7 @@ class Registration:
                 transform=self.transform,
                 inverse=self.inverse,
                 pairs=self.pairs,
+                idle=self.idle_pairs,
                 labels=labels,
                 points=points,
                 worse=self.worse,
