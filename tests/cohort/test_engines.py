@@ -77,9 +77,11 @@ def test_nobody_there_is_said_in_one_sentence(monkeypatch):
 
 SBATCH = f"""#!{sys.executable}
 import subprocess, sys
-job = subprocess.Popen(["bash", sys.argv[-1]], stdout=open("job.log", "ab"), stderr=subprocess.STDOUT,
+script = open(sys.argv[-1]).read()
+open("jobs.txt", "a").write(script)
+# The file is gone as soon as this program ends; a batch system keeps a copy, too.
+job = subprocess.Popen(["bash", "-c", script], stdout=open("job.log", "ab"), stderr=subprocess.STDOUT,
                        start_new_session=True)
-open("jobs.txt", "a").write(open(sys.argv[-1]).read())
 print("Submitted batch job", job.pid)
 """
 
