@@ -30,7 +30,7 @@ from roireg.train.deform_losses import (
 )
 from roireg.train.deform_pairs import DeformBatch, DeformBatches, PairSource, affine_rest, pair_sources
 from roireg.train.export import export
-from roireg.train.runner import Task, TrainSettings, processor_minutes, train
+from roireg.train.runner import Task, TrainSettings, record, train
 
 __all__ = ["DeformConfig", "DeformTask", "Weights", "train_deform"]
 
@@ -274,11 +274,7 @@ def train_deform(config: DeformConfig, folder: Path, *, resume: bool = False) ->
         "size": config.size,
         "spacing": None if config.volumes is None else config.spacing,
         "data": data,
-        "steps": config.train.steps,
-        "pairs": config.train.steps * config.train.batch * config.train.devices,
-        "seed": config.train.seed,
-        "hardware": f"{config.train.devices} {config.train.accelerator}, {config.train.precision}",
-        "cpu_minutes": processor_minutes(checkpoint),
+        **record(config.train, checkpoint),
         "config": config.model_dump(mode="json"),
         "held_out": task.measured(),
     }

@@ -19,7 +19,7 @@ from roireg.train.export import export
 from roireg.train.inflate import inflated
 from roireg.train.losses import described, info_nce
 from roireg.train.points import PointBatch, point_batch
-from roireg.train.runner import Task, TrainSettings, processor_minutes, train
+from roireg.train.runner import Task, TrainSettings, record, train
 from roireg.train.scenes import ScenePair, SceneSource
 from roireg.train.volumes import ImageSource, image_files
 
@@ -209,11 +209,7 @@ def train_embedding(config: EmbeddingConfig, folder: Path, *, resume: bool = Fal
     checkpoint = train(task, config.train, folder, resume=resume)
     about = {
         "data": data,
-        "steps": config.train.steps,
-        "pairs": config.train.steps * config.train.batch * config.train.devices,
-        "seed": config.train.seed,
-        "hardware": f"{config.train.devices} {config.train.accelerator}, {config.train.precision}",
-        "cpu_minutes": processor_minutes(checkpoint),
+        **record(config.train, checkpoint),
         "config": config.model_dump(mode="json"),
         "held_out": task.measured(),
     }

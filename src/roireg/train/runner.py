@@ -29,6 +29,7 @@ __all__ = [
     "TrainSettings",
     "TrainingStopped",
     "processor_minutes",
+    "record",
     "train",
     "trained_weights",
 ]
@@ -274,6 +275,17 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
     """Return the weights of the network of a task from its checkpoint."""
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
     return {k.removeprefix("task.network."): v for k, v in state.items() if k.startswith("task.network.")}
+
+
+def record(settings: TrainSettings, checkpoint: Path) -> dict[str, object]:
+    """Return what the card of trained weights says of the run that made them: pairs, seed, machine, time."""
+    return {
+        "steps": settings.steps,
+        "pairs": settings.steps * settings.batch * settings.devices,
+        "seed": settings.seed,
+        "hardware": f"{settings.devices} {settings.accelerator}, {settings.precision}",
+        "cpu_minutes": processor_minutes(checkpoint),
+    }
 
 
 def processor_minutes(checkpoint: Path) -> float:
