@@ -22,6 +22,7 @@ def two_regions() -> ROISet:
 def test_volumes_and_centroids_are_in_mm():
     rois = two_regions()
     np.testing.assert_allclose(rois.volumes, [8, 24])
+    assert rois.sizes.tolist() == [int(mask.sum()) for mask in rois.masks]
     np.testing.assert_allclose(rois.centroids, [(10.5, 21), (12.5, 24)])
 
 

@@ -10,6 +10,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from roireg.serve.hub import Hub
 from roireg.serve.tasks import Task
 
@@ -37,6 +39,17 @@ def test_work_comes_to_its_end_before_the_interpreter_goes() -> None:
     # A thread that is left inside of torch aborts the process: "terminate called without an active exception".
     ended = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, timeout=300)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "came to its end\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have ranks of their own on Linux alone")
+def test_work_stands_behind_answers() -> None:
+    ranks = []
+
+    def work(_: object) -> None:
+        ranks.append(os.getpriority(os.PRIO_PROCESS, 0))
+
+    Task("fit", work, shares={}, changed=lambda: None).start().join()
+    assert ranks == [min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)]
 
 
 def test_a_server_stopped_while_it_computes_says_nothing(folder: Path, tmp_path: Path) -> None:

@@ -128,6 +128,35 @@ def test_every_comparison_draws_something(flat: Window) -> None:
     flat.page.select_option("[data-key=compare]", "off")
 
 
+def test_contrast_follows_keys_and_the_pointer(flat: Window) -> None:
+    middle = """(({ canvas: c }) => c.getContext("2d").getImageData(c.width / 2 - 50, c.height / 2 - 50, 100, 100).data.join())(
+        window.roireg.views.fixed[0])"""
+    shown = "(window.roireg.ui.window.fixed || [NaN, NaN])"
+    x, y = flat.place("fixed", [20, 20])
+    flat.page.mouse.move(x, y)
+    flat.until("window.roireg.cursor().side === 'fixed'")
+    before, asked = flat.value(middle), flat.value("window.roireg.times.click.length")
+    flat.page.keyboard.press("k")
+    low, high = flat.until(f"!isNaN({shown}[0]) && {shown}")
+    flat.page.keyboard.press("i")
+    brighter = flat.value(shown)
+    assert brighter[0] < low and np.isclose(brighter[1] - brighter[0], high - low)
+    flat.page.keyboard.press("7")
+    flat.page.mouse.down()
+    flat.page.mouse.move(x + 60, y, steps=4)
+    flat.page.mouse.up()
+    narrow = flat.value(shown)
+    assert narrow[1] - narrow[0] < high - low
+    assert f"white {float(f'{narrow[1]:.4g}'):g}" in flat.page.inner_text("footer")
+    flat.until(f"{middle} !== x", argument=before)
+    assert flat.value("window.roireg.ui.window.moving") is None
+    assert flat.value("window.roireg.times.click.length") == asked, "a drag for contrast asks nothing"
+    flat.page.mouse.move(x, y)
+    flat.page.keyboard.press("w")
+    flat.until(f"{middle} === x", argument=before)
+    flat.page.keyboard.press("1")
+
+
 def test_the_brush_changes_the_chosen_pair_and_undo_takes_it_back(flat: Window, photos: SyntheticPair) -> None:
     size = "window.roireg.state().pairs.find(p => p.status === 'accepted').fixed.size"
     before = flat.value(size)

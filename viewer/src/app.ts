@@ -1,6 +1,6 @@
 import { Api, Refusal, Silence } from "./api";
 import { h } from "./dom";
-import { sliceOf, thinned, worldOf, toPixel } from "./geometry";
+import { rewindowed, sliceOf, thinned, worldOf, toPixel } from "./geometry";
 import { actionOf, BINDINGS, nameOf } from "./keys";
 import { Panel } from "./panel";
 import { Tiles } from "./tiles";
@@ -18,6 +18,7 @@ const TOOL_NAMES: Record<Tool, string> = {
   brush: "Brush",
   landmark: "Landmark",
   move: "Move",
+  contrast: "Contrast",
 };
 const COMPARE_NAMES = {
   off: "Fixed image",
@@ -43,6 +44,7 @@ export class App implements Stage {
   private readonly toolbar = h("div", { class: "toolbar", role: "toolbar", "aria-label": "Tools" });
   private readonly panes: Record<Side, HTMLElement>;
   private readonly main: Record<Side, number> = { fixed: 0, moving: 0 };
+  private readonly sliders: Record<Side, HTMLInputElement[]> = { fixed: [], moving: [] };
   private pointer: Cursor | null = null;
   private focused: PlaneView | null = null;
   private asking = false;
@@ -99,8 +101,8 @@ export class App implements Stage {
     const info = this.current.sides[side];
     const [low, high] = info.window;
     const span = Math.max(info.range[1] - info.range[0], 1e-6);
-    const input = (k: 0 | 1, label: string) =>
-      h("input", {
+    const input = (k: 0 | 1, label: string) => {
+      const slider = h("input", {
         type: "range",
         min: info.range[0],
         max: info.range[1],
@@ -108,20 +110,35 @@ export class App implements Stage {
         value: k ? high : low,
         "aria-label": `${label} of the ${side} image`,
         title: label,
-        input: (e: Event) => {
-          const value = Number((e.target as HTMLInputElement).value);
-          const now = this.ui.window[side] ?? [low, high];
-          const next: [number, number] = k ? [Math.min(now[0], value - span / 400), value] : [value, Math.max(now[1], value + span / 400)];
-          this.ui.window[side] = next;
-          this.redraw();
+        input: () => {
+          const value = Number(slider.value);
+          const now = this.window(side);
+          this.setWindow(side, k ? [Math.min(now[0], value - span / 400), value] : [value, Math.max(now[1], value + span / 400)]);
         },
       });
+      this.sliders[side][k] = slider;
+      return slider;
+    };
     return h(
       "details",
       { class: "windowing" },
       h("summary", { title: "Contrast" }, "◑"),
       h("div", {}, h("label", {}, "black ", input(0, "black")), h("label", {}, "white ", input(1, "white"))),
     );
+  }
+
+  /** The values of an image that are shown as black and white. */
+  private window(side: Side): [number, number] {
+    return this.ui.window[side] ?? this.current.sides[side].window;
+  }
+
+  private setWindow(side: Side, window: [number, number] | null): void {
+    this.ui.window[side] = window;
+    const [black, white] = this.window(side);
+    this.sliders[side].forEach((slider, k) => (slider.value = String(k ? white : black)));
+    const [from, to] = [black, white].map((v) => Number(v.toPrecision(4)));
+    this.say(`${side === "fixed" ? "Fixed" : "Moving"} image: black is ${from}, white ${to}.${window ? " W shows it as it was opened." : ""}`);
+    this.redraw();
   }
 
   private arrange(side: Side): void {
@@ -270,8 +287,8 @@ export class App implements Stage {
     this.hover(view.side, worldOf(view.plane, [cursor[0], cursor[1]], view.slice), view);
   }
 
-  changedUi(): void {
-    this.render();
+  contrast(side: Side, brighter: number, contrast: number): void {
+    this.setWindow(side, rewindowed(this.window(side), brighter, contrast));
   }
 
   // -- prompts ------------------------------------------------------------------------------------
@@ -350,6 +367,7 @@ export class App implements Stage {
       jacobian: () => this.set(() => (ui.jacobian = !ui.jacobian)),
       doubt: () => this.set(() => (ui.doubt = !ui.doubt)),
       outlines: () => this.set(() => (ui.outlines = nextOf(OUTLINES, ui.outlines))),
+      window: () => this.rewindow(detail!),
       plane: () => this.nextPlane(),
       otherPane: () => this.otherPane(),
       whole: () => this.all((v) => v.fitView()),
@@ -565,6 +583,14 @@ export class App implements Stage {
     const place = places[this.placeShown]!;
     this.say(`${place.what[0]!.toUpperCase()}${place.what.slice(1)}.`);
     this.jump("fixed", place.point);
+  }
+
+  private rewindow(how: string): void {
+    const side = this.pointer?.side ?? this.focused?.side ?? "fixed";
+    const steps: Record<string, [number, number]> = { brighter: [0.1, 1], darker: [-0.1, 1], more: [0, 1.25], less: [0, 0.8] };
+    const step = steps[how];
+    if (step) this.contrast(side, ...step);
+    else this.setWindow(side, null);
   }
 
   private nextPlane(): void {

@@ -94,6 +94,13 @@ function coarser(n: number, level: number): number {
   return n;
 }
 
+/** Values shown as black and white, made brighter by a share of their distance, and with a contrast higher by a factor. */
+export function rewindowed([black, white]: [number, number], brighter: number, contrast: number): [number, number] {
+  const width = (white - black) / contrast;
+  const middle = (black + white) / 2 - brighter * width;
+  return [middle - width / 2, middle + width / 2];
+}
+
 /** The level whose pixels are about as large as those of the screen, never finer than needed. */
 export function levelFor(plane: PlaneInfo, view: Viewport, levels: number, ratio = 1): number {
   const perPixel = 1 / (Math.min(plane.size[0], plane.size[1]) * view.zoom * ratio);

@@ -8,6 +8,8 @@ const AT_ONCE = 6;
 /** Pictures of tiles: asked for once, the last ones used are kept. */
 export class Tiles {
   private readonly kept = new Map<string, ImageBitmap | null>();
+  /** By place, whatever the window: the key of the picture that arrived last. */
+  private readonly latest = new Map<string, string>();
   private readonly waiting = new Map<string, () => Promise<ImageBitmap>>();
   private running = 0;
 
@@ -20,23 +22,28 @@ export class Tiles {
     return this.kept.size;
   }
 
-  /** The picture, or null while it is on its way. */
+  /** The picture; while it is on its way the one with the window before, or null. */
   get(layer: Layer, version: number, plane: string, slice: number, tile: TilePlace, window?: [number, number]): ImageBitmap | null {
-    const place = [slice, tile.level, tile.column, tile.row];
-    const key = `${layer}/${version}/${plane}/${place.join("/")}/${window?.join(",") ?? ""}`;
+    const numbers = [slice, tile.level, tile.column, tile.row];
+    const place = `${layer}/${version}/${plane}/${numbers.join("/")}`;
+    const key = `${place}/${window?.join(",") ?? ""}`;
     const known = this.kept.get(key);
-    if (known !== undefined) {
+    if (known) {
       this.kept.delete(key);
       this.kept.set(key, known);
       return known;
     }
-    if (!this.waiting.has(key)) {
-      this.waiting.set(key, () => this.api.tile(layer, plane, place, window));
+    if (known === undefined && !this.waiting.has(key)) {
+      this.waiting.set(key, async () => {
+        const picture = await this.api.tile(layer, plane, numbers, window);
+        this.latest.set(place, key);
+        return picture;
+      });
       // What was asked for long ago and never begun is no longer looked at.
       for (const old of [...this.waiting.keys()].slice(0, Math.max(0, this.waiting.size - 40))) this.waiting.delete(old);
       this.pump();
     }
-    return null;
+    return this.kept.get(this.latest.get(place) ?? "") ?? null;
   }
 
   private pump(): void {

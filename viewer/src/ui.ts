@@ -1,6 +1,6 @@
 import type { Side, Vec } from "./types";
 
-export const TOOLS = ["point", "box", "scribble", "brush", "landmark", "move"] as const;
+export const TOOLS = ["point", "box", "scribble", "brush", "landmark", "move", "contrast"] as const;
 export type Tool = (typeof TOOLS)[number];
 
 export const COMPARES = ["off", "curtain", "before-after", "fusion", "checker"] as const;

@@ -19,7 +19,7 @@ export interface Stage {
   box(view: PlaneView, from: Vec, to: Vec): void;
   stroke(view: PlaneView, points: Vec[], negative: boolean): void;
   scrolled(view: PlaneView): void;
-  changedUi(): void;
+  contrast(side: Side, brighter: number, contrast: number): void;
 }
 
 const FIXED_TINT = "#ff8000";
@@ -34,7 +34,7 @@ export class PlaneView {
   slice: number;
   private readonly label: HTMLElement;
   private readonly pointers = new Map<number, Point>();
-  private drag: { kind: "pan" | "box" | "stroke" | "curtain"; start: Point; points: Point[]; negative: boolean } | null =
+  private drag: { kind: "pan" | "box" | "stroke" | "curtain" | "contrast"; start: Point; points: Point[]; negative: boolean } | null =
     null;
   private pinch = 0;
   private wanted = false;
@@ -177,6 +177,8 @@ export class PlaneView {
       this.drag = { kind: "curtain", start: at, points: [at], negative };
     } else if (e.button === 1 || ui.tool === "move") {
       this.drag = { kind: "pan", start: at, points: [at], negative };
+    } else if (ui.tool === "contrast") {
+      this.drag = { kind: "contrast", start: at, points: [at], negative };
     } else if (ui.tool === "box") {
       this.drag = { kind: "box", start: at, points: [at], negative };
     } else if (ui.tool === "scribble" || ui.tool === "brush") {
@@ -205,6 +207,10 @@ export class PlaneView {
       const last = this.drag.points[this.drag.points.length - 1]!;
       this.drag.points.push(at);
       this.pan(at[0] - last[0], at[1] - last[1]);
+    } else if (this.drag?.kind === "contrast") {
+      const last = this.drag.points[this.drag.points.length - 1]!;
+      this.drag.points.push(at);
+      this.stage.contrast(this.side, (last[1] - at[1]) / this.size[1], Math.exp((2 * (at[0] - last[0])) / this.size[0]));
     } else if (this.drag?.kind === "curtain") {
       this.stage.ui.curtain = clamp(at[0] / this.size[0], 0.02, 0.98);
       this.draw();

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { fitted, levelFor, pixelOf, sliceOf, thinned, tilesFor, toPixel, toScreen, worldOf, zoomed } from "../src/geometry";
+import { fitted, levelFor, pixelOf, rewindowed, sliceOf, thinned, tilesFor, toPixel, toScreen, worldOf, zoomed } from "../src/geometry";
 import type { PlaneInfo } from "../src/types";
 
 const letters = { left: "", right: "", top: "", bottom: "" };
@@ -81,4 +81,20 @@ it("thins a stroke and keeps its ends", () => {
   expect(few).toHaveLength(9);
   expect([few[0], few[8]]).toEqual([0, 99]);
   expect(thinned([1, 2], 9)).toEqual([1, 2]);
+});
+
+describe("contrast", () => {
+  it("narrows the values between black and white around their middle", () => {
+    expect(rewindowed([100, 300], 0, 2)).toEqual([150, 250]);
+  });
+
+  it("moves both down for a brighter picture", () => {
+    expect(rewindowed([100, 300], 0.25, 1)).toEqual([50, 250]);
+  });
+
+  it("goes back the way it came", () => {
+    const [black, white] = rewindowed(rewindowed([-160, 240], 0, 1.25), 0, 0.8);
+    expect(black).toBeCloseTo(-160);
+    expect(white).toBeCloseTo(240);
+  });
 });

@@ -24,6 +24,8 @@ describe("keys", () => {
     [press("+", { shiftKey: true }), "zoom"],
     [press("="), "zoom"],
     [press("ArrowLeft", { shiftKey: true }), "arrow"],
+    [press("k"), "window:more"],
+    [press("K", { shiftKey: true }), "window:less"],
     [press("f", { ctrlKey: true }), null],
     [press("f", { altKey: true }), null],
     [press("q"), null],

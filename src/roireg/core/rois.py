@@ -155,40 +155,44 @@ class ROISet:
         return share > 0
 
     @cached_property
-    def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         d = self.grid.ndim
-        counts, first, second = [], [], []
+        first, second = [], []
         for mask in self.masks.cpu().numpy():
             index = np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=-1).astype(np.float64)
             mean = index.mean(0)
             deviation = index - mean
-            counts.append(len(index))
             first.append(mean)
             # 1/12 is the second moment of one voxel, so that thin regions keep a width.
             second.append(deviation.T @ deviation / len(index) + np.eye(d) / 12)
-        if not counts:
-            return np.zeros(0), np.zeros((0, d)), np.zeros((0, d, d))
+        if not first:
+            return np.zeros((0, d)), np.zeros((0, d, d))
         linear = self.grid.affine[:-1, :-1]
         return (
-            np.array(counts) * float(np.prod(self.grid.spacing)),
             self.grid.world_from_index(np.array(first)),
             linear @ np.array(second) @ linear.T,
         )
 
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """(K,) voxels."""
+        # By NumPy: ten times as fast as a sum of truth values in torch.
+        return np.array([np.count_nonzero(mask) for mask in self.masks.cpu().numpy()], dtype=np.int64)
+
     @property
     def volumes(self) -> NDArray[np.float64]:
         """(K,) area in mm² or volume in mm³."""
-        return self._moments[0]
+        return self.sizes * float(np.prod(self.grid.spacing))
 
     @property
     def centroids(self) -> NDArray[np.float64]:
         """(K, d) world centroids, (x, y[, z]) mm."""
-        return self._moments[1]
+        return self._moments[0]
 
     @property
     def covariances(self) -> NDArray[np.float64]:
         """(K, d, d) second central moments in mm², world axes."""
-        return self._moments[2]
+        return self._moments[1]
 
     def layers(self) -> list[tuple[Tensor, list[int]]]:
         """Pack the regions into as few label maps as a first-fit needs.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roireg.core.rois import Prompt, ROISet
 from roireg.match.carry import Guide, Side, carried_regions
-from roireg.match.similarity import describe
+from roireg.match.similarity import appearance as appearance_of
 from roireg.match.transfer_options import TransferOptions
 from roireg.segment.promptable import NetworkAnswers
 from roireg.segment.prompts import ClosePointsError
@@ -120,7 +120,7 @@ def _overlaps(readings: ROISet, regions: ROISet, guide: Guide | None) -> Array:
         change = np.log(regions.volumes[None] / readings.volumes[:, None]) / regions.grid.ndim
         return np.asarray(np.exp(-0.5 * (change / 0.35) ** 2))
     carried = carried_regions(readings, regions.grid, guide).flatten(1)
-    size = regions.masks.flatten(1).sum(1).float()
+    size = torch.as_tensor(regions.sizes, dtype=torch.float32, device=carried.device)
     # Only voxels that a reading covers can be shared.
     touched = torch.nonzero(carried.amax(0) > 0)[:, 0]
     shared = carried[:, touched] @ regions.masks.flatten(1)[:, touched].float().T
@@ -129,8 +129,8 @@ def _overlaps(readings: ROISet, regions: ROISet, guide: Guide | None) -> Array:
 
 def _appearance(source: Side, readings: ROISet, target: Side, regions: ROISet, unlike: float) -> Array:
     """(R, C) exp(-d²/2): features inside, their spread, and what is around, in units of `unlike`."""
-    a, b = describe(source.features, readings), describe(target.features, regions)
+    own, other = appearance_of(source.features, readings), appearance_of(target.features, regions)
     distance = torch.zeros(len(readings), len(regions))
-    for name, weight in (("inside", 1.0), ("spread", 0.25), ("context", 0.5)):
-        distance += weight * (getattr(a, name)[:, None] - getattr(b, name)[None]).square().mean(-1)
+    for a, b, weight in zip(own, other, (1.0, 0.25, 0.5), strict=True):  # inside, spread, context
+        distance += weight * (a[:, None] - b[None]).square().mean(-1)
     return np.asarray(torch.exp(-distance / (2 * unlike**2)).double().numpy())

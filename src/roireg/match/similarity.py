@@ -17,7 +17,14 @@ from roireg.core.image import Image
 from roireg.core.rois import ROISet
 from roireg.match.prototypes import prototypes, resize_masks, weighted_mean
 
-__all__ = ["DescriptorWeights", "RegionDescriptors", "cosine_similarity", "describe", "descriptor_similarity"]
+__all__ = [
+    "DescriptorWeights",
+    "RegionDescriptors",
+    "appearance",
+    "cosine_similarity",
+    "describe",
+    "descriptor_similarity",
+]
 
 
 def cosine_similarity(fixed: Tensor, moving: Tensor) -> Tensor:
@@ -98,7 +105,19 @@ def describe(
     """
     grid = features.grid
     d = grid.ndim
-    data = features.data.float()
+    inside, spread, context = appearance(features, rois, ring=ring)
+    image_radius = float(np.prod(grid.extent) ** (1 / d))
+    size = np.log(np.maximum(rois.volumes, 1e-30) ** (1 / d) / image_radius)
+    eigen = np.linalg.eigvalsh(rois.covariances)[:, ::-1]
+    elongation = 0.5 * np.log(eigen[:, :-1] / eigen[:, 1:])
+    position = (rois.centroids - grid.center) / image_radius
+    means = None if embedding is None else F.normalize(prototypes(embedding, rois), dim=1).cpu()
+    return RegionDescriptors(inside, spread, context, _tensor(size), _tensor(elongation), _tensor(position), means)
+
+
+def appearance(features: Image, rois: ROISet, *, ring: float = 0.03) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the `inside`, `spread` and `context` of `RegionDescriptors`, see `describe`."""
+    grid, data = features.grid, features.data.float()
     weights = resize_masks(rois, grid).to(data.device)
     inside = weighted_mean(data, weights)
     spread = (weighted_mean(data**2, weights) - inside**2).clamp(min=0).sqrt()
@@ -111,16 +130,7 @@ def describe(
     context = weighted_mean(data, around)
     empty = around.flatten(1).sum(1, keepdim=True) <= 1e-6
     context = torch.where(empty, torch.zeros_like(inside), context - inside)
-
-    image_radius = float(np.prod(grid.extent) ** (1 / d))
-    size = np.log(np.maximum(rois.volumes, 1e-30) ** (1 / d) / image_radius)
-    eigen = np.linalg.eigvalsh(rois.covariances)[:, ::-1]
-    elongation = 0.5 * np.log(eigen[:, :-1] / eigen[:, 1:])
-    position = (rois.centroids - grid.center) / image_radius
-    means = None if embedding is None else F.normalize(prototypes(embedding, rois), dim=1).cpu()
-    return RegionDescriptors(
-        inside.cpu(), spread.cpu(), context.cpu(), _tensor(size), _tensor(elongation), _tensor(position), means
-    )
+    return inside.cpu(), spread.cpu(), context.cpu()
 
 
 def _tensor(array: NDArray[np.float64]) -> Tensor:

@@ -16,7 +16,15 @@ from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 
-__all__ = ["inverse_prompt", "peaks", "position_prior", "similarity_map", "soft_argmax", "standardised"]
+__all__ = [
+    "inverse_prompt",
+    "peaks",
+    "position_prior",
+    "similarity_map",
+    "similarity_maps",
+    "soft_argmax",
+    "standardised",
+]
 
 Array = NDArray[np.float64]
 
@@ -45,49 +53,64 @@ def standardised(a: Image, b: Image) -> tuple[Image, Image]:
 
 
 def similarity_map(features: Image, prototype: Tensor) -> Tensor:
-    """(*shape) cosine of every feature with a (C,) prototype, 0 where either is 0.
+    """(*shape) cosine of every feature with a (C,) prototype, 0 where either is 0; see `similarity_maps`."""
+    return similarity_maps(features, prototype[None])[0]
+
+
+def similarity_maps(features: Image, prototypes: Tensor) -> Tensor:
+    """(K, *shape) cosines of every feature with (K, C) prototypes, 0 where either is 0.
 
     Raises
     ------
     InputError
-        When the prototype has another number of channels.
+        When the prototypes have another number of channels.
     """
-    if prototype.shape != (features.channels,):
-        raise InputError(f"a prototype of {features.channels} channels is needed, found {tuple(prototype.shape)}")
+    if prototypes.shape[1:] != (features.channels,):
+        raise InputError(
+            f"a prototype of {features.channels} channels is needed, found {tuple(prototypes.shape[1:])}"
+        )
     data = features.data.float()
-    p = prototype.to(data)
-    return torch.einsum("c,c...->...", p / p.norm().clamp(min=1e-12), data) / data.norm(dim=0).clamp(min=1e-12)
+    unit = prototypes.to(data)
+    unit = unit / unit.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return torch.einsum("kc,c...->k...", unit, data) / data.square().sum(0).sqrt().clamp(min=1e-12)
 
 
 def position_prior(grid: Grid, point: Array, width: float) -> Tensor:
     """(*shape) logarithm of a Gaussian around a (d,) world point, 0 at the point; `width` in mm."""
-    distance = np.square(grid.points() - point).sum(1).reshape(grid.shape)
-    return torch.as_tensor(-distance / (2 * width**2), dtype=torch.float32)
+    return torch.as_tensor(-_squared_distance(grid, point) / (2 * width**2), dtype=torch.float32)
 
 
 def peaks(score: Tensor, grid: Grid, *, count: int, apart: float) -> list[tuple[Array, float]]:
     """Return the highest places of a (*shape) score, at least `apart` mm from each other, as (world point, score)."""
     values = score.detach().double().cpu().numpy().ravel().copy()
-    points = grid.points()
     maxima: list[tuple[Array, float]] = []
     for _ in range(count):
         best = int(np.argmax(values))
         if not np.isfinite(values[best]):
             break
-        maxima.append((points[best], float(values[best])))
-        values[np.square(points - points[best]).sum(1) < max(apart, 1e-9) ** 2] = -np.inf
+        place = grid.world_from_index(np.unravel_index(best, grid.shape))
+        maxima.append((place, float(values[best])))
+        values[_squared_distance(grid, place).ravel() < max(apart, 1e-9) ** 2] = -np.inf
     return maxima
 
 
 def soft_argmax(score: Tensor, grid: Grid, around: Array, *, radius: float) -> Array:
     """Mean world point under exp(score) within `radius` mm of a point; the point itself where no voxel is near."""
-    points = grid.points()
-    near = np.square(points - around).sum(1) <= radius**2
-    if not near.any():
+    near = np.nonzero(_squared_distance(grid, around) <= radius**2)
+    if not len(near[0]):
         return np.asarray(around, dtype=np.float64)
-    values = score.detach().double().cpu().numpy().ravel()[near]
+    values = score.detach().cpu().numpy()[near].astype(np.float64)
     weights = np.exp(values - values.max())
-    return np.asarray(weights @ points[near] / weights.sum())
+    return np.asarray(weights @ grid.world_from_index(np.stack(near, axis=-1)) / weights.sum())
+
+
+def _squared_distance(grid: Grid, point: Array) -> Array:
+    """(*shape) squared distance of all voxels from a (d,) world point, mm²; no list of points is made."""
+    total = np.zeros(grid.shape)
+    for row, start in zip(grid.affine[:-1, :-1], grid.origin - point, strict=True):
+        steps = np.ogrid[tuple(slice(n) for n in grid.shape)]
+        total += sum((w * step for w, step in zip(row, steps, strict=True)), start) ** 2
+    return total
 
 
 def inverse_prompt(

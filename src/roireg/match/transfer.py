@@ -36,7 +36,14 @@ from roireg.match.counterparts import answers, fits
 from roireg.match.evidence import Evidence, confidence_of
 from roireg.match.prototypes import prototypes
 from roireg.match.similarity import cosine_similarity
-from roireg.match.similarity_map import inverse_prompt, peaks, position_prior, similarity_map, soft_argmax
+from roireg.match.similarity_map import (
+    inverse_prompt,
+    peaks,
+    position_prior,
+    similarity_map,
+    similarity_maps,
+    soft_argmax,
+)
 from roireg.match.transfer_options import DEFAULT_TRANSFER, TransferOptions
 from roireg.match.variants import average_answers, refined_region, visible
 from roireg.segment.promptable import NetworkAnswers
@@ -237,8 +244,9 @@ def _carried_prompts(
     if guide is not None:
         expected = guide.forward.map_points(anchor[None])[0]
         prior = position_prior(grid, expected, guide.width)
-    for prototype in prototypes(source.features, readings):
-        score = o.sharpness * similarity_map(target.features, prototype)
+    looked_for = prototypes(source.features, readings)
+    for prototype, cosine in zip(looked_for, similarity_maps(target.features, looked_for), strict=True):
+        score = o.sharpness * cosine
         if prior is not None:
             score = score + prior
         for top, _ in peaks(score, grid, count=o.places if o.joint else 1, apart=1.5 * o.peak_radius * size):

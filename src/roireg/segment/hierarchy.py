@@ -112,8 +112,10 @@ class Hierarchy:
         """Return (N, A) regions as masks on the working grid."""
         if not len(members):
             return ROISet.empty(self.grid)
-        masks = torch.from_numpy(np.stack([m[self.atoms] for m in members]))
-        return ROISet(masks, self.grid, scores=torch.from_numpy(scores.astype(np.float32)))
+        masks = np.empty((len(members), *self.grid.shape), dtype=np.bool_)
+        for region, mask in zip(members, masks, strict=True):
+            region.take(self.atoms, out=mask, mode="clip")  # the default mode copies once more
+        return ROISet(torch.from_numpy(masks), self.grid, scores=torch.from_numpy(scores.astype(np.float32)))
 
     def candidates(self, limits: RegionFilter, *, similar: float = 0.65) -> ROISet:
         """Return the most stable regions, spread over sizes, none with intersection over union > `similar`.
