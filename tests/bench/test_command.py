@@ -66,6 +66,20 @@ def test_a_fresh_run_measures_what_it_is_asked_for(tmp_path):
     assert "## old" in (out / "table.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="batch systems run on Unix")
+def test_pairs_run_in_batch_jobs_as_they_run_here(tmp_path, batch_system):
+    pytest.importorskip("dask_jobqueue")
+    data = write_set(tmp_path / "flat", ndim=2)
+    rows = {}
+    for out, where in (("here", []), ("there", ["--slurm", batch_system / "slurm.yaml"])):
+        result = bench(data, "--methods", "demons,sift", *where, "-o", tmp_path / out)
+        assert result.exit_code == 0, result.stderr
+        rows[out] = [(row.place, row.status, row.after) for row in read_rows(tmp_path / out / "results.csv")]
+    assert len(rows["there"]) == 2 and rows["there"] == rows["here"]
+    job = (batch_system / "jobs.txt").read_text()
+    assert "#SBATCH -p short" in job and (batch_system / "cancelled.txt").read_text().split()
+
+
 def test_check_names_every_problem(tmp_path):
     write_set(tmp_path / "data" / "good", ndim=2)
     bad = write_set(tmp_path / "data" / "bad", ndim=2)

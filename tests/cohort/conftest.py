@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +58,39 @@ def kept_processes(child_path: None) -> Iterator[Kept]:
 def warm(kept_processes: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run tasks one by one in a process that is there already."""
     monkeypatch.setattr(engines, "Processes", lambda: kept_processes)
+
+
+SBATCH = f"""#!{sys.executable}
+import subprocess, sys
+script = open(sys.argv[-1]).read()
+open("jobs.txt", "a").write(script)
+# The file is gone as soon as this program ends; a batch system keeps a copy, too.
+job = subprocess.Popen(["bash", "-c", script], stdout=open("job.log", "ab"), stderr=subprocess.STDOUT,
+                       start_new_session=True)
+print("Submitted batch job", job.pid)
+"""
+
+SCANCEL = f"""#!{sys.executable}
+import os, signal, sys
+for job in sys.argv[1:]:
+    os.killpg(int(job), signal.SIGKILL)
+    open("cancelled.txt", "a").write(job + "\\n")
+"""
+
+
+@pytest.fixture
+def batch_system(tmp_path: Path, child_path: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs called sbatch and scancel that run a job file here, in the background.
+
+    Returns the folder that they note it in, with a `slurm.yaml` that asks for such jobs.
+    """
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    (tmp_path / "slurm.yaml").write_text(
+        "cores: 2\nmemory: 2GB\nqueue: short\nwalltime: '00:10:00'\ninterface: lo\nnanny: false\n"
+        f"python: {sys.executable}\nlog_directory: {tmp_path}\n"
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path

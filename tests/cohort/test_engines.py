@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,44 +72,10 @@ def test_nobody_there_is_said_in_one_sentence(monkeypatch):
         run(EngineOptions(dask="tcp://127.0.0.1:9"), [])
 
 
-SBATCH = f"""#!{sys.executable}
-import subprocess, sys
-script = open(sys.argv[-1]).read()
-open("jobs.txt", "a").write(script)
-# The file is gone as soon as this program ends; a batch system keeps a copy, too.
-job = subprocess.Popen(["bash", "-c", script], stdout=open("job.log", "ab"), stderr=subprocess.STDOUT,
-                       start_new_session=True)
-print("Submitted batch job", job.pid)
-"""
-
-SCANCEL = f"""#!{sys.executable}
-import os, signal, sys
-for job in sys.argv[1:]:
-    os.killpg(int(job), signal.SIGKILL)
-    open("cancelled.txt", "a").write(job + "\\n")
-"""
-
-
-@pytest.fixture
-def batch_system(tmp_path: Path, child_path: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs called sbatch and scancel that run a job file here, in the background; the folder they note it in."""
-    monkeypatch.chdir(tmp_path)
-    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(stat.S_IRWXU)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    return tmp_path
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="batch systems run on Unix")
 def test_batch_jobs_of_slurm_run_tasks_and_are_taken_back(batch_system):
     pytest.importorskip("dask_jobqueue")
-    file = batch_system / "slurm.yaml"
-    file.write_text(
-        "cores: 2\nmemory: 2GB\nqueue: short\nwalltime: '00:10:00'\ninterface: lo\nnanny: false\n"
-        f"python: {sys.executable}\nlog_directory: {batch_system}\n"
-    )
-    ended = run(EngineOptions(slurm=file, jobs=2), list(echoes(5)))
+    ended = run(EngineOptions(slurm=batch_system / "slurm.yaml", jobs=2), list(echoes(5)))
     assert {e.value["i"] for e in ended.values()} == set(range(5))
     script = (batch_system / "jobs.txt").read_text()
     assert "#SBATCH -p short" in script and "#SBATCH -t 00:10:00" in script and "--cpus-per-task=2" in script

@@ -129,8 +129,8 @@ def test_every_comparison_draws_something(flat: Window) -> None:
 
 
 def test_contrast_follows_keys_and_the_pointer(flat: Window) -> None:
-    middle = """(({ canvas: c }) => c.getContext("2d").getImageData(c.width / 2 - 50, c.height / 2 - 50, 100, 100).data.join())(
-        window.roireg.views.fixed[0])"""
+    middle = """((canvas, k) => canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, k, k)
+        .data.join())(window.roireg.views.fixed[0].canvas, 90)"""
     shown = "(window.roireg.ui.window.fixed || [NaN, NaN])"
     x, y = flat.place("fixed", [20, 20])
     flat.page.mouse.move(x, y)

@@ -21,6 +21,7 @@ from roireg.jobs.reading import with_settings
 from roireg.jobs.registering import registered, start_of
 from roireg.match import Guide
 from roireg.pipeline import Config, Registration, register
+from roireg.pipeline.config import VerdictConfig
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS
 from roireg.serve.board import Board, board_pairs, roi_pairs
 from roireg.serve.local import LocalDoubt
@@ -38,8 +39,14 @@ LIVE_SECONDS = 5.0
 QUIET = 0.35
 """Seconds without an edit before a refit begins."""
 
-REFIT = Config(stages=(Velocity(levels=2, max_voxels=40_000, iterations=(25, 15), checked=False),))
-"""The deformation again, coarse, from the global map as it is and the pairs as they are."""
+REFIT = Config(
+    stages=(Velocity(levels=2, max_voxels=40_000, iterations=(25, 15), checked=False),),
+    verdict=VerdictConfig(probability=False),
+)
+"""The deformation again, coarse, from the global map as it is and the pairs as they are.
+
+How probable it is that the map is right takes a search for others, five times as long as all else; a full fit tells.
+"""
 
 
 @dataclass(frozen=True, eq=False)
