@@ -182,7 +182,7 @@ class ROISet:
     @property
     def volumes(self) -> NDArray[np.float64]:
         """(K,) area in mm² or volume in mm³."""
-        return self.sizes * float(np.prod(self.grid.spacing))
+        return np.asarray(self.sizes * float(np.prod(self.grid.spacing)), dtype=np.float64)
 
     @property
     def centroids(self) -> NDArray[np.float64]:
