@@ -15,7 +15,9 @@ from scipy.ndimage import gaussian_filter
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.transforms import Affine, Chain, DisplacementField, VelocityField
+from roireg.core.warp import warp as warp_image
 from roireg.io import HeaderWarning, read_transform, write_transform
+from roireg.io.convert import as_image
 from support import make_grid, rotation
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -76,6 +78,44 @@ def test_what_greedy_writes_moves_points_as_greedy_does(tmp_path: Path, ndim: in
     np.testing.assert_allclose(ours.map_points(middle) - middle, expected[None], atol=0.3)
     with pytest.raises(InputError, match="ras:FILE"):
         read_transform(affine)
+
+
+def test_an_affine_and_a_warp_of_greedy_reslice_as_greedy_does(tmp_path: Path) -> None:
+    """Oblique images of unequal spacing, there and back: ``-r warp affine`` and ``-r affine,-1 inverse_warp``."""
+    greedy = pytest.importorskip("picsl_greedy")
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(24, 28, 30)), 3).astype(np.float32) * 1000
+    fixed = sitk.GetImageFromArray(noise)
+    fixed.SetSpacing([1.2, 1.0, 1.5])
+    fixed.SetDirection(rotation(3, 4).ravel())
+    fixed.SetOrigin([10, -20, 30])
+    truth = sitk.AffineTransform(3)
+    truth.SetCenter(fixed.TransformContinuousIndexToPhysicalPoint([14.5, 13.5, 11.5]))
+    truth.SetMatrix([1.03, 0.05, 0, -0.04, 0.98, 0.02, 0.03, 0, 1.01])
+    truth.SetTranslation([2, -3, 2.5])
+    moving = sitk.Resample(sitk.PermuteAxes(fixed, [1, 2, 0]), truth)
+    program = greedy.Greedy3D()
+    images = {"fixed": fixed, "moving": moving}
+    files = {name: tmp_path / name for name in ("a.mat", "w.nii.gz", "i.nii.gz", "moved.nii", "back.nii")}
+    affine, warp, inverse, moved, back = files.values()
+    program.execute(f"-i fixed moving -m SSD -a -dof 12 -n 40x20 -ia-identity -o {affine} -V 0", **images)
+    program.execute(f"-i fixed moving -m SSD -it {affine} -n 20 -o {warp} -oinv {inverse} -wp 0 -V 0")
+    program.execute(f"-rf fixed -ri LINEAR -rm moving {moved} -r {warp} {affine} -V 0")
+    program.execute(f"-rf moving -ri LINEAR -rm fixed {back} -r {affine},-1 {inverse} -V 0")
+    matrix = read_transform(affine, convention="ras")
+    assert np.abs(matrix.matrix[:3, 3]).max() > 1
+    for source, target, chain, result in (
+        (moving, fixed, Chain((read_transform(warp), matrix)), moved),
+        (fixed, moving, Chain((matrix.inverse(), read_transform(inverse))), back),
+    ):
+        image, grid = as_image(source), as_image(target).grid
+        ours = warp_image(image, chain, grid).data[0].numpy()
+        theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(result)))
+        # Beyond its grid an image and a warp are 0 for greedy, and halfway to it within the last voxel.
+        there = np.linalg.solve(image.grid.affine, np.c_[chain.map_points(grid.points()), np.ones(theirs.size)].T)[:3]
+        depth = np.minimum(there.T, np.array(image.grid.shape) - 1 - there.T).min(axis=1)
+        inside = depth.reshape(grid.shape) > 3
+        assert inside.mean() > 0.1
+        np.testing.assert_allclose(ours[inside], theirs[inside], atol=0.02)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

@@ -21,15 +21,18 @@ from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine, Chain, DisplacementField
 from roireg.io import write_image, write_transform
+from roireg.io.timeseries import write_series
 
 folder = Path(sys.argv[1])
 noise = torch.from_numpy(np.random.default_rng(0).normal(0, 50, (1, 24, 24, 24))).float()
 volume = Image(noise, Grid.pixels((24, 24, 24)))
 plane = Image(noise.reshape(1, 96, 144).abs(), Grid.pixels((96, 144)), unit="px", dtype="uint8")
+frames = Image(noise.reshape(2, 12, 24, 24), Grid.pixels((12, 24, 24)))
 field = DisplacementField(volume.grid, noise.expand(3, -1, -1, -1).contiguous())
 jobs = [(write_image, f"v{e}", volume) for e in (".nii", ".nii.gz", ".mha", ".nrrd")]
 jobs += [(write_image, f"p{e}", plane) for e in (".png", ".jpg", ".tif")]
 jobs += [(write_transform, f"f{e}", field) for e in (".h5", ".nii.gz", ".mha", ".nrrd")]
+jobs += [(write_series, f"s{e}", frames) for e in (".nii", ".nii.gz", ".mha", ".nrrd")]
 jobs += [(write_transform, "f.tfm", Chain((field, Affine.identity(3))))]
 for limit in (0, 1, 400, 4096):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -107,7 +107,7 @@ def _stored_result(folder: Path) -> dict[str, Any]:
         )
     from roireg.io.documents import read_json
 
-    content = read_json(file)
+    content = read_json(file, names=True)
     if not isinstance(content, dict) or "verdict" not in content:
         raise InputError(f"{file}: expected the result of a registration with a verdict; register again")
     _check_stored(content, file)

@@ -12,7 +12,7 @@ from typing import Any
 from roireg.cohort.cohort import STATES, SUMMARY_FILES
 from roireg.cohort.process import Ending
 from roireg.core.errors import OutputError
-from roireg.core.files import new_folder, write_json
+from roireg.core.files import new_folder, readable, write_json
 from roireg.jobs import RegisterJob
 
 __all__ = ["Book"]
@@ -152,7 +152,7 @@ def _table(pairs: Sequence[Mapping[str, Any]]) -> str:
                 _cell(pair.get("seconds")),
             ]
         )
-    return text.getvalue()
+    return readable(text.getvalue())
 
 
 def _cell(value: float | None) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import SimpleITK as sitk
 
+from roireg.io._itk import plain_name, quiet
 from roireg.jobs.needs import memory_needed
 
 __all__ = ["expected_memory"]
@@ -22,14 +24,12 @@ def expected_memory(*images: Path) -> int:
 def _values(path: str) -> float:
     """Return how many values an image has; of what has no plain header, as many as its files could hold."""
     place = Path(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
-    try:
-        if place.is_file():
+    if place.is_file():
+        reader = sitk.ImageFileReader()
+        with plain_name(place) as name, suppress(RuntimeError), quiet():
+            reader.SetFileName(name)
             reader.ReadImageInformation()
             return float(math.prod(reader.GetSize()[:3]) * reader.GetNumberOfComponents())
-    except RuntimeError:
-        pass
     if not place.exists() and "::" in path:
         place = Path(path.rpartition("::")[0])
     files = [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file()] if place.is_dir() else []

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from roireg.cohort.cohort import STATES
+from roireg.core.files import readable
 from roireg.evaluate.summary import key_metrics, metric_of, number
 
 __all__ = ["render", "worst_first"]
@@ -36,6 +37,10 @@ def _short(value: float) -> str:
     return "<0.001" if 0 < abs(value) < 1e-3 else number(value)
 
 
+def _link(path: str) -> str:
+    return quote(path, errors="surrogateescape")
+
+
 def render(title: str, pairs: Sequence[Mapping[str, Any]], out: Path) -> str:
     """Return the page; links and pictures are relative to `out`, where it will lie."""
     metrics = [key_metrics({n: metric_of(m) for n, m in pair.get("metrics", {}).items()}) for pair in pairs]
@@ -55,9 +60,9 @@ def render(title: str, pairs: Sequence[Mapping[str, Any]], out: Path) -> str:
                 "state": pair["state"],
                 "rank": STATES.index(pair["state"]),
                 "why": [pair["cause"]] if pair.get("cause") else [*pair.get("worse", ()), *pair.get("reasons", ())],
-                "link": quote(report if (out / report).is_file() else f"{folder}/"),
+                "link": _link(report if (out / report).is_file() else f"{folder}/"),
                 "linked": (out / folder).is_dir(),
-                "picture": quote(picture) if (out / picture).is_file() else "",
+                "picture": _link(picture) if (out / picture).is_file() else "",
                 "fixed": pair["fixed"],
                 "moving": pair["moving"],
                 "cells": [(_short(values[n].value), values[n].value) if n in values else ("–", "") for n in columns],
@@ -68,9 +73,10 @@ def render(title: str, pairs: Sequence[Mapping[str, Any]], out: Path) -> str:
         loader=PackageLoader("roireg.cohort"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     states = [pair["state"] for pair in pairs]
-    return environment.get_template("cohort.html.j2").render(
+    page = environment.get_template("cohort.html.j2").render(
         title=title,
         counts=[(state, states.count(state)) for state in STATES if state in states],
         columns=[(m.label or n, m.unit) for n, m in columns.items()],
         lines=lines,
     )
+    return readable(page)

@@ -39,6 +39,7 @@ __all__ = [
     "is_complete",
     "mark_written",
     "new_folder",
+    "readable",
     "stem_of",
     "write_json",
 ]
@@ -62,6 +63,11 @@ def stem_of(path: str | Path) -> str:
     """Return the file name without what `extension_of` gives."""
     name = Path(path).name
     return name[: len(name) - len(extension_of(path))]
+
+
+def readable(text: str) -> str:
+    """Return a text that names files as it can be written: bytes that are not UTF-8 as terminals show them."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def file_digest(file: Path) -> str:

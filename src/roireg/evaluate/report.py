@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_rgb
 
+from roireg.core.files import readable
 from roireg.core.transforms import Chain
 from roireg.evaluate import palette
 from roireg.evaluate.metrics import MetricValue, centroid_errors, metric
@@ -37,7 +38,7 @@ def render_report(report: ReportInput) -> str:
     environment = Environment(
         loader=PackageLoader("roireg.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         title=report.title,
         verdict=report.verdict,
         reasons=list(report.reasons),
@@ -55,6 +56,7 @@ def render_report(report: ReportInput) -> str:
         tints={"fixed": to_rgb(palette.FIXED), "moving": to_rgb(palette.MOVING)},
         slices=[_other_slices(plane) for plane in comparison["planes"]],
     )
+    return readable(page)
 
 
 def _other_slices(plane: Mapping[str, Any]) -> list[Mapping[str, Any] | None]:

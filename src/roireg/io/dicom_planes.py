@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
-from roireg.io._itk import itk_reason, quiet, warn_header
+from roireg.io._itk import itk_reason, plain_name, quiet, warn_header
 from roireg.io.raster import Stored, choose
 
 __all__ = ["Plane", "frame_count", "load_planes", "numbers", "one_volume", "planes_of"]
@@ -440,9 +440,9 @@ def _through_itk(file: Path, planes: Sequence[Plane]) -> Array:
             f"{file}: its frames are compressed and scaled one by one, which cannot be read together; decompress it "
             "first (gdcmconv --raw)"
         )
-    with quiet():
+    with plain_name(file) as name, quiet():
         try:
-            image = sitk.ReadImage(str(file))
+            image = sitk.ReadImage(name)
         except RuntimeError as error:
             raise InputError(
                 f"{file}: the DICOM file cannot be decoded ({itk_reason(error)}); export it again"

@@ -19,9 +19,9 @@ LARGEST = 256 << 20
 """Bytes; a document of more is none of this package."""
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, names: bool = False) -> Any:
     """Read a JSON file; see `parse_json`."""
-    return parse_json(read_text(path), str(path))
+    return parse_json(read_text(path), str(path), names=names)
 
 
 def read_yaml(path: Path) -> Any:
@@ -48,8 +48,12 @@ def read_text(path: Path, name: str | None = None) -> str:
         raise InputError(f"{name}: the file cannot be read ({error.strerror}); check its path") from error
 
 
-def parse_json(text: str, name: str) -> Any:
+def parse_json(text: str, name: str, *, names: bool = False) -> Any:
     """Return the content of a JSON text.
+
+    Parameters
+    ----------
+    names : whether it holds names of files, in which Python keeps bytes that are not UTF-8 as half characters.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def parse_json(text: str, name: str) -> Any:
     try:
         content = json.loads(text)
         if "\\u" in text:
-            json.dumps(content, ensure_ascii=False).encode()
+            json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape" if names else "strict")
     except json.JSONDecodeError as error:
         raise InputError(
             f"{name}: line {error.lineno}, column {error.colno} is not valid JSON ({error.msg}); correct it there"

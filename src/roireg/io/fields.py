@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
 from roireg.core.transforms import Transform, VelocityField
-from roireg.io._itk import extension, itk_reason, quiet
-from roireg.io.headers import check_data
+from roireg.io._itk import extension, itk_reason, plain_name, quiet
+from roireg.io.headers import check_data, companions
 from roireg.io.itk_transforms import field_from_image, field_from_vectors
 from roireg.io.nifti import is_nifti, nifti_header, read_nifti
 from roireg.io.streams import MOST_DEFLATED, first_bytes
@@ -51,11 +51,11 @@ def read_field(path: Path) -> Transform:
     name = str(path)
     if is_nifti(path):
         return _from_nifti(path)
-    with quiet():
+    with plain_name(path, beside=companions(path)) as plain, quiet():
         try:
             check_data(path)
-            _check_size(path)
-            image = sitk.ReadImage(name)
+            _check_size(path, plain)
+            image = sitk.ReadImage(plain)
         except RuntimeError as error:
             raise InputError(
                 f"{name}: the displacement field cannot be read ({itk_reason(error)}); expected vectors"
@@ -63,10 +63,10 @@ def read_field(path: Path) -> Transform:
     return field_from_image(image, name)
 
 
-def _check_size(path: Path) -> None:
+def _check_size(path: Path, plain: str) -> None:
     """Refuse a header that claims more than the file can hold, before room is made for it."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(plain)
     reader.ReadImageInformation()
     claimed = 1
     for n in (*reader.GetSize(), reader.GetNumberOfComponents()):

@@ -42,7 +42,7 @@ from roireg.io._itk import (
 )
 from roireg.io.dicom import is_dicom, read_dicom
 from roireg.io.headers import check_data, companions
-from roireg.io.nifti import is_nifti, read_nifti, write_nifti
+from roireg.io.nifti import is_analyze, is_nifti, read_analyze, read_nifti, write_nifti
 from roireg.io.pictures import PICTURES, through_pillow
 from roireg.io.raster import Selection, Stored, refuse_selection
 from roireg.io.streams import refuse_special
@@ -240,6 +240,8 @@ def _read(path: str | Path, selection: Selection, *, indices: bool = False) -> S
     if is_nifti(place):
         stored = read_nifti(place, frame=frame)
         return replace(stored, array=_colours(stored.array, str(place), frame))
+    if is_analyze(place):
+        return read_analyze(place, frame=frame)
     image = _read_file(place, frame)
     array = sitk.GetArrayFromImage(image)
     if np.iscomplexobj(array):

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2: reading and writing files, and what a header makes of the stored numbers.
+"""NIfTI-1, NIfTI-2 and Analyze 7.5: reading and writing files, and what a header makes of the stored numbers.
 
 nibabel parses and writes the headers; where they put the voxels is decided in `nifti_place`.
 """
@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.io._itk import chosen_frame, warn_header
-from roireg.io.nifti_place import RAS_FROM_LPS, grid_of_header, other_order
+from roireg.io.nifti_place import RAS_FROM_LPS, grid_of_header, grid_of_matrix, other_order
 from roireg.io.raster import Stored
 from roireg.io.streams import first_bytes, read_exactly
 
 __all__ = [
     "header_of",
+    "is_analyze",
     "is_nifti",
     "layout_of",
     "nifti_header",
     "ras_from_voxel",
+    "read_analyze",
     "read_nifti",
     "write_nifti",
 ]
@@ -35,6 +37,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 _ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
+_ANALYZE = nibabel.spm2analyze.Spm2AnalyzeHeader
 _VECTORS = (1005, 1006, 1007)
 """Intent codes of symmetric matrices, displacements and vectors: the fifth axis holds components."""
 _DISPLACEMENT = 1006
@@ -48,12 +51,62 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(_ENDINGS) and nifti_header(path) is not None
 
 
-def read_nifti(path: Path, *, frame: int | None = None, field: bool = False) -> Stored:
+def is_analyze(path: Path) -> bool:
+    """Tell whether a file is one of a pair in the format Analyze 7.5 by name and header."""
+    if not _is_pair(path) or nifti_header(path) is not None:
+        return False
+    raw = first_bytes(_partner(path, "hdr"), _ANALYZE.sizeof_hdr)
+    return len(raw) == _ANALYZE.sizeof_hdr and bool(_ANALYZE.may_contain_header(raw))
+
+
+def read_analyze(path: Path, *, frame: int | None = None) -> Stored:
+    """Read a pair in the format Analyze 7.5 by either of its names, placed as nibabel and SPM do.
+
+    The format does not say which side is left: the first axis runs from right to left, as SPM has it, unless a .mat
+    file of SPM lies beside it. A warning tells so.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, shorter than its header says, 4D without `frame`, or holds complex values.
+    GeometryError
+        When its orientation is not usable.
+    """
+    name = str(path)
+    files = _partner(path, "hdr"), _partner(path, "img")
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{path}: {file.name} is expected beside it, which is not there; copy both files")
+    header = _ANALYZE(first_bytes(files[0], _ANALYZE.sizeof_hdr), check=False)
+    size, dtype = _sizes(header, name), _stored_type(header, name)
+    shape, _, frames = layout_of(size, 0, 0)
+    first = 0 if len(size) <= 3 else chosen_frame(name, frames, frame, shape=size)
+    per_frame = math.prod(shape) * dtype.itemsize
+    offset = int(abs(float(header["vox_offset"])))
+    start = offset + first * per_frame
+    raw = read_exactly(files[1], per_frame, skip=start, total=offset + frames * per_frame, name=name)
+    try:
+        ras = np.asarray(nibabel.Spm2AnalyzeImage.load(files[0]).affine)
+    except Exception as error:  # scipy raises whatever it meets in a .mat file
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{name}: its orientation cannot be read ({reason}); export it as NIfTI") from error
+    if files[0].with_suffix(".mat").is_file():
+        placed = "the .mat file of SPM beside it"
+    else:
+        placed = "Analyze 7.5, the first axis from right to left"
+        warn_header(name, "the format Analyze 7.5 does not say which side is left; read as nibabel and SPM do")
+    grid = grid_of_matrix(ras, shape, name)
+    values = _scaled(raw.view(dtype).reshape(1, *shape[::-1]), header, name)
+    return Stored(values, grid, "mm", {"placed by": placed})
+
+
+def read_nifti(path: Path, *, frame: int | None = None, series: bool = False, field: bool = False) -> Stored:
     """Read a NIfTI file, or a detached pair by either of its names.
 
     Parameters
     ----------
     frame : which volume of a 4D image, from 0.
+    series : whether all volumes of a 4D image are read, each a channel.
     field : whether the vectors are displacements: three of them on one slice are then a volume, not colours of a
         plane, and RAS components (of the intent code of displacements, as ITK has it) become LPS.
 
@@ -65,7 +118,8 @@ def read_nifti(path: Path, *, frame: int | None = None, field: bool = False) -> 
     Raises
     ------
     InputError
-        When the file is damaged, shorter than its header says, 4D without `frame`, or holds complex values.
+        When the file is damaged, shorter than its header says, 4D without `frame` or `series`, a series of colours,
+        or holds complex values.
     GeometryError
         When no orientation of the header is usable.
     """
@@ -80,12 +134,15 @@ def read_nifti(path: Path, *, frame: int | None = None, field: bool = False) -> 
     grid, placed = grid_of_header(header, shape, name)
     # A single volume has no frames, whatever is chosen for the image beside it.
     single = frames == 1 and (len(size) <= 3 or components > 1)
-    first = 0 if single else chosen_frame(name, frames, frame, shape=size)
+    first = 0 if single or series else chosen_frame(name, frames, frame, shape=size)
+    count = frames if series else 1
+    if count > 1 and components > 1:
+        raise InputError(f"{name}: a series of colours or vectors is not supported; choose a volume with --frame N")
     voxels = math.prod(shape)
     per_frame = voxels * (1 if kind in _COLOURS else components)
     raw = read_exactly(
         _data_file(path, header),
-        dtype.itemsize * per_frame,
+        dtype.itemsize * per_frame * count,
         skip=_offset(header, path) + first * dtype.itemsize * per_frame,
         total=_offset(header, path) + math.prod(size) * dtype.itemsize,
         name=name,
@@ -94,7 +151,7 @@ def read_nifti(path: Path, *, frame: int | None = None, field: bool = False) -> 
     if kind in _COLOURS:
         values = np.moveaxis(raw.view(np.uint8).reshape(*storage, _COLOURS[kind]), -1, 0)
     else:
-        values = _scaled(raw.view(dtype).reshape(components, *storage), header, name)
+        values = _scaled(raw.view(dtype).reshape(components * count, *storage), header, name)
     if field and int(header["intent_code"]) == _DISPLACEMENT:
         values = values * np.array([-1, -1, 1][: len(values)], values.dtype).reshape(-1, *[1] * len(storage))
     return Stored(values, grid, "mm", placed)

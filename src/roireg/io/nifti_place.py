@@ -34,7 +34,7 @@ from roireg.io._itk import (
     warn_shear,
 )
 
-__all__ = ["RAS_FROM_LPS", "grid_of_header", "other_order"]
+__all__ = ["RAS_FROM_LPS", "grid_of_header", "grid_of_matrix", "other_order"]
 
 Array = NDArray[np.float64]
 
@@ -63,6 +63,11 @@ def grid_of_header(header: Any, size: Sequence[int], name: str) -> tuple[Grid, d
     if unit is not None:
         ras = np.diag([unit, unit, unit, 1.0]) @ ras
         placed += f", in {'metres' if unit > 1 else 'micrometres'}"
+    return grid_of_matrix(ras, size, name), {"placed by": placed}
+
+
+def grid_of_matrix(ras: Array, size: Sequence[int], name: str) -> Grid:
+    """Return the grid of voxels (`size` x first) that a matrix puts into RAS mm; shear is told."""
     lps = RAS_FROM_LPS @ ras
     if len(size) == 2:
         lps = _flat(lps)
@@ -70,7 +75,7 @@ def grid_of_header(header: Any, size: Sequence[int], name: str) -> tuple[Grid, d
     if shear > SHEAR_NOTICED:
         warn_shear(shear, name)
     try:
-        return Grid(tuple(size)[::-1], lps[:, other_order(len(size))]), {"placed by": placed}
+        return Grid(tuple(size)[::-1], lps[:, other_order(len(size))])
     except GeometryError as error:
         raise GeometryError(f"{name}: {error}; correct its header or export it again") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,19 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
-from roireg.core.files import atomic_path
 from roireg.core.image import Image, stored_values
-from roireg.io._itk import extension, itk_reason, quiet, to_itk_image
+from roireg.io._itk import extension, itk_reason, plain_name, quiet, to_itk_image, write_itk
+from roireg.io.headers import companions
 from roireg.io.images import read_image
-from roireg.io.nifti import is_nifti, nifti_header, ras_from_voxel
+from roireg.io.nifti import is_nifti, nifti_header, ras_from_voxel, read_nifti
+from roireg.io.verified import verified_path
 
 __all__ = ["frame_count", "read_series", "write_series"]
+
+Array = NDArray[Any]
 
 SERIES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
@@ -32,8 +35,8 @@ def frame_count(path: Path) -> int:
         dim = nifti_header(path)["dim"]
         return int(dim[4]) if dim[0] == 4 else 1
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with quiet():
+    with plain_name(path, beside=companions(path)) as name, quiet():
+        reader.SetFileName(name)
         try:
             reader.ReadImageInformation()
         except RuntimeError:  # whoever reads the file says what is wrong with it
@@ -58,27 +61,19 @@ def read_series(path: Path) -> Image:
     """
     first = read_image(path, frame=0, finite=False)
     if is_nifti(path):
-        stored: Any = nibabel.load(path)
-        step = float(stored.header.get_zooms()[3]) * _SECONDS.get(stored.header.get_xyzt_units()[1], 1.0)
-        try:
-            values = np.asarray(stored.dataobj, dtype=np.float32).transpose(3, 2, 1, 0)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise InputError(
-                f"{path}: the file is truncated or damaged ({error}); copy or export it again"
-            ) from error
+        header = nifti_header(path)
+        step = float(header["pixdim"][4]) * _SECONDS.get(int(header["xyzt_units"]) & 0x38, 1.0)
+        values = read_nifti(path, series=True).array
     else:
-        with quiet():
-            try:
-                image = sitk.ReadImage(str(path))
-            except RuntimeError as error:
-                raise InputError(f"{path}: the series cannot be read ({itk_reason(error)}); copy it again") from error
+        image = _itk_series(path)
         step = float(image.GetSpacing()[3])
-        values = sitk.GetArrayFromImage(image).astype(np.float32)
+        values = sitk.GetArrayFromImage(image)
     data = torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
     return replace(first, data=data, metadata={**first.metadata, "seconds per frame": repr(step)})
 
 
-_SECONDS = {"msec": 1e-3, "usec": 1e-6}
+_SECONDS = {16: 1e-3, 24: 1e-6}
+"""Length in seconds of the units that xyzt_units names, where it is not 1: millisecond and microsecond."""
 
 
 def write_series(path: Path, series: Image) -> None:
@@ -96,9 +91,9 @@ def write_series(path: Path, series: Image) -> None:
         raise InputError(f"{path}: a series of volumes is written as {', '.join(SERIES)}; choose one of them")
     values = stored_values(series)
     step = float(series.metadata.get("seconds per frame", "1"))
-    with atomic_path(path) as temporary:
+    with verified_path(path, lambda file: np.array_equal(_values(file), values, equal_nan=True)) as temporary:
         if kind in (".nii", ".nii.gz"):
-            image = nibabel.Nifti1Image(values.transpose(3, 2, 1, 0), ras_from_voxel(series.grid))
+            image = nibabel.Nifti1Image(values.transpose(3, 2, 1, 0), ras_from_voxel(series.grid), dtype=values.dtype)
             image.header.set_xyzt_units("mm", "sec")
             image.header.set_zooms((*image.header.get_zooms()[:3], step))
             image.set_sform(image.affine, 1)
@@ -107,5 +102,19 @@ def write_series(path: Path, series: Image) -> None:
         else:
             frames = [to_itk_image(frame[None], series.grid) for frame in values]
             joined = sitk.JoinSeries(frames, 0.0, step)
-            with quiet():
-                sitk.WriteImage(joined, str(temporary), useCompression=True)
+            write_itk(temporary, path, joined)
+
+
+def _values(path: Path) -> Array:
+    """Return the (frame, *spatial) values of a 4D file as they are stored."""
+    if is_nifti(path):
+        return read_nifti(path, series=True).array
+    return sitk.GetArrayFromImage(_itk_series(path))
+
+
+def _itk_series(path: Path) -> sitk.Image:
+    with plain_name(path, beside=companions(path)) as name, quiet():
+        try:
+            return sitk.ReadImage(name)
+        except RuntimeError as error:
+            raise InputError(f"{path}: the series cannot be read ({itk_reason(error)}); copy it again") from error

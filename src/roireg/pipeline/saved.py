@@ -108,7 +108,7 @@ def load(folder: str | os.PathLike[str]) -> SavedRegistration:
     file = place / RECORD
     if not file.is_file():
         raise InputError(f"{place}: expected a folder that a registration was saved into, found no {RECORD} in it")
-    content = read_json(file)
+    content = read_json(file, names=True)
     if not isinstance(content, dict) or "verdict" not in content:
         raise InputError(f"{file}: expected the result of a registration with a verdict; register again")
     if not content.get("complete", True):
