@@ -37,7 +37,9 @@ __all__ = [
 Array = NDArray[np.float64]
 
 _ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
-_ANALYZE = nibabel.spm2analyze.Spm2AnalyzeHeader
+_SPM: Any = nibabel.Spm2AnalyzeImage
+_ANALYZE = 348
+"""Bytes of an Analyze header."""
 _VECTORS = (1005, 1006, 1007)
 """Intent codes of symmetric matrices, displacements and vectors: the fifth axis holds components."""
 _DISPLACEMENT = 1006
@@ -55,8 +57,8 @@ def is_analyze(path: Path) -> bool:
     """Tell whether a file is one of a pair in the format Analyze 7.5 by name and header."""
     if not _is_pair(path) or nifti_header(path) is not None:
         return False
-    raw = first_bytes(_partner(path, "hdr"), _ANALYZE.sizeof_hdr)
-    return len(raw) == _ANALYZE.sizeof_hdr and bool(_ANALYZE.may_contain_header(raw))
+    raw = first_bytes(_partner(path, "hdr"), _ANALYZE)
+    return len(raw) == _ANALYZE and bool(nibabel.AnalyzeHeader.may_contain_header(raw))
 
 
 def read_analyze(path: Path, *, frame: int | None = None) -> Stored:
@@ -77,7 +79,7 @@ def read_analyze(path: Path, *, frame: int | None = None) -> Stored:
     for file in files:
         if not file.is_file():
             raise InputError(f"{path}: {file.name} is expected beside it, which is not there; copy both files")
-    header = _ANALYZE(first_bytes(files[0], _ANALYZE.sizeof_hdr), check=False)
+    header = nibabel.Spm2AnalyzeHeader(first_bytes(files[0], _ANALYZE), check=False)
     size, dtype = _sizes(header, name), _stored_type(header, name)
     shape, _, frames = layout_of(size, 0, 0)
     first = 0 if len(size) <= 3 else chosen_frame(name, frames, frame, shape=size)
@@ -86,7 +88,7 @@ def read_analyze(path: Path, *, frame: int | None = None) -> Stored:
     start = offset + first * per_frame
     raw = read_exactly(files[1], per_frame, skip=start, total=offset + frames * per_frame, name=name)
     try:
-        ras = np.asarray(nibabel.Spm2AnalyzeImage.load(files[0]).affine)
+        ras = np.asarray(_SPM.load(files[0]).affine)
     except Exception as error:  # scipy raises whatever it meets in a .mat file
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{name}: its orientation cannot be read ({reason}); export it as NIfTI") from error
