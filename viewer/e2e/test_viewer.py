@@ -247,6 +247,9 @@ def test_a_volume_is_linked_in_three_planes(
     try:
         window.ready()
         assert window.value("window.roireg.views.fixed.map(v => v.plane.name)") == ["Axial", "Coronal", "Sagittal"]
+        # Names of planes and directions can be read on white fat as on black air.
+        behind = "getComputedStyle(document.querySelector('.view-label')).backgroundColor"
+        assert window.value(behind) == "rgba(0, 0, 0, 0.667)"
         spacing = float(volumes.fixed.grid.spacing.max())
         misses = []
         for label in (1, 2, 11):
