@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from roireg.core.errors import InputError
+from roireg.io.streams import refuse_special
 
 __all__ = ["parse_json", "parse_yaml", "read_json", "read_text", "read_yaml"]
 
@@ -38,6 +39,7 @@ def read_text(path: Path, name: str | None = None) -> str:
         When it cannot be read, is not UTF-8 or far too large for a document.
     """
     name = name or str(path)
+    refuse_special(path)
     try:
         if path.stat().st_size > LARGEST:
             raise InputError(f"{name}: the file is larger than {LARGEST >> 20} MiB; check that it is the right one")
