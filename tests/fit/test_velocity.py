@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from fit.scenes import affine, problem, single
 from roireg.core.errors import GeometryError, InputError
+from roireg.core.filters import gaussian_smooth
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.pair import Pair
@@ -122,6 +123,19 @@ def test_a_known_deformation_is_recovered_without_folds(grid, model):
     assert deformation_summary(fit.transform, grid)["folded_voxels"] == 0
     for first, last in fit.losses:
         assert last < first
+
+
+def test_the_texture_of_a_volume_is_followed_not_taken_for_noise():
+    grid, truth = centred((24, 28, 30), (2.0, 2.0, 2.0)), bend(3)
+    chance = torch.randn(1, *grid.shape, generator=torch.Generator().manual_seed(0))
+    texture = gaussian_smooth(chance, np.full(3, 0.5))
+    scene = painted(grid, count=6)
+    moving = scene.with_data(scene.data / scene.data.std() + texture / texture.std())
+    fixed = warp(moving, truth, grid)
+    options = QUICK.model_copy(update={"levels": 3})
+    fit = fit_velocity(problem(fixed, moving), Affine.identity(3), options=options)
+    # 3.9 mm before; 0.13 mm, and 0.18 where windows are given the floor for noise of pictures.
+    assert true_error(fit.transform, truth, grid, inner(grid)) < 0.15
 
 
 @pytest.mark.parametrize("ndim, shape", [(2, (72, 96)), (3, (28, 40, 52))])

@@ -250,9 +250,9 @@ class Level:
             # At least a hundred voxels either way: fewer correlate by chance.
             window = options.window or (1 if self.grid.ndim == 3 else 2)
             radius = [window if n > 1 else 0 for n in self.control.shape]
-            self.correlation = LocalCorrelation(
-                f.data, step=step.tolist(), radius=radius, weight=weight, noise=noise_level(f.data)
-            )
+            # A window of a volume has voxels enough: there a floor for noise hides the texture of organs.
+            noise = noise_level(f.data) if self.grid.ndim == 2 else 0.0
+            self.correlation = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight, noise=noise)
             self.moving = m.data
         if options.feature_weight == 0 or self.grid.size > FEATURE_VOXELS:
             return
