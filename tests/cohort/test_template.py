@@ -14,6 +14,7 @@ import torch
 from app.scenes import answer, fails
 from roireg.cohort.averaging import mean_shape, next_mean, sharpened, velocity_file
 from roireg.cohort.fusion import finish
+from roireg.cohort.process import Processes
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.transforms import Affine, Chain, DisplacementField
@@ -154,10 +155,19 @@ def test_without_labels_the_regions_that_images_share_are_fused(shifted, tmp_pat
         (("a.nii.gz", "none.nii.gz"), ("none.nii.gz",)),
         (("subjects.csv", "--iterations", "1", "--affine-iterations", "2"), ("--affine-iterations 2",)),
         (("pairs.csv",), ("columns", "image", "fixed")),
+        (("notes.txt", "a.nii.gz"), ("notes.txt", "not an image")),
+        (("a.nii.gz", "deep.nii.gz"), ("deep.nii.gz", "3D", "a.nii.gz", "2D")),
+        (("a.nii.gz", "b.nii.gz", "--start", "deep.nii.gz"), ("deep.nii.gz", "3D", "a.nii.gz", "2D")),
+        (("notes.csv",), ("notes.txt", "not an image")),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(shifted, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(shifted)
     (shifted / "pairs.csv").write_text("fixed,moving\na,b\n")
+    (shifted / "notes.txt").write_text("to do\n")
+    (shifted / "notes.csv").write_text("image,labels\na.nii.gz,a_labels.nii.gz\nb.nii.gz,notes.txt\n")
+    write_image(shifted / "deep.nii.gz", Image(torch.rand(1, 4, 5, 6), Grid.of_array((4, 5, 6))))
+    # Read before any process is started.
+    monkeypatch.setattr(Processes, "run", lambda self, task, limits: pytest.fail(f"{task.key} was started"))
     fails("template", *arguments, "-o", tmp_path / "o", words=words)
     assert not (tmp_path / "o").exists()

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 import torch
 
 from roireg.cohort.pair import job_of, summary_of
-from roireg.core.errors import GeometryError, InputError
+from roireg.core.errors import InputError
 from roireg.core.files import file_digest, intact_record, new_folder, write_json
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -83,8 +83,7 @@ def first_mean(*, out: str, images: Sequence[str], start: str | None) -> dict[st
     if start is not None:
         image = normalised(read_image(start, finite=False))
     else:
-        grids = [_gray(read_image(path, finite=False)).grid for path in images]
-        grid = _common_grid(grids, images)
+        grid = _common_grid([read_image(path, finite=False).grid for path in images])
         total = _Mean(grid)
         for path in images:
             image = normalised(read_image(path, finite=False))
@@ -186,12 +185,9 @@ def sharpened(image: Image, amount: float) -> Image:
     return image.with_data(mixed.clamp(float(image.data.min()), float(image.data.max())))
 
 
-def _common_grid(grids: Sequence[Grid], names: Sequence[str]) -> Grid:
+def _common_grid(grids: Sequence[Grid]) -> Grid:
     """Return a grid with the axes of the first one, as large as the largest, around the mean of the centres."""
     first = grids[0]
-    for grid, name in zip(grids, names, strict=True):
-        if grid.ndim != first.ndim:
-            raise GeometryError(f"{name}: the image is {grid.ndim}D but {names[0]} is {first.ndim}D")
     axes = first.direction
     # Spacings and extents along the storage axes of the first image, which others may store in another order.
     turned = [np.abs(axes.T @ grid.direction) for grid in grids]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from roireg.cohort.cohort import CohortResult
 from roireg.cohort.engines import Engine
 from roireg.cohort.process import Task
 from roireg.cohort.running import register_all
 from roireg.cohort.template import Member, TemplateJob
-from roireg.core.errors import InputError, RoiregError
+from roireg.core.errors import GeometryError, InputError, RoiregError
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.jobs import RegisterJob
+
+if TYPE_CHECKING:
+    from roireg.core.image import Image
 
 __all__ = ["build"]
 
@@ -28,9 +31,10 @@ def build(job: TemplateJob, progress: Progress) -> CohortResult:
     Raises
     ------
     RoiregError
-        When fewer than half of the images can be registered, or a mean cannot be written.
+        When a file cannot be read, fewer than half of the images can be registered, or a mean cannot be written.
     """
     members = job.members()
+    _check_files(members, job.start)
     with job.engine(job.limits(None), lambda text: None) as engine:
         start = _mean(
             engine,
@@ -88,6 +92,27 @@ def build(job: TemplateJob, progress: Progress) -> CohortResult:
             ),
         )
     return CohortResult(job.out, result.pairs)
+
+
+def _check_files(members: Sequence[Member], start: Path | None) -> None:
+    """Refuse files that would end the work at its beginning, or, as label maps, after all rounds."""
+    from roireg.io import read_image, read_labels
+
+    first = read_image(members[0].image, finite=False)
+
+    def check(image: Image) -> None:
+        if image.ndim != first.ndim:
+            raise GeometryError(
+                f"{image.name}: the file is {image.ndim}D but {first.name} is {first.ndim}D; a template is made of "
+                "images of one kind"
+            )
+
+    for member in members:
+        check(read_image(member.image, finite=False))
+        if member.labels is not None:
+            check(read_labels(member.labels))
+    if start is not None:
+        check(read_image(start, finite=False))
 
 
 def _registration(job: TemplateJob, member: Member, template: Path, place: Path, type: Any) -> RegisterJob:
