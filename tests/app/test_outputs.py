@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import tempfile
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from app.scenes import answer, fails, files_in, run
+from roireg.app.console import _StageLines
 from roireg.core.errors import OutputError
 from roireg.io import read_image
 from roireg.jobs import registering
@@ -33,6 +35,25 @@ def never(monkeypatch):
         raise AssertionError("this was to be seen before anything is computed")
 
     monkeypatch.setattr(registering, "register", refuse)
+
+
+STAGES = ("reading the files", "finding regions", "pairing regions", "judging the result", "writing")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ctrl_c_in_any_stage_leaves_nothing(scene, tmp_path, settings, monkeypatch, stage):
+    def listen(self, event):
+        if event.stage == stage:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(_StageLines, "__call__", listen)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = run("register", scene.fixed, scene.moving, "-o", tmp_path / "new" / "out", "--config", settings)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (result.exit_code, result.stderr) == (130, "stopped: interrupted\n")
+    assert not (tmp_path / "new").exists()
 
 
 def register(scene, out, *options, code=0):
