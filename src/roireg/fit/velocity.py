@@ -20,6 +20,7 @@ from roireg.features import make_extractor
 from roireg.fit.adam import Adam
 from roireg.fit.flow import faded
 from roireg.fit.level import Level, VelocityOptions, build_levels
+from roireg.fit.plain import plain_affine
 from roireg.fit.region_pairs import RegionPairs
 from roireg.fit.search import evidence_of
 from roireg.fit.stage import Problem, Stage
@@ -45,7 +46,8 @@ class Velocity(VelocityOptions, Stage):
     checked: bool = Field(
         True,
         description="keep the deformation only if the orientations of edges, which it does not see, agree better; "
-        "clearly better where one image does not explain the intensities of the other",
+        "clearly better where one image does not explain the intensities of the other; an affine map that explains "
+        "every part of the image as well takes its place",
     )
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:
@@ -57,15 +59,15 @@ class Velocity(VelocityOptions, Stage):
         before, after = (evidence_of(problem.search, t) for t in (start, fit.transform))
         alike = after.contrast >= ALIKE
         if after.structure - before.structure >= (0.0 if alike else UNLIKE_GAIN):
-            return fit.transform
+            affine = plain_affine(problem, fit.transform, after)
+            return fit.transform if affine is None else _unmoved(fit.field, affine)
         if not alike:
             problem.trace.notes.append(
                 "the images are too unlike to tell a deformation; the global map alone is kept"
             )
         if split(start)[0] is not None:
             return start
-        # A field that moves nothing keeps the shape of the result, and says what grid it was made for.
-        return Chain((DisplacementField(fit.field.grid, torch.zeros_like(_parameters(fit.field))), start))
+        return _unmoved(fit.field, start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,11 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
     fit = fit_levels(levels, initial=affine, rest=flow, regions=regions, progress=problem.progress)
     assert fit.field is not None
     return replace(fit, transform=Chain((fit.field, *rest)))
+
+
+def _unmoved(field: VelocityField | DisplacementField, start: Transform) -> Chain:
+    """A field that moves nothing keeps the shape of the result, and says what grid it was made for."""
+    return Chain((DisplacementField(field.grid, torch.zeros_like(_parameters(field))), start))
 
 
 def _parameters(field: VelocityField | DisplacementField) -> Tensor:

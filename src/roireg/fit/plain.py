@@ -1,0 +1,71 @@
+"""Whether a deformation was needed: an affine map that explains every part of an image as well is the better result."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from roireg.core.filters import box_mean, gaussian_smooth
+from roireg.core.transforms import Affine, Transform
+from roireg.core.warp import warp
+from roireg.fit.level import normalise
+from roireg.fit.objectives import FLOOR
+from roireg.fit.region_affine import affine_part
+from roireg.fit.search import Evidence, evidence_of, refine
+from roireg.fit.stage import Problem
+
+__all__ = ["plain_affine"]
+
+STRUCTURE = 0.96
+"""Least agreement of structure at which two images may differ by an affine map alone; subjects reach 0.9, copies 0.98."""
+RADIUS = {2: 8, 3: 3}
+"""Voxels around a place whose intensities are compared."""
+SHARE, MORE = 0.03, 1.1
+"""Largest share of places where the affine map may leave more than so many times the residual of the deformation."""
+
+
+def plain_affine(problem: Problem, transform: Transform, evidence: Evidence) -> Affine | None:
+    """Return a refined affine map that explains every part of the fixed image as well as a deformation, if one does.
+
+    A field that is fitted to images with no deformation between them follows noise and interpolation by parts of a
+    voxel, and anything where they show nothing. Where the images do differ by a deformation, however small and
+    local, the affine map leaves more unexplained there.
+
+    Parameters
+    ----------
+    transform : of the fit, fixed world -> moving world.
+    evidence : of `transform`.
+    """
+    pair = problem.pair
+    if evidence.structure < STRUCTURE:
+        return None
+    affine = refine(pair, affine_part(transform, pair.fixed.grid), "affine", search=problem.search).affine
+    if evidence_of(problem.search, affine).structure < STRUCTURE:
+        return None
+    grid, mask = pair.fixed.grid, problem.search.masks
+    shown = warp(mask[0], None, grid, mode="nearest").data > 0.5
+    for t in (affine, transform):
+        shown = shown & (warp(mask[1], t, grid, fill=0.0).data > 0.5)
+    shown = box_mean(shown.float(), _radius(shown)) > 0.999
+    fixed = _smooth(pair.fixed.data)
+    left = [_residual(fixed, _smooth(warp(pair.moving, t, grid).data.float())) for t in (affine, transform)]
+    textured = shown & (_residual(fixed, torch.zeros_like(fixed)) > 10 * FLOOR)
+    worse = textured & (left[0] > MORE * left[1] + FLOOR)
+    return affine if int(worse.sum()) <= SHARE * int(textured.sum()) else None
+
+
+def _smooth(data: Tensor) -> Tensor:
+    """Intensities of about 0..1 without what linear interpolation adds and takes."""
+    return gaussian_smooth(normalise(data.float()), [1.0 if n > 4 else 0.0 for n in data.shape[1:]])
+
+
+def _residual(fixed: Tensor, moved: Tensor) -> Tensor:
+    """(1, *spatial) variance of the fixed intensities around a place that a line through the moved ones leaves."""
+    values = (fixed, moved, fixed * fixed, moved * moved, fixed * moved)
+    f, m, ff, mm, fm = (box_mean(x, _radius(fixed)) for x in values)
+    covariance = fm - f * m
+    return (ff - f * f - covariance.square() / (mm - m * m).clamp(min=1e-8)).clamp(min=0)
+
+
+def _radius(data: Tensor) -> list[int]:
+    return [RADIUS[data.ndim - 1] if n > 1 else 0 for n in data.shape[1:]]

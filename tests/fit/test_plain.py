@@ -1,0 +1,47 @@
+"""Between images that differ by an affine map alone, the dense fit ends with that map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fit.scenes import affine, problem
+from roireg.core.transforms import Affine, Chain, DisplacementField
+from roireg.evaluate import displacement_errors
+from roireg.fit import Velocity
+from roireg.synth import GaussianBumps
+from support import centred, painted, turned
+
+GRIDS = {2: centred((96, 110), (1.0, 1.0)), 3: centred((30, 34, 38), (2.0, 2.0, 2.0))}
+
+
+def near(truth: Affine, shift: float) -> Affine:
+    """The truth, off by a shift along every axis, as a search leaves it."""
+    matrix = truth.matrix.copy()
+    matrix[:-1, -1] += shift
+    return Affine(matrix)
+
+
+@pytest.mark.parametrize("ndim", GRIDS)
+def test_a_moved_copy_is_told_from_a_deformed_one(ndim):
+    grid = GRIDS[ndim]
+    truth = affine(1.02 * turned(6, ndim), np.arange(1.0, ndim + 1))
+    fixed, moving = painted(grid, count=150), painted(grid, count=150, truth=truth)
+    found = Velocity()(problem(fixed, moving), near(truth, 0.6 * grid.spacing.min()))
+    assert isinstance(found, Chain)
+    field = found.transforms[0]
+    assert isinstance(field, DisplacementField) and not bool(field.displacement.any())
+    assert displacement_errors(found, truth, grid)["displacement_error_mean"] < 0.03 * grid.spacing.min()
+
+
+@pytest.mark.parametrize("ndim", GRIDS)
+def test_a_small_local_deformation_is_kept(ndim):
+    grid = GRIDS[ndim]
+    size = 1.2 * float(grid.spacing.min())
+    bump = GaussianBumps(np.zeros((1, ndim)), np.array([9.0 if ndim == 2 else 12.0]), np.full((1, ndim), size))
+    fixed, moving = painted(grid, count=150), painted(grid, count=150, truth=bump)
+    found = Velocity()(problem(fixed, moving), Affine.identity(ndim))
+    inside = np.linalg.norm(grid.points(), axis=1) < 12
+    moved, true = (t.map_points(grid.points()[inside]) for t in (found, bump))
+    error = np.linalg.norm(moved - true, axis=1).mean()
+    assert error < 0.5 * np.linalg.norm(true - grid.points()[inside], axis=1).mean()
