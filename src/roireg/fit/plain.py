@@ -1,4 +1,4 @@
-"""Whether a deformation was needed: an affine map that explains every part of an image as well is the better result."""
+"""Whether a deformation was needed: an affine map that explains every part of an image as well takes its place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from roireg.fit.stage import Problem
 __all__ = ["plain_affine"]
 
 STRUCTURE = 0.96
-"""Least agreement of structure at which two images may differ by an affine map alone; subjects reach 0.9, copies 0.98."""
+"""Least agreement of structure of images that may differ by an affine map alone; subjects reach 0.9, copies 0.98."""
 RADIUS = {2: 8, 3: 3}
 """Voxels around a place whose intensities are compared."""
 SHARE, MORE = 0.03, 1.1

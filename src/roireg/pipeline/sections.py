@@ -123,6 +123,12 @@ class VerdictConfig(Section):
     probability_failed: float = Field(
         0.1, ge=0, le=1, description="probability of a right result below which it is not to be used"
     )
+    turned_uncertain: float = Field(
+        0.9,
+        ge=0,
+        description="agreement of volumes after quarter and half turns, as a part of that of the result, above which "
+        "the orientation is to be checked",
+    )
     least_agreement: float = Field(
         0.3, ge=0, le=1, description="least share of region pairs that must end up together"
     )

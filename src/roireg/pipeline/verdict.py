@@ -97,6 +97,8 @@ def judge(
             failed.append(f"{said} {trust.probability:.0%}")
         elif trust.probability < rules.probability_uncertain:
             doubts.append(f"{said} {trust.probability:.0%}")
+        if not confirmed and search.turned(result.affine) > rules.turned_uncertain:
+            doubts.append("turned by a quarter or half turn the images agree about as well; check the orientation")
     if agreement is not None and agreement < rules.least_agreement:
         doubts.append(f"only {agreement:.0%} of the region pairs end up together")
     rivals = [loss for _, loss in trace.rivals if loss <= (1 + rules.rival_margin) * trace.loss]

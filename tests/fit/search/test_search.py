@@ -14,7 +14,7 @@ from roireg.core.pair import Pair
 from roireg.core.transforms import Affine
 from roireg.fit.search import GlobalSearch, SearchOptions, global_search, refine
 from roireg.fit.search.maps import mapped
-from support import centred, rotation, turned
+from support import centred, painted, rotation, turned
 
 FLAT = Grid.pixels((120, 128))
 DEEP = centred((28, 32, 30), (3.0, 3.0, 3.0))
@@ -203,3 +203,13 @@ def test_settings_are_frozen_and_refuse_unknown_names():
         SearchOptions(resolution=3)
     with pytest.raises(ValueError, match="frozen"):
         SearchOptions().full = True
+
+
+def test_turned_volumes_are_told_from_a_position_unless_they_look_the_same():
+    grid = centred((24, 24, 24), (2.0, 2.0, 2.0))
+    image, still = painted(grid), Affine.identity(3)
+    assert GlobalSearch(Pair(image, image), SearchOptions()).turned(still) < 0.6
+    half = affine(np.diag([1.0, -1.0, -1.0]), np.zeros(3))
+    same = image.with_data(image.data + painted(grid, truth=half).data)
+    assert GlobalSearch(Pair(same, same), SearchOptions()).turned(still) > 0.95
+    assert GlobalSearch(Pair(*(painted(FLAT),) * 2), SearchOptions()).turned(Affine.identity(2)) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import permutations, product
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from roireg.features.field_of_view import field_of_view
 from roireg.features.orientation import orientation_channels
 from roireg.fit.search.climb import FixedSide, MovingSide, agreement, climb
 from roireg.fit.search.exhaustive import Channels, Peak, rotations, strongest_peaks
-from roireg.fit.search.maps import Model, mapped, scale_of
+from roireg.fit.search.maps import Model, mapped, rotation_of, scale_of
 from roireg.fit.search.options import SearchOptions
 
 __all__ = ["GlobalSearch", "SearchCandidate", "channels_of", "global_search"]
@@ -32,6 +33,8 @@ COARSE_POINTS, FINE_POINTS = 4_000, 20_000
 """Cells compared when peaks are refined and when candidates are judged."""
 TURN_STEPS, FULL_STEP = {2: 10.0, 3: 15.0}, 22.5
 """Degrees between rotations, and those of the search of all rotations in 3D."""
+TURNED = 4
+"""Of the quarter and half turns, how many are refined before they are compared with a map."""
 AHEAD = 0.6
 """A best candidate whose rival scores less than this part of it is the answer."""
 
@@ -208,6 +211,22 @@ class GlobalSearch:
                 distinct.append(c)
         return distinct
 
+    def turned(self, affine: Affine) -> float:
+        """Best score of positions turned by quarter and half turns against a map, over that of the map; 0 in 2D.
+
+        The turns are about the axes of the fixed image and the middle of what it shows, as wrong headers make them
+        and as the search of small rotations does not try. Near 1 nothing in the images tells them apart.
+        """
+        if self.pair.ndim == 2:
+            return 0.0
+        axes = rotation_of(self.pair.fixed.grid.affine[:-1, :-1])
+        places = [affine.matrix @ _about(self.centre, axes @ turn @ axes.T) for turn in _turns()]
+        sides = self._sides(self._nearest_scale(affine.matrix), self.cells, COARSE_POINTS)
+        places.sort(key=lambda m: -agreement(*sides, m).correlation)
+        climbed = [self._climbed(m, "rigid", self.cells, COARSE_POINTS, steps=10) for m in places[:TURNED]]
+        others = [self._judged(m) for m in climbed]
+        return self._rival(self._judged(affine.matrix), others)
+
     @cached_property
     def mirror(self) -> float:
         """Best coarse score of the mirrored moving image over that of the image as it is; 0 in 3D.
@@ -256,6 +275,19 @@ def _box(mask: Image) -> Array:
     axes = np.meshgrid(*np.stack([low, high]).T, indexing="ij")
     points = mask.grid.world_from_index(np.stack([a.ravel() for a in axes], axis=-1))
     return np.stack([points.min(0), points.max(0)])
+
+
+@cache
+def _turns() -> tuple[Array, ...]:
+    """The 23 rotations that bring the axes of a volume onto each other, but for none."""
+    signed = (np.diag(s)[:, p] for s in product((1.0, -1.0), repeat=3) for p in permutations(range(3)))
+    return tuple(m for m in signed if np.linalg.det(m) > 0 and not np.array_equal(m, np.eye(3)))
+
+
+def _about(centre: Array, rotation: Array) -> Array:
+    matrix = np.eye(len(centre) + 1)
+    matrix[:-1, :-1], matrix[:-1, -1] = rotation, centre - rotation @ centre
+    return matrix
 
 
 def channels_of(image: Image, mask: Image, box: Array, spacing: float) -> Channels:
