@@ -1,14 +1,16 @@
-"""Between images that differ by an affine map alone, the dense fit ends with that map."""
+"""The dense fit ends with a global map where a deformation explains nothing more, or follows chance."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from fit.scenes import affine, problem
-from roireg.core.transforms import Affine, Chain, DisplacementField
+from roireg.core.transforms import Affine, Chain, DisplacementField, jacobian_determinant
 from roireg.evaluate import displacement_errors
 from roireg.fit import Velocity
+from roireg.fit.velocity import fit_velocity
 from roireg.synth import GaussianBumps
 from support import centred, painted, turned
 
@@ -45,3 +47,19 @@ def test_a_small_local_deformation_is_kept(ndim):
     moved, true = (t.map_points(grid.points()[inside]) for t in (found, bump))
     error = np.linalg.norm(moved - true, axis=1).mean()
     assert error < 0.5 * np.linalg.norm(true - grid.points()[inside], axis=1).mean()
+
+
+def test_a_field_that_tears_unlike_images_apart_gives_way_to_a_rigid_map():
+    grid = GRIDS[2]
+    fixed, other = painted(grid, count=60), painted(grid, count=60, seed=7)
+    moving = other.with_data(torch.sin(12 * other.data / other.data.max()))
+    given = problem(fixed, moving)
+    loose = Velocity(smoothness=0.002, noise=1e9)
+    found = loose(given, affine(np.diag([1.2, 0.9]), np.zeros(2)))
+    fit = fit_velocity(given, Affine.identity(2), options=loose)
+    assert float(jacobian_determinant(fit.transform, grid).clamp(min=1e-3).log().std()) > 0.8
+    field, rigid = found.transforms
+    assert not bool(field.displacement.any())
+    linear = rigid.matrix[:-1, :-1]
+    assert np.allclose(linear @ linear.T, np.eye(2), atol=1e-9)
+    assert "a rigid map alone is kept" in given.trace.notes[0]

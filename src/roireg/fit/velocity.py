@@ -14,13 +14,22 @@ from torch import Tensor
 
 from roireg.core.errors import InputError
 from roireg.core.filters import resize
+from roireg.core.grid import Grid
 from roireg.core.progress import Progress, ProgressEvent, silent
-from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
+from roireg.core.transforms import (
+    Affine,
+    Chain,
+    DisplacementField,
+    Transform,
+    VelocityField,
+    jacobian_determinant,
+)
 from roireg.features import make_extractor
 from roireg.fit.adam import Adam
 from roireg.fit.flow import faded
-from roireg.fit.level import Level, VelocityOptions, build_levels
+from roireg.fit.level import Level, VelocityOptions, build_levels, level_spacings
 from roireg.fit.plain import plain_affine
+from roireg.fit.refinement import Refine
 from roireg.fit.region_pairs import RegionPairs
 from roireg.fit.search import evidence_of
 from roireg.fit.stage import Problem, Stage
@@ -34,6 +43,9 @@ ALIKE = 0.7
 
 UNLIKE_GAIN = 0.15
 """Least gain in structure of a deformation between unlike contrasts, which local terms pull onto chance edges."""
+
+TORN = 0.8
+"""Standard deviation of log det J between unlike contrasts above which a field follows chance; bodies reach 0.5."""
 
 
 class Velocity(VelocityOptions, Stage):
@@ -58,16 +70,17 @@ class Velocity(VelocityOptions, Stage):
             return fit.transform
         before, after = (evidence_of(problem.search, t) for t in (start, fit.transform))
         alike = after.contrast >= ALIKE
-        if after.structure - before.structure >= (0.0 if alike else UNLIKE_GAIN):
+        torn = not alike and _stretch(fit.transform, problem.pair.fixed.grid) > TORN
+        if not torn and after.structure - before.structure >= (0.0 if alike else UNLIKE_GAIN):
             affine = plain_affine(problem, fit.transform, after)
             return fit.transform if affine is None else _unmoved(fit.field, affine)
         if not alike:
-            problem.trace.notes.append(
-                "the images are too unlike to tell a deformation; the global map alone is kept"
-            )
+            kept = "a rigid" if torn else "the global"
+            problem.trace.notes.append(f"the images are too unlike to tell a deformation; {kept} map alone is kept")
         if split(start)[0] is not None:
             return start
-        return _unmoved(fit.field, start)
+        # What tears tissue apart has bent the affine map before.
+        return _unmoved(fit.field, Refine(type="rigid")(problem, start) if torn else start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +142,12 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
     fit = fit_levels(levels, initial=affine, rest=flow, regions=regions, progress=problem.progress)
     assert fit.field is not None
     return replace(fit, transform=Chain((fit.field, *rest)))
+
+
+def _stretch(transform: Transform, grid: Grid) -> float:
+    """Standard deviation of the log of the change of volume, on a coarse lattice."""
+    coarse = grid.with_spacing(level_spacings(grid, levels=1, max_voxels=100_000)[0])
+    return float(jacobian_determinant(transform, coarse).clamp(min=1e-3).log().std())
 
 
 def _unmoved(field: VelocityField | DisplacementField, start: Transform) -> Chain:
