@@ -44,6 +44,9 @@ ALIKE = 0.7
 UNLIKE_GAIN = 0.15
 """Least gain in structure of a deformation between unlike contrasts, which local terms pull onto chance edges."""
 
+STRETCH_VOXELS = 100_000
+"""Most voxels at which the change of volume is looked at."""
+
 TORN = 0.8
 """Standard deviation of log det J between unlike contrasts above which a field follows chance; bodies reach 0.5."""
 
@@ -146,7 +149,7 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
 
 def _stretch(transform: Transform, grid: Grid) -> float:
     """Standard deviation of the log of the change of volume, on a coarse lattice."""
-    coarse = grid.with_spacing(level_spacings(grid, levels=1, max_voxels=100_000)[0])
+    coarse = grid.with_spacing(level_spacings(grid, levels=1, max_voxels=STRETCH_VOXELS)[0])
     return float(jacobian_determinant(transform, coarse).clamp(min=1e-3).log().std())
 
 
