@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from roireg.core.filters import box_mean, gaussian_matrix, gaussian_smooth, gradient, resize
+from roireg.core.filters import box_mean, gaussian_bands, gaussian_smooth, gradient, resize
 
 
 @st.composite
@@ -92,5 +92,27 @@ def test_resize_is_linear_interpolation_over_the_same_box():
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])
 def test_no_weight_of_a_gaussian_is_denormal(sigma):
-    weights = gaussian_matrix(200, sigma)
+    (band,) = gaussian_bands(200, sigma)
+    weights = band.matrix
     assert not bool(((weights > 0) & (weights < torch.finfo(torch.float32).tiny)).any())
+
+
+@pytest.mark.parametrize("n", [256, 257, 700])
+def test_long_axes_are_filtered_as_short_ones(n):
+    data = torch.as_tensor(np.random.default_rng(0).normal(size=(2, n, 5)), dtype=torch.float64)
+    size = (1, 23, 1)
+    weight = ndimage.uniform_filter(np.ones(data.shape), size, mode="constant")
+    expected = ndimage.uniform_filter(data.numpy(), size, mode="constant") / weight
+    np.testing.assert_allclose(box_mean(data, (11, 0)), expected, atol=1e-9)
+    weight = ndimage.gaussian_filter1d(np.ones(data.shape), 3.0, axis=1, mode="constant", truncate=6.5)
+    expected = ndimage.gaussian_filter1d(data.numpy(), 3.0, axis=1, mode="constant", truncate=6.5) / weight
+    np.testing.assert_allclose(gaussian_smooth(data, (3.0, 0.0)), expected, atol=1e-6)
+    for m in (31, 613):
+        expected = torch.nn.functional.interpolate(data[None], (m, 5), mode="bilinear")[0]
+        torch.testing.assert_close(resize(data, (m, 5)), expected, rtol=0, atol=1e-5)
+
+
+def test_a_strip_is_filtered_in_memory_of_its_own_size():
+    strip = torch.ones(1, 200_000, 2)
+    for filtered in (box_mean(strip, 8), gaussian_smooth(strip, 2.0), resize(strip, (100_000, 2))):
+        torch.testing.assert_close(filtered, torch.ones(1, filtered.shape[1], 2))
