@@ -185,7 +185,7 @@ def test_carried_regions_are_those_of_warping_each_mask():
     for mask, center in zip(moved, scene.centers, strict=True):
         index = torch.nonzero(mask > 0.5).double().numpy()
         np.testing.assert_allclose(grid.world_from_index(index.mean(0)), center + (4, -3, 3), atol=0.8)
-    assert guide.source_points(grid) is guide.source_points(grid)
+    assert guide.source_coords(grid, grid) is guide.source_coords(grid, grid)
     assert guide.reversed is guide.reversed
 
 

@@ -13,8 +13,10 @@ import pytest
 from starlette.testclient import TestClient
 
 import roireg
-from roireg.io import read_labels, read_pairs, read_points
-from roireg.serve.hub import Hub
+from roireg.io import read_labels, read_pairs, read_points, write_image
+from roireg.serve import fitting
+from roireg.serve.exporting import ViewerJob
+from roireg.serve.hub import Hub, take_labels
 from roireg.synth import SyntheticPair
 from serve.conftest import Client, opened
 
@@ -202,10 +204,17 @@ def test_landmarks_pair_up_and_tell_their_error(flat: Client, photos: SyntheticP
 # -- fitting and export ---------------------------------------------------------------------------
 
 
-def test_an_edit_is_followed_by_a_refit(flat: Client, photos: SyntheticPair) -> None:
+def test_an_edit_is_followed_by_a_refit(
+    flat: Client, hub: Hub, photos: SyntheticPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "REFIT_VOXELS", {2: 2000})
     version = flat("GET")["fitting"]["version"]
     accepted(flat, photos)
     state = flat.fitted("refit")
+    # It works on small versions of the images; what it returns is of the images as they are.
+    session = hub.get(flat.name)
+    assert session.fitting.fit.registration.fixed is session.images[0]
+    assert session.fitting.fit.transform.transforms[0].grid.size < 2000
     assert state["fitting"]["version"] > version and state["fitting"]["fit"]["kind"] == "refit"
     # A search for other positions takes five times as long as all else: it is left to full fits.
     assert "probability_right" not in state["fitting"]["fit"]["metrics"]
@@ -317,6 +326,29 @@ def test_a_closed_session_is_told(flat: Client) -> None:
     flat("DELETE")
     status, why = flat("GET")
     assert status == 404 and "closed" in why
+
+
+def test_a_refit_of_a_volume_follows_the_kept_pairs_on_small_grids(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "REFIT_VOXELS", {3: 5000})
+    files = {side: folder / f"{side}.nii.gz" for side in ("fixed", "moving")}
+    deep = hub.open(ViewerJob(**files, out=hub.out / "deep"), begin=False)
+    count = take_labels(deep, *(folder / f"{side}_labels.nii.gz" for side in ("fixed", "moving")))
+    board = deep.board.with_new([replace(deep.board.pairs[0], status="proposed")])
+    followed = deep.fitting._steering(board)
+    assert len(followed) == count == len(board.pairs) - 1
+    assert max(followed.fixed.grid.size, followed.moving.grid.size) <= 5000 < deep.images[0].grid.size
+
+
+def test_missing_voxels_do_not_spread_into_what_is_quick(hub: Hub, folder: Path, volumes: SyntheticPair) -> None:
+    holed = volumes.fixed.data.clone()
+    holed[:, :3] = float("nan")
+    write_image(folder / "holed.nii.gz", volumes.fixed.with_data(holed))
+    job = ViewerJob(fixed=folder / "holed.nii.gz", moving=folder / "moving.nii.gz", out=hub.out / "holed")
+    session = hub.open(job, begin=False)
+    with pytest.warns(UserWarning, match="NaN"):
+        assert bool(session.coarse[0].data.isfinite().all())
 
 
 def test_regions_of_a_volume_are_outlined_where_they_are(http: TestClient, volumes: SyntheticPair, folder) -> None:

@@ -1,9 +1,9 @@
 """Times and memory of the viewer in a headless browser, on generated pairs: ``python viewer/e2e/measure.py FOLDER``.
 
-Prints a table; FOLDER keeps the images. Name cases after it to measure some alone: flat, volume, large, clicks. With
-`loose` before them clicks are measured while the first alignment is still being found, and nothing is registered.
-`clicks` clicks 200 times into the small pair and prints times and memory on the way. On a computer that is shared,
-start it from a shell that comes first: ``echo -14 > /proc/self/autogroup`` (root, Linux); the browser comes as early.
+Prints a table; FOLDER keeps the images. Name cases after it to measure some alone: flat, volume, large, clicks, deep.
+With `loose` before them clicks are measured while the first alignment is being found, and nothing is registered.
+`clicks` clicks 200 times into the small pair and `deep` into the volume, and prints times and memory on the way.
+Every row says the load of the computer: what else runs there makes everything slower.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from browsing import Window, chromium
 
@@ -30,6 +29,7 @@ from roireg.synth import SyntheticPair, as_raster, make_pair
 
 CLICKS = 30
 MANY = 200
+MANY_IN = {"clicks": "flat", "deep": "volume"}
 
 
 def enlarged(pair: SyntheticPair, factor: int) -> SyntheticPair:
@@ -80,13 +80,6 @@ def served(folder: Path, kind: str) -> Iterator[tuple[int, str, float]]:
         process.wait(60)
 
 
-def come_along() -> None:
-    """Let the browser come as early as this program: it is a session of its own, which Linux ranks by itself."""
-    own = Path("/proc/self/autogroup")
-    for child in psutil.Process().children(recursive=True) if own.exists() else ():
-        Path(f"/proc/{child.pid}/autogroup").write_text(own.read_text().split()[-1])
-
-
 def memory(process: int) -> float:
     """Return the resident memory of a process, MB."""
     text = Path(f"/proc/{process}/status").read_text()
@@ -129,6 +122,7 @@ def measure(name: str, folder: Path, browser: Any, *, loose: bool) -> dict[str, 
         clicks = window.value("window.roireg.times.click")[-CLICKS:]
         known = {
             "pair": title,
+            "load": os.getloadavg()[0],
             "start s": started,
             "first picture s": first,
             "clicks answered after s": ready,
@@ -149,9 +143,9 @@ def measure(name: str, folder: Path, browser: Any, *, loose: bool) -> dict[str, 
     return {**known, "linked after s": linked, "refit s": fit["seconds"]}
 
 
-def many_clicks(folder: Path, browser: Any, *, loose: bool) -> list[dict[str, Any]]:
-    """Click 200 times into the small pair; return the memory on the way, and how long the last 50 clicks took."""
-    _, make, kind = CASES["flat"]
+def many_clicks(name: str, folder: Path, browser: Any, *, loose: bool) -> list[dict[str, Any]]:
+    """Click 200 times into a pair; return the memory on the way, and how long the last 50 clicks took."""
+    _, make, kind = CASES[name]
     pair = make()
     with served(folder, kind) as (process, address, _):
         window = Window(browser, address)
@@ -161,7 +155,12 @@ def many_clicks(folder: Path, browser: Any, *, loose: bool) -> list[dict[str, An
             window.click("fixed" if k % 2 else "moving", point)
             if k % 50 == 9:
                 clicks = window.value("window.roireg.times.click")[-50:]
-                row = {"clicks": k - 9, "median ms": np.median(clicks), "95 % ms": np.percentile(clicks, 95)}
+                row = {
+                    "clicks": k + 1,
+                    "load": os.getloadavg()[0],
+                    "median ms": np.median(clicks),
+                    "95 % ms": np.percentile(clicks, 95),
+                }
                 rows.append({**row, "server MB": memory(process), "page MB": heap(window)})
                 print(f"{k + 1} clicks", file=sys.stderr, flush=True)
         window.close()
@@ -170,13 +169,12 @@ def many_clicks(folder: Path, browser: Any, *, loose: bool) -> list[dict[str, An
 
 def main() -> None:
     folder, loose = Path(sys.argv[1]), "loose" in sys.argv[2:]
-    names = [name for name in sys.argv[2:] if name != "loose"] or [*CASES, "clicks"]
+    names = [name for name in sys.argv[2:] if name != "loose"] or [*CASES, *MANY_IN]
     with chromium() as browser:
-        come_along()
         for name in names:
-            place = folder / ("flat" if name == "clicks" else name)
-            if name == "clicks":
-                rows = many_clicks(place, browser, loose=loose)
+            place = folder / MANY_IN.get(name, name)
+            if name in MANY_IN:
+                rows = many_clicks(MANY_IN[name], place, browser, loose=loose)
             else:
                 rows = [measure(name, place, browser, loose=loose)]
             for row in rows:

@@ -50,7 +50,7 @@ export class App implements Stage {
   private asking = false;
   private wish: { side: Side; world: Vec; view: PlaneView } | null = null;
   private following = 0;
-  private readonly lines = new Map<string, { marks: number; value: Outlines | null; asked: boolean }>();
+  private readonly lines = new Map<string, { marks: number; value: Outlines | null; asked: Promise<void> | null }>();
   private readonly grids = new Map<string, { version: number; value: Line[] | null }>();
   private prompt: { side: Side; points: Vec[]; labels: number[]; box: Vec[] | null } | null = null;
   private placeShown = -1;
@@ -159,25 +159,32 @@ export class App implements Stage {
     const key = `${side}/${plane}/${slice}`;
     const known = this.lines.get(key);
     const marks = this.current.marks;
-    if (!known || (known.marks !== marks && !known.asked)) {
-      const entry = { marks: known?.marks ?? -1, value: known?.value ?? null, asked: true };
-      this.lines.delete(key);
-      this.lines.set(key, entry);
-      for (const old of [...this.lines.keys()].slice(0, Math.max(0, this.lines.size - 60))) this.lines.delete(old);
-      this.api
-        .outlines(side, plane, slice)
-        .then((value) => {
-          entry.value = value;
-          entry.marks = marks;
-        })
-        .catch((e) => this.fail(e))
-        .finally(() => {
-          entry.asked = false;
-          this.views[side].forEach((v) => v.draw());
-        });
-      return entry.value;
-    }
-    return known.value;
+    if (known && (known.marks === marks || known.asked)) return known.value;
+    const entry = { marks: known?.marks ?? -1, value: known?.value ?? null, asked: null as Promise<void> | null };
+    this.lines.delete(key);
+    this.lines.set(key, entry);
+    for (const old of [...this.lines.keys()].slice(0, Math.max(0, this.lines.size - 60))) this.lines.delete(old);
+    entry.asked = this.api
+      .outlines(side, plane, slice)
+      .then((value) => {
+        entry.value = value;
+        entry.marks = marks;
+      })
+      .catch((e) => this.fail(e))
+      .finally(() => {
+        entry.asked = null;
+        this.views[side].forEach((v) => v.draw());
+      });
+    return entry.value;
+  }
+
+  /** Wait until the outlines of all slices that are shown are those of the state as it is. */
+  private async outlined(): Promise<void> {
+    const shown = [...this.views.fixed, ...this.views.moving].map((v) => {
+      this.outlines(v.side, v.plane.name, v.slice);
+      return this.lines.get(`${v.side}/${v.plane.name}/${v.slice}`)?.asked;
+    });
+    await Promise.all(shown);
   }
 
   grid(plane: string, slice: number): Line[] | null {
@@ -311,8 +318,9 @@ export class App implements Stage {
       const proposal = await this.api.prompt(prompt.side, prompt.points, prompt.labels, prompt.box);
       this.current = { ...this.current, proposal };
       await this.refresh();
-      this.note("click", performance.now() - began);
       this.tell();
+      await this.outlined();
+      this.note("click", performance.now() - began);
     });
     this.root.classList.remove("asking");
   }
@@ -432,8 +440,9 @@ export class App implements Stage {
       const proposal = await this.api.scale(step);
       this.current = { ...this.current, proposal };
       await this.refresh();
-      this.note("scale", performance.now() - began);
       this.tell();
+      await this.outlined();
+      this.note("scale", performance.now() - began);
     });
   }
 

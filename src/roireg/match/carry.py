@@ -95,13 +95,17 @@ class Guide:
         return Guide(self.backward, self.forward, self.width)
 
     @once
-    def source_points(self) -> Callable[[Grid], Tensor]:
-        """Target grid -> (*shape, d) float32 source world points of its voxels; a few grids are kept."""
+    def source_coords(self) -> Callable[[Grid, Grid], Tensor]:
+        """(target grid, source grid) -> (*shape, d) float32 `voxel_coords` of the target's voxels in the source.
+
+        A few pairs of grids are kept.
+        """
 
         @lru_cache(maxsize=MAPPED_GRIDS)
-        def mapped(grid: Grid) -> Tensor:
-            parts = [self.backward.map_points(points).float() for _, points in slab_points(grid, torch.device("cpu"))]
-            return torch.cat(parts).reshape(*grid.shape, grid.ndim)
+        def mapped(target: Grid, source: Grid) -> Tensor:
+            slabs = slab_points(target, torch.device("cpu"))
+            parts = [voxel_coords(source, self.backward.map_points(points).float()) for _, points in slabs]
+            return torch.cat(parts).reshape(*target.shape, target.ndim)
 
         return mapped
 
@@ -187,5 +191,5 @@ def placed_prompt(
 
 def carried_regions(rois: ROISet, grid: Grid, guide: Guide) -> Tensor:
     """(K, *shape) float32 regions of the source as the guide carries them onto a target grid, 0..1."""
-    coords = voxel_coords(rois.grid, guide.source_points(grid))
+    coords = guide.source_coords(grid, rois.grid)
     return sample(rois.masks.float()[None], coords[None], padding="zeros")[0]

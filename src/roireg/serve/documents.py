@@ -82,15 +82,10 @@ def _side(session: PairSession, side: str) -> dict[str, Any]:
         "channels": image.channels,
         "unit": image.unit,
         "window": list(shown.window),
-        "range": _range(session, side),
+        "range": list(shown.range),
         "levels": len(shown.levels),
         "planes": [plane_document(plane) for plane in shown.planes],
     }
-
-
-def _range(session: PairSession, side: str) -> list[float]:
-    data = session.shown[side].levels[-1][0]
-    return [float(data.min()), float(data.max())]
 
 
 def _region(region: ROISet) -> dict[str, Any]:

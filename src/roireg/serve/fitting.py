@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
+from roireg.core.image import Image
 from roireg.core.progress import Progress
+from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Transform
+from roireg.core.warp import resample
 from roireg.evaluate import MetricValue
 from roireg.fit.region_affine import affine_part
 from roireg.fit.velocity import Velocity
@@ -47,6 +51,9 @@ REFIT = Config(
 
 How probable it is that the map is right takes a search for others, five times as long as all else; a full fit tells.
 """
+
+REFIT_VOXELS = {2: 150_000, 3: 100_000}
+"""Voxels of the images of a refit: borders of regions are fitted at all of them, which takes most of its time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,6 +239,23 @@ class Fitting:
     def _grids(self) -> tuple[Any, Any]:
         return self.session.grids["fixed"], self.session.grids["moving"]
 
+    @cached_property
+    def _small(self) -> tuple[Image, Image]:
+        """Both images as a refit takes them."""
+        fixed, moving = (
+            resample(image, image.grid.coarsened(REFIT_VOXELS[image.ndim])) for image in self.session.coarse
+        )
+        return fixed, moving
+
+    def _steering(self, board: Board) -> ROIPairs:
+        """Return the pairs that a refit follows."""
+        kept = board.chosen("accepted")
+        if self.session.images[0].ndim == 2 or not kept:
+            return roi_pairs(board.chosen("accepted", "proposed"), self._grids)
+        # What is found in volumes takes no part in their fits, and borders cost as much as they have voxels.
+        pairs, (fixed, moving) = roi_pairs(kept, self._grids), self._small
+        return replace(pairs, fixed=pairs.fixed.on(fixed.grid), moving=pairs.moving.on(moving.grid))
+
     def full(self, progress: Progress) -> None:
         """Register as the job of the session says, from the decisions as they are; see `start`."""
         session, job = self.session, self.session.job
@@ -245,19 +269,20 @@ class Fitting:
         session, fit = self.session, self.fit
         assert fit is not None
         board = session.board
-        fixed, moving = session.images
+        fixed, moving = self._small
         result = register(
             fixed,
             moving,
             config=REFIT,
-            pairs=roi_pairs(board.chosen("accepted", "proposed"), self._grids),
+            pairs=self._steering(board),
             pairs_only=True,
             init=affine_part(fit.transform, fixed.grid),
             device=session.job.device,
             seed=session.job.seed,
             progress=progress,
         )
-        self._finish("refit", result, board)
+        fixed, moving = session.images
+        self._finish("refit", replace(result, fixed=fixed, moving=moving), board)
         seconds = result.timings["total"]
         if seconds > LIVE_SECONDS:
             self.live = False
@@ -308,7 +333,7 @@ class Fitting:
         if fit is None:
             return
         session = self.session
-        doubt = LocalDoubt.of(*session.images, fit.transform)
+        doubt = LocalDoubt.of(*session.coarse, fit.transform)
         places = places_of(session.images, fit.transform, fit.inverse, session.board, doubt)
         with session.lock:
             if self.fit is fit:

@@ -70,6 +70,12 @@ class ShownImage:
             pyramid.append((coarse.round().to(values.dtype) if values.dtype == torch.uint8 else coarse, smaller))
         return pyramid
 
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest intensity; in 2D of the coarsest version."""
+        data = self.levels[-1][0]
+        return float(data.min()), float(data.max())
+
     def plane(self, name: str, index: int) -> Plane:
         """Return a plane by name, at a slice.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ from roireg.core.errors import InputError
 from roireg.core.image import Image
 from roireg.core.progress import Progress
 from roireg.core.rois import Prompt, ROISet
+from roireg.core.warp import resample
 from roireg.core.words import INIT_WORDS
 from roireg.io import read_image
 from roireg.jobs.job import STAGES
@@ -22,6 +24,7 @@ from roireg.jobs.registering import start_of
 from roireg.match import Guide, Transfer, transfer_prompt
 from roireg.pipeline import register
 from roireg.pipeline.config import QUICK
+from roireg.pipeline.missing import without_missing
 from roireg.pipeline.prompts import check_prompt
 from roireg.pipeline.recipe import find_guide
 from roireg.pipeline.session import SIDES, PromptSession, usual_features
@@ -147,6 +150,12 @@ class PairSession:
         """The fixed and the moving image."""
         return self.shown["fixed"].image, self.shown["moving"].image
 
+    @cached_property
+    def coarse(self) -> tuple[Image, Image]:
+        """Both images on the grids of their regions, voxels without a value filled: what must be quick works on."""
+        fixed, moving = (resample(without_missing(self.shown[side].image)[0], self.grids[side]) for side in SIDES)
+        return fixed, moving
+
     @property
     def unit(self) -> str:
         """Unit of lengths: mm, or px for pictures."""
@@ -200,9 +209,9 @@ class PairSession:
         if self.fitting.fit is None:
             word = self.job.init if self.job.init in INIT_WORDS else start_of(self.job)
             quick = register(
-                fixed, moving, config=QUICK, init=word, device=self.job.device, seed=self.job.seed, progress=progress
+                *self.coarse, config=QUICK, init=word, device=self.job.device, seed=self.job.seed, progress=progress
             )
-            self.fitting.take_guide(quick)
+            self.fitting.take_guide(replace(quick, fixed=fixed, moving=moving))
 
     # -- prompts ----------------------------------------------------------------------------------
 
