@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from app.scenes import run
+from roireg.app import cohort
 from roireg.app import progress as module
 from roireg.app.console import Session
 from roireg.app.progress import Position, bar
@@ -48,3 +49,12 @@ def test_every_stage_of_a_run_has_its_share(flat, tmp_path):
 def test_the_seconds_are_those_since_the_program_was_started(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: 12.5)
     assert Session(started=10.0).seconds == 2.5
+
+
+def test_a_log_of_many_registrations_says_how_long_they_go_on(monkeypatch, capsys):
+    monkeypatch.setattr(cohort, "EVERY", -1.0)
+    monkeypatch.setattr(Session, "seconds", 60.0)
+    with cohort.far(Session()) as listen:
+        listen(ProgressEvent("registering", 0.0, "4 to go"))
+        listen(ProgressEvent("registering", 0.75, "3 ok, 1 to go"))
+    assert capsys.readouterr().err == "note: 4 to go\nnote: 3 ok, 1 to go, about 20 s left\n"

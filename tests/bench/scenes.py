@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from typer.testing import CliRunner
 
-from roireg.core.transforms import Affine
-from roireg.io import PointSet, write_image, write_labels, write_points, write_transform
+from bench.shift import Shift
+from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.synth import SyntheticPair, as_raster, make_pair, trunk_grid
 from roireg_bench.cases import CaseFolder, load_folder
 from roireg_bench.cli import bench_app
@@ -86,25 +86,6 @@ def bench(*arguments):
 
 def end_at_once() -> None:
     os._exit(3)
-
-
-@dataclass(frozen=True)
-class Shift:
-    """Moves everything by `offset` along x."""
-
-    name: str = "shift"
-    version: str = "1"
-    offset: float = 0.0
-    ndim: int = 2
-
-    @property
-    def settings(self):
-        return {"offset": self.offset}
-
-    def run(self, inputs: Inputs, folder: Path) -> Output:
-        file = folder / "moved.tfm"
-        write_transform(file, Affine.translation([self.offset, *[0.0] * (self.ndim - 1)]))
-        return Output((file,), 1.5, 1.0, "uncertain")
 
 
 @dataclass(frozen=True)

@@ -80,12 +80,12 @@ for job in sys.argv[1:]:
 
 @pytest.fixture
 def batch_system(tmp_path: Path, child_path: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs called sbatch and scancel that run a job file here, in the background.
+    """Programs called as those of SLURM and PBS that run a job file here, in the background.
 
-    Returns the folder that they note it in, with a `slurm.yaml` that asks for such jobs.
+    Returns the folder that they note it in, with a `slurm.yaml` that asks for such jobs, of PBS too.
     """
     monkeypatch.chdir(tmp_path)
-    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL), ("qsub", SBATCH), ("qdel", SCANCEL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(stat.S_IRWXU)
     (tmp_path / "slurm.yaml").write_text(

@@ -155,6 +155,15 @@ def test_what_is_wrong_with_a_cohort_is_said_before_anything_runs(pictures, tmp_
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.usefixtures("warm")
+def test_settings_that_are_none_are_said_once(pictures, tmp_path):
+    (tmp_path / "wrong.yaml").write_text("colour: red\n")
+    for command in (("cohort", pictures / "pairs.csv"), ("template", *pictures.glob("[ab]/fixed.png"))):
+        out = tmp_path / command[0]
+        fails(*command, "-o", out, "--config", tmp_path / "wrong.yaml", words=("wrong.yaml", "colour"))
+        assert not out.exists()
+
+
 def test_a_summary_that_somebody_wrote_is_not_replaced(pictures, tmp_path):
     (tmp_path / "summary.tsv").write_text("mine")
     fails("cohort", pictures / "pairs.csv", "-o", tmp_path, words=("summary.tsv", "not written by roireg"))

@@ -12,6 +12,7 @@ from roireg.cohort import engines
 from roireg.cohort.engines import EngineLost, EngineOptions
 from roireg.cohort.process import Ending, Limits, Task
 
+dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
 
@@ -73,14 +74,33 @@ def test_nobody_there_is_said_in_one_sentence(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="batch systems run on Unix")
-def test_batch_jobs_of_slurm_run_tasks_and_are_taken_back(batch_system):
+@pytest.mark.parametrize(
+    ("system", "asked"),
+    [
+        ("slurm", ("#SBATCH -p short", "#SBATCH -t 00:10:00", "--cpus-per-task=2")),
+        ("pbs", ("#PBS -q short", "#PBS -l walltime=00:10:00", "select=1:ncpus=2:mem=1907MB")),
+    ],
+)
+def test_batch_jobs_run_tasks_and_are_taken_back(batch_system, system, asked):
     pytest.importorskip("dask_jobqueue")
-    ended = run(EngineOptions(slurm=batch_system / "slurm.yaml", jobs=2), list(echoes(5)))
+    ended = run(EngineOptions(**{system: batch_system / "slurm.yaml"}, jobs=2), list(echoes(5)))
     assert {e.value["i"] for e in ended.values()} == set(range(5))
     script = (batch_system / "jobs.txt").read_text()
-    assert "#SBATCH -p short" in script and "#SBATCH -t 00:10:00" in script and "--cpus-per-task=2" in script
+    assert script.count("#!") == 1 and all(words in script for words in asked)
     assert "--nthreads 2" in script and "MB=2000" in script, "two at once, and placed by memory"
     assert len((batch_system / "cancelled.txt").read_text().split()) == 1, "the job that is no longer needed is ended"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="batch systems run on Unix")
+def test_a_batch_job_that_ends_before_its_time_is_submitted_again(batch_system, tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setattr(engines, "LOOK", 0.2)
+    monkeypatch.setattr(engines, "ANSWER", 0.5)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "200ms"}):
+        task = deed("die_once", mark=str(tmp_path / "mark"), victim="batch job")
+        ended = run(EngineOptions(slurm=batch_system / "slurm.yaml", jobs=2), [task, *echoes(2)])
+    assert ended["die_once"].value == {"second": True} and len(ended) == 3
+    assert (batch_system / "jobs.txt").read_text().count("#!") == 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from app.scenes import answer, fails
+from roireg.cohort import TemplateJob
 from roireg.cohort.averaging import mean_shape, next_mean, sharpened, velocity_file
 from roireg.cohort.fusion import finish
 from roireg.cohort.process import Processes
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.progress import ProgressEvent
 from roireg.core.transforms import Affine, Chain, DisplacementField
 from roireg.io import read_image, read_labels, read_transform, write_image, write_labels, write_transform
 from support import blobs
@@ -132,8 +134,13 @@ def test_a_template_that_was_stopped_goes_on_and_comes_out_the_same(shifted, tmp
     before = {f.name: f.read_bytes() for f in out.glob("*.nii.gz")}
     shutil.rmtree(out / "rounds/2/pairs/b")
     shutil.rmtree(out / "rounds/2/mean")
-    second = answer("template", shifted / "subjects.csv", "-o", out, *options)
-    assert {pair["id"] for pair in second["pairs"] if pair["kept"]} == {"a", "c"}
+    job = TemplateJob(files=[shifted / "subjects.csv"], out=out, config=settings, iterations=2, affine_iterations=0)
+    events: list[ProgressEvent] = []
+    second = job.run(events.append)
+    assert {pair["id"] for pair in second.pairs if pair["kept"]} == {"a", "c"}
+    done = [event.fraction for event in events if not event.notice]
+    assert done == sorted(done) and done[0] == 0 and 0.5 in done, "told of both rounds together"
+    assert done[-1] == pytest.approx(1)
     assert {f.name: f.read_bytes() for f in out.glob("*.nii.gz")} == before
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from rich.markup import escape
 
 from roireg.app.console import Outcome, Session
+from roireg.app.progress import time_left
 from roireg.cohort import CohortResult, TemplateJob
 
 __all__ = ["EXIT_NOT_ALL", "far", "say_cohort", "say_template"]
@@ -35,7 +36,7 @@ def far(session: Session) -> Iterator[Callable[[Any], None]]:
             if not event.notice and not sys.stderr.isatty() and time.monotonic() - said > EVERY:
                 said = time.monotonic()
                 if not session.quiet:
-                    session.note("note", event.detail, "blue")
+                    session.note("note", event.detail + time_left(session.seconds, event.fraction), "blue")
 
         yield hear
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from roireg.core.progress import Position
 
-__all__ = ["Position", "bar"]
+__all__ = ["Position", "bar", "time_left"]
 
 
 class _Clock(ProgressColumn):
@@ -23,9 +23,18 @@ class _Clock(ProgressColumn):
         self.seconds = seconds
 
     def render(self, task: Task) -> Text:
-        now, share = self.seconds(), task.completed
-        left = f", about {_time(now * (1 - share) / share)} left" if 0.1 < share < 1 else ""
-        return Text(f"{_time(now)}{left}")
+        now = self.seconds()
+        return Text(f"{_time(now)}{time_left(now, task.completed)}")
+
+
+def time_left(seconds: float, share: float) -> str:
+    """Return how long a run will go on, as words to append; nothing before that can be told.
+
+    Parameters
+    ----------
+    seconds : for which it has run. share : of it that is done, 0..1.
+    """
+    return f", about {_time(seconds * (1 - share) / share)} left" if 0.1 < share < 1 else ""
 
 
 def _time(seconds: float) -> str:

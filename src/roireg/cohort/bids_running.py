@@ -40,8 +40,8 @@ def participants(job: BidsJob, progress: Progress) -> CohortResult:
         raise InputError(
             f"{job.bids}: every subject has one image; there is nothing to register unless --template is given"
         )
-    _write_description(job)
     result = run_rows(rows, job, job.work, progress, title=f"{job.bids.resolve().name}: all registrations")
+    _write_description(job)
     states = {pair["id"]: pair for pair in result.pairs}
     lost = result.left
     try:

@@ -9,6 +9,7 @@ import queue
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,12 @@ RESOURCE = "MB"
 
 WAITING = 60.0
 """Seconds without any worker after which that is told."""
+
+LOOK = 5.0
+"""Seconds after which workers are counted again."""
+
+ANSWER = 5.0
+"""Seconds to wait for the answers of tasks that have ended: a worker that is gone never sends them."""
 
 PATIENCE = 30.0
 """Seconds that a scheduler may be out of reach."""
@@ -145,7 +152,8 @@ class EngineOptions:
             return
         _configure()
         with self._client() as client:
-            on_dask = _OnDask(client, limits, note, limit=self.jobs if self.dask else None)
+            staff = partial(_replace_lost, client.cluster) if self.slurm or self.pbs else None
+            on_dask = _OnDask(client, limits, note, limit=self.jobs if self.dask else None, staff=staff)
             try:
                 yield on_dask
             finally:
@@ -194,18 +202,19 @@ class EngineOptions:
         settings = read_yaml(file)
         if not isinstance(settings, dict) or not {"cores", "memory"} <= settings.keys():
             raise InputError(f"{file}: expected `cores:` and `memory:` of one batch job, as dask-jobqueue takes them")
-        cores = int(settings["cores"])
+        cores, memory = int(settings["cores"]), parse_bytes(settings["memory"])
         slots = max(1, cores // self.threads_each)
-        place = ["--resources", f"{RESOURCE}={parse_bytes(settings['memory']) // 10**6}"]
+        place = ["--resources", f"{RESOURCE}={memory // 10**6}"]
         settings |= {
             "cores": slots,
             "processes": 1,
-            "job_cpu": settings.get("job_cpu", cores),
             "worker_extra_args": [*settings.get("worker_extra_args", []), *place],
         }
-        kind = dask_jobqueue.SLURMCluster if self.slurm else dask_jobqueue.PBSCluster
-        if self.pbs:
-            settings["ncpus"] = settings.pop("job_cpu")
+        # A worker has as many threads as pairs run at once; of the batch system all cores are asked for.
+        kind: Any = dask_jobqueue.SLURMCluster if self.slurm else dask_jobqueue.PBSCluster
+        of_pbs = {"resource_spec": f"select=1:ncpus={cores}:mem={memory >> 20}MB"}
+        asked: dict[str, Any] = {"job_cpu": cores} if self.slurm else of_pbs
+        settings = asked | settings
         try:
             cluster = kind(**settings)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -259,6 +268,11 @@ def _configure() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def _replace_lost(cluster: Any) -> None:
+    """Submit those batch jobs anew whose worker was there and is gone: the time of a job ends, nodes are lost."""
+    cluster.scale(jobs=len(cluster.worker_spec))
+
+
 def _same_code(client: Any, address: str) -> None:
     """Refuse workers that compute with other code: their results would never be kept."""
     from roireg.jobs.job import code_version
@@ -291,11 +305,25 @@ class Here:
 
 
 class _OnDask:
-    """Tasks on the workers of a scheduler, which is told of a few more than run at once: its memory stays small."""
+    """Tasks on the workers of a scheduler, which is told of a few more than run at once: its memory stays small.
 
-    def __init__(self, client: Any, limits: Limits, note: Callable[[str], None], *, limit: int | None) -> None:
+    Parameters
+    ----------
+    limit : how many run at once at most; None takes all that the workers take.
+    staff : called now and then; sees to it that there are workers.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        limits: Limits,
+        note: Callable[[str], None],
+        *,
+        limit: int | None,
+        staff: Callable[[], None] | None,
+    ) -> None:
         self.client, self.limits, self.note = client, limits, note
-        self.limit = limit
+        self.limit, self.staff = limit, staff
         self.name = uuid.uuid4().hex[:12]
         self.workers: Mapping[str, Any] = {}
         self.looked = 0.0
@@ -308,9 +336,11 @@ class _OnDask:
 
     def _known(self) -> Mapping[str, Any]:
         """Return the workers, looked up now and then: what is told of a thousand is long."""
-        if time.monotonic() - self.looked > (5.0 if self.workers else 1.0):
+        if time.monotonic() - self.looked > (LOOK if self.workers else 1.0):
             self.workers = self.client.scheduler_info(n_workers=-1)["workers"]
             self.looked = time.monotonic()
+            if self.staff is not None:
+                self.staff()
         return self.workers
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Ending]]:
@@ -323,6 +353,7 @@ class _OnDask:
 
     def _run(self, rest: Iterator[Task], running: dict[str, tuple[Task, Any]]) -> Iterator[tuple[Task, Ending]]:
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        unanswered: list[Any] = []
         alone = out_of_reach = time.monotonic()
         while True:
             self._fill(rest, running, ended)
@@ -333,13 +364,18 @@ class _OnDask:
             except queue.Empty:
                 out_of_reach = self._reached(out_of_reach)
                 alone = self._staffed(alone)
+                while unanswered:
+                    ended.put(unanswered.pop())
                 continue
-            alone = out_of_reach = time.monotonic()
             with contextlib.suppress(queue.Empty):
                 while True:
                     futures.append(ended.get_nowait())
             # Asked for together: every question is a way to the scheduler and back.
             for future, ending in zip(futures, self._endings(futures), strict=True):
+                if ending is None:
+                    unanswered.append(future)
+                    continue
+                alone = out_of_reach = time.monotonic()
                 task, _ = running.pop(future.key)
                 future.release()
                 yield task, ending
@@ -369,21 +405,27 @@ class _OnDask:
                 running[future.key] = (task, future)
                 future.add_done_callback(ended.put)
 
-    def _endings(self, futures: Sequence[Any]) -> list[Ending]:
+    def _endings(self, futures: Sequence[Any]) -> list[Ending | None]:
+        """Return how tasks have ended; None where the answer was lost with its worker, and the task runs again."""
         if len(futures) > 1 and all(future.status == "finished" for future in futures):
             with contextlib.suppress(Exception):  # what is wrong with which of them is found below
-                endings: list[Ending] = self.client.gather(futures)
+                endings: list[Ending | None] = self.client.sync(
+                    self.client._gather, list(futures), callback_timeout=ANSWER
+                )
                 return endings
         return [self._ending(future) for future in futures]
 
-    def _ending(self, future: Any) -> Ending:
+    def _ending(self, future: Any) -> Ending | None:
         if future.status == "finished":
-            ending: Ending = future.result()
-            return ending
+            with contextlib.suppress(TimeoutError, OSError, CancelledError):  # what was lost, the status tells
+                ending: Ending = future.result(timeout=ANSWER)
+                return ending
         if future.status == "cancelled":
             # Nobody here cancels what is awaited: the connection is lost, and with it what the scheduler knew.
             raise EngineLost(_LOST)
-        error = future.exception() if future.status == "error" else None
+        if future.status != "error":
+            return None
+        error = future.exception()
         if type(error).__name__ == "KilledWorker":
             return Ending("lost", None, "its worker was lost, and so were those that tried it again")
         return Ending("lost", None, " ".join(f"its worker gave it up: {type(error).__name__} {error}".split())[:500])

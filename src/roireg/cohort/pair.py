@@ -18,12 +18,24 @@ from roireg.evaluate.planes import Plane, display_planes, sample_plane
 from roireg.evaluate.plots import fusion, intensity_window, to_picture
 from roireg.io import atomic_path, read_image
 from roireg.jobs import JobResult, RegisterJob
+from roireg.jobs.reading import with_settings
 from roireg.pipeline.saved import load
 
-__all__ = ["job_of", "register_pair", "summary_of"]
+__all__ = ["check_settings", "job_of", "register_pair", "summary_of"]
 
 SIDE = 120
 """Longer side of each half of a small picture, pixels."""
+
+
+def check_settings(*, options: Mapping[str, Any]) -> None:
+    """Refuse settings that every pair of a cohort would be refused for.
+
+    Raises
+    ------
+    InputError
+        As `roireg.jobs.reading.with_settings`.
+    """
+    with_settings(job_of(options))
 
 
 def register_pair(*, options: Mapping[str, Any], thumbnail: str | None = None) -> dict[str, Any]:

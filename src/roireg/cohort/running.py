@@ -12,12 +12,13 @@ from roireg.cohort.cohort import STATES, CohortResult, RowOptions
 from roireg.cohort.engines import Engine, EngineLost
 from roireg.cohort.memory import expected_memory
 from roireg.cohort.process import Task
+from roireg.core.errors import InputError
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.jobs import RegisterJob
 from roireg.jobs.job import plain
 from roireg.jobs.options import parse_size
 
-__all__ = ["register_all", "run_rows"]
+__all__ = ["check_settings", "register_all", "run_rows"]
 
 STAGE = "registering"
 
@@ -26,6 +27,11 @@ KEPT_SHARE = 0.02
 
 
 PAIR = "roireg.cohort.pair:register_pair"
+
+SETTLED = "roireg.cohort.pair:check_settings"
+
+SETTINGS = ("config", "model", "features", "segmenter", "segmenter_command")
+"""Options that are read with torch loaded, in the process of a task."""
 
 
 def run_rows(
@@ -49,11 +55,28 @@ def run_rows(
     Raises
     ------
     RoiregError
-        When the engine cannot be started, or the summary cannot be written.
+        When the engine cannot be started, the settings of all pairs are none, or the summary cannot be written.
     """
     memory = None if options.max_memory is None else parse_size(options.max_memory)
     with options.engine(options.limits(memory), _notes(progress)) as engine:
+        check_settings(options, out, engine)
         return register_all(jobs, options, out, progress, engine, alone=alone, title=title)
+
+
+def check_settings(options: RowOptions, out: Path, engine: Engine) -> None:
+    """Refuse settings of all pairs at once, where each would be refused for itself.
+
+    Raises
+    ------
+    InputError
+        When the settings file or what names a network is wrong.
+    """
+    if options.settings.keys().isdisjoint(SETTINGS):
+        return
+    job = RegisterJob(fixed=out, moving=out, out=out, **options.settings)
+    for _, ending in engine.run([Task("settings", SETTLED, {"options": plain(_given(job))})]):
+        if ending.kind == "refused":
+            raise InputError(ending.cause)
 
 
 def register_all(

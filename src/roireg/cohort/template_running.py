@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roireg.cohort.cohort import CohortResult
 from roireg.cohort.engines import Engine
 from roireg.cohort.process import Task
-from roireg.cohort.running import register_all
+from roireg.cohort.running import check_settings, register_all
 from roireg.cohort.template import Member, TemplateJob
 from roireg.core.errors import GeometryError, InputError, RoiregError
 from roireg.core.progress import Progress, ProgressEvent
@@ -36,6 +37,7 @@ def build(job: TemplateJob, progress: Progress) -> CohortResult:
     members = job.members()
     _check_files(members, job.start)
     with job.engine(job.limits(None), lambda text: None) as engine:
+        check_settings(job, job.out, engine)
         start = _mean(
             engine,
             "first_mean",
@@ -51,7 +53,13 @@ def build(job: TemplateJob, progress: Progress) -> CohortResult:
             heading = f"round {number} of {job.iterations}"
             progress(ProgressEvent(heading, 0.0, heading, notice=True))
             result = register_all(
-                rows, job, place, progress, engine, title=heading, function="roireg.cohort.averaging:register_member"
+                rows,
+                job,
+                place,
+                _round(progress, number, job.iterations),
+                engine,
+                title=heading,
+                function="roireg.cohort.averaging:register_member",
             )
             states = {pair["id"]: pair["state"] for pair in result.pairs}
             used = [m for m in members if states[m.id] in ("ok", "uncertain")]
@@ -92,6 +100,11 @@ def build(job: TemplateJob, progress: Progress) -> CohortResult:
             ),
         )
     return CohortResult(job.out, result.pairs)
+
+
+def _round(progress: Progress, number: int, rounds: int) -> Progress:
+    """Return a listener of one round that tells how much of all rounds is done."""
+    return lambda event: progress(replace(event, fraction=(number - 1 + event.fraction) / rounds))
 
 
 def _check_files(members: Sequence[Member], start: Path | None) -> None:

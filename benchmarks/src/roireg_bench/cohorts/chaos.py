@@ -191,7 +191,11 @@ class _Storm:
             with answer.open("wb") as stream:
                 # Ctrl-C must reach it also where this program was started in the background of a script.
                 process = subprocess.Popen(command, stdout=stream, stderr=subprocess.DEVNULL, preexec_fn=_hear_ctrl_c)
-                self._disturb(process, plans)
+                try:
+                    self._disturb(process, plans)
+                finally:
+                    process.kill()
+                    process.wait()
             self._tell(process.returncode, answer)
             if self.calls > 30:
                 raise RuntimeError(f"after {self.calls} calls {self._done()} of {self.pairs} pairs have a result")

@@ -1,0 +1,29 @@
+"""A method whose outcome is known, in a module that its process loads at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from roireg.core.transforms import Affine
+from roireg.io import write_transform
+from roireg_bench.protocol import Inputs, Output
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Moves everything by `offset` along x."""
+
+    name: str = "shift"
+    version: str = "1"
+    offset: float = 0.0
+    ndim: int = 2
+
+    @property
+    def settings(self):
+        return {"offset": self.offset}
+
+    def run(self, inputs: Inputs, folder: Path) -> Output:
+        file = folder / "moved.tfm"
+        write_transform(file, Affine.translation([self.offset, *[0.0] * (self.ndim - 1)]))
+        return Output((file,), 1.5, 1.0, "uncertain")
