@@ -56,6 +56,28 @@ def test_ctrl_c_in_any_stage_leaves_nothing(scene, tmp_path, settings, monkeypat
     assert not (tmp_path / "new").exists()
 
 
+DEEP = {
+    "search": ("register", "roireg.fit.search.search.climb", "{stages: [{stage: search}]}"),
+    "deformation": ("register", "roireg.fit.adam.Adam.step", "{stages: [{stage: velocity}]}"),
+    "match": ("match", "roireg.match.candidates.RegionCandidates.paired", "{}"),
+}
+
+
+@pytest.mark.parametrize("place", DEEP)
+def test_ctrl_c_deep_in_a_computation_leaves_nothing(scene, tmp_path, monkeypatch, place):
+    command, function, text = DEEP[place]
+    config = tmp_path / "c.yaml"
+    config.write_text(text)
+    monkeypatch.setattr(function, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = run(command, scene.fixed, scene.moving, "-o", tmp_path / "new" / "out", "--config", config)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (result.exit_code, result.stderr) == (130, "stopped: interrupted\n")
+    assert not (tmp_path / "new").exists()
+
+
 def register(scene, out, *options, code=0):
     result = run("register", scene.fixed, scene.moving, "-o", out, *options)
     assert result.exit_code == code, result.output
@@ -288,11 +310,11 @@ def test_more_memory_than_allowed_is_refused_and_large_needs_are_told(scene, qui
 
     register(scene, scene.folder / "a", *quick, "--max-memory", "2G")
     arguments = (scene.fixed, scene.moving, "-o", scene.folder / "b", *quick, "--max-memory")
-    fails("register", *arguments, "300M", words=("0.9 GB of memory", "--max-memory 300M", "coarser"))
+    fails("register", *arguments, "300M", words=("0.8 GB of memory", "--max-memory 300M", "coarser"))
     fails("register", *arguments, "much", words=("--max-memory", "4G", "'much'"))
     monkeypatch.setattr(needs, "LARGE", (1e8, 60.0))
     assert (
-        "note: reading the files: the registration takes about 0.9 GB"
+        "note: reading the files: the registration takes about 0.8 GB"
         in register(scene, scene.folder / "c", *quick).stderr
     )
 

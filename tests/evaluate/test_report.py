@@ -19,7 +19,7 @@ from roireg.core.filters import gaussian_smooth
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
-from roireg.core.transforms import Affine, DisplacementField, VelocityField
+from roireg.core.transforms import Affine, Chain, DisplacementField, VelocityField
 from roireg.core.warp import warp
 from roireg.evaluate import MetricValue, ReportInput, metric, render_report
 from roireg.evaluate.plots import intensity_window, to_picture
@@ -348,3 +348,15 @@ def test_landmarks_without_partners_are_refused() -> None:
     image = phantom(GRIDS["2D"])
     with pytest.raises(InputError, match="row by row"):
         ReportInput("A", image, image, Affine.identity(2), points=(np.zeros((2, 2)), np.zeros((3, 2))))
+
+
+def test_a_field_that_moves_nothing_is_not_named_as_the_motion() -> None:
+    grid = GRIDS["2D"]
+    image, affine = phantom(grid), Affine.translation([3.0, 4.0])
+    still = DisplacementField(grid, torch.zeros(2, *grid.shape))
+    moving = DisplacementField(grid, torch.ones(2, *grid.shape))
+    page = render_report(ReportInput("A case", image, image, Chain((still, affine))))
+    assert "affine" in page and "displacement field" not in page
+    assert "displacement field, then affine" in render_report(
+        ReportInput("A case", image, image, Chain((moving, affine)))
+    )

@@ -9,7 +9,7 @@ import torch
 from fit.scenes import affine, problem
 from roireg.core.transforms import Affine, Chain, DisplacementField, jacobian_determinant
 from roireg.evaluate import displacement_errors
-from roireg.fit import Velocity
+from roireg.fit import Velocity, plain
 from roireg.fit.velocity import fit_velocity
 from roireg.synth import GaussianBumps
 from support import centred, painted, turned
@@ -47,6 +47,20 @@ def test_a_small_local_deformation_is_kept(ndim):
     moved, true = (t.map_points(grid.points()[inside]) for t in (found, bump))
     error = np.linalg.norm(moved - true, axis=1).mean()
     assert error < 0.5 * np.linalg.norm(true - grid.points()[inside], axis=1).mean()
+
+
+@pytest.mark.parametrize("shape", [(1, 60, 33, 20), (1, 300, 41), (1, 5, 300)])
+def test_what_a_map_leaves_is_the_same_part_by_part(shape, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(shape, generator=generator) for _ in range(2)]
+    whole = plain._residual(*(plain._smooth(image, shape) for image in images), shape)
+    monkeypatch.setattr(plain, "SLAB_VOXELS", 400)
+    parts = [
+        plain._residual(*(plain._smooth(image[:, outer], shape) for image in images), shape)[:, inner]
+        for inner, outer in plain._slabs(images[0])
+    ]
+    assert len(parts) > 1 or shape[1] == 5
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-6)
 
 
 def test_a_field_that_tears_unlike_images_apart_gives_way_to_a_rigid_map():

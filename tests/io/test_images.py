@@ -241,6 +241,7 @@ def test_not_an_image(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: s
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.filterwarnings("ignore:.*no orientation:roireg.io.HeaderWarning")
 @pytest.mark.parametrize("extension", [".nii.gz", ".mha", ".nrrd"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_no_flipped_bit_of_compressed_data_is_accepted(tmp_path: Path, extension: str, dtype: type) -> None:

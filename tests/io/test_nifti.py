@@ -242,7 +242,8 @@ def test_where_both_orientations_differ_that_of_itk_is_used(
 
 def test_a_header_without_orientation_is_read_as_itk_reads_it(tmp_path: Path) -> None:
     file = _written(tmp_path / "n.nii", None, None, (0, 0))
-    image = read_image(file)
+    with pytest.warns(HeaderWarning, match="no orientation"):
+        image = read_image(file)
     assert image.metadata["placed by"] == "voxel sizes alone, the header has no orientation"
     itk = sitk.ReadImage(str(file))
     assert np.allclose(itk.TransformIndexToPhysicalPoint((4, 3, 2)), _last(image), atol=1e-4)

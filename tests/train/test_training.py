@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 
 import numpy as np
 import pytest
@@ -66,6 +67,26 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_what_to_resume_from(tm
     with pytest.raises(TrainingStopped, match=r"the loss of step 3 is no finite number; resume from .*last\.ckpt"):
         train(Broken(SMALL), SMALL.train, tmp_path)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+class Interrupted(EmbeddingTask):
+    def loss(self, batch, step):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return super().loss(batch, step)
+
+
+def test_ctrl_c_ends_a_training_as_anything_else_and_it_can_be_resumed(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(Interrupted(SMALL), SMALL.train, tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    last = train(EmbeddingTask(SMALL), SMALL.train, tmp_path, resume=True)
+    assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
 def test_the_network_for_volumes_begins_with_that_for_pictures():

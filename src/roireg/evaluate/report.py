@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_rgb
 
 from roireg.core.files import readable
-from roireg.core.transforms import Chain
+from roireg.core.transforms import Chain, DisplacementField
 from roireg.evaluate import palette
 from roireg.evaluate.metrics import MetricValue, centroid_errors, metric
 from roireg.evaluate.palette import distinct_colours
@@ -82,7 +82,9 @@ def _facts(report: ReportInput) -> list[dict[str, str]]:
     motion = np.linalg.norm(report.transform.map_points(coarse) - coarse, axis=1)
     text = f"mean {motion.mean():.3g} {report.fixed.unit}, up to {motion.max():.3g} {report.fixed.unit}"
     steps = report.transform.transforms if isinstance(report.transform, Chain) else (report.transform,)
-    words = [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(t).__name__).lower() for t in steps]
+    # A field that moves nothing says only which grid the result was made for.
+    told = [t for t in steps if not (isinstance(t, DisplacementField) and not bool(t.displacement.any()))] or steps
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(t).__name__).lower() for t in told]
     rows.append({"label": "Motion", "name": ", then ".join(words), "text": text})
     return rows
 

@@ -8,7 +8,7 @@ Slicer and ANTs) does:
   degree) or gives other voxel sizes than the header.
 - An sform with voxels of 1 mm along the axes, no qform beside it and other voxel sizes in the header is what
   converters leave when they know nothing: the sizes of the header count.
-- Without either, the voxel sizes along the axes of LPS, first voxel in the origin.
+- Without either, the voxel sizes along the axes of LPS, first voxel in the origin; told.
 
 An axis that is sheared by rounding keeps its shear: the voxels lie where the matrix says.
 """
@@ -106,6 +106,11 @@ def _world_from_voxel(header: Any, size: Sequence[int], spacing: Array, name: st
     codes = {form: int(header[f"{form}_code"]) for form in matrices}
     present = {form: m for form, m in matrices.items() if codes[form] > 0}
     if not present:
+        warn_header(
+            name,
+            "its header has no orientation (neither sform nor qform); its voxels are taken to lie along the axes of "
+            "LPS, as ITK and Slicer do, while programs such as nibabel and FSL put them elsewhere",
+        )
         return RAS_FROM_LPS @ np.diag([*spacing, 1.0]), "voxel sizes alone, the header has no orientation"
     faults = {form: _fault(m) for form, m in present.items()}
     usable = [form for form in present if not faults[form]]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import signal
 import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -251,8 +253,22 @@ def train(task: Task, settings: TrainSettings, folder: Path, *, resume: bool = F
             use_distributed_sampler=False,
             deterministic=True,
         )
-        trainer.fit(_module(task, settings, folder), ckpt_path=last if resume else None)
+        with _interruptible():
+            trainer.fit(_module(task, settings, folder), ckpt_path=last if resume else None)
     return last
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be one: Lightning makes it the exit code 1 and has the process ignore any further."""
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, usual)
+            raise end.__context__ from None
+        raise
 
 
 def _check_folder(settings: TrainSettings, last: Path, resume: bool) -> None:
