@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from fit.scenes import affine, error_mm, problem
 from roireg.core.grid import Grid
+from roireg.core.image import Image
 from roireg.core.transforms import Affine
 from roireg.fit import Candidate, Search
 from roireg.fit.dense_affine import AffineOptions
@@ -157,3 +160,22 @@ def test_progress_ends_at_one():
     start(image, image, [Candidate(Affine.identity(2), "a")], [], progress=events.append)
     fractions = [e.fraction for e in events]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
+
+
+def mosaic(contrast: int, truth: Affine | None = None) -> Image:
+    """A hundred cells, each of a random intensity; those of two contrasts have nothing to do with each other."""
+    grid = centred((96, 96))
+    sites = np.random.default_rng(7).uniform(-60, 60, (100, 2))
+    points = grid.points() if truth is None else truth.inverse().map_points(grid.points())
+    cell = np.linalg.norm(points[:, None] - sites, axis=2).argmin(1)
+    values = np.random.default_rng(contrast).uniform(size=100)[cell].reshape(1, *grid.shape)
+    return Image(torch.as_tensor(values, dtype=torch.float32), grid)
+
+
+def test_where_images_lie_is_refined_while_neither_explains_the_other_and_kept_where_it_is_right():
+    truth = affine(turned(4), (2.0, -1.5))
+    identity = Affine.identity(2)
+    for moving, expected in ((mosaic(2, truth), truth), (mosaic(2), identity), (mosaic(1, truth), truth)):
+        asked = replace(problem(mosaic(1), moving), starts=(Candidate(identity, "where the images lie"),))
+        found = SETTINGS(asked, identity)
+        assert error_mm(found, expected, asked.pair.fixed.grid.points()) < (0.6 if expected is truth else 1e-9)

@@ -24,7 +24,7 @@ from roireg.fit.dense_affine import AffineOptions, choose_affine, refine_affine
 from roireg.fit.level import Level, VelocityOptions, build_levels
 from roireg.fit.perspective import perspective_flow
 from roireg.fit.region_affine import RegionAffine, affine_from_regions
-from roireg.fit.search import GlobalSearch, SearchOptions, refine
+from roireg.fit.search import ALIKE, UNLIKE_GAIN, GlobalSearch, SearchOptions, evidence_of, refine
 from roireg.fit.stage import Candidate, Problem, Stage
 from roireg.fit.velocity import fit_levels
 from roireg.match.keypoints import SIFT_POINTS, Detector, KeypointMap, keypoint_maps, network_points
@@ -107,7 +107,19 @@ class Search(Stage):
                 flow = perspective_flow(k.perspective, affine, problem.pair.fixed.grid)
                 problem.trace.perspective, problem.trace.uncertainty = flow, 2 * k.spread
                 return Chain((flow, affine))
-        return affine
+        lies = problem.trace.source in {c.source for c in problem.starts}
+        return self._refined_where_unlike(problem, affine) if lies else affine
+
+    def _refined_where_unlike(self, problem: Problem, affine: Affine) -> Affine:
+        """Refine a given position on edges, if neither image explains the other there and edges then agree."""
+        search = problem.search
+        before = evidence_of(search, affine)
+        if before.contrast >= ALIKE:
+            return affine
+        refined = refine(problem.pair, affine, "rigid", search=search).affine
+        after = evidence_of(search, refined)
+        better = search.score_of(refined).score > search.score_of(affine).score
+        return refined if better and after.structure - before.structure > UNLIKE_GAIN else affine
 
     def _clear_position(self, problem: Problem) -> Candidate | None:
         """Return what the exhaustive search found, refined, where that is clearly better than the starts."""

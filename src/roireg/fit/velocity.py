@@ -31,18 +31,12 @@ from roireg.fit.level import Level, VelocityOptions, build_levels, level_spacing
 from roireg.fit.plain import plain_affine
 from roireg.fit.refinement import Refine
 from roireg.fit.region_pairs import RegionPairs
-from roireg.fit.search import evidence_of
+from roireg.fit.search import ALIKE, UNLIKE_GAIN, evidence_of
 from roireg.fit.stage import Problem, Stage
 
 __all__ = ["Velocity", "VelocityFit", "fit_levels", "fit_velocity"]
 
 TITLE = "fitting the deformation"
-
-ALIKE = 0.7
-"""Share of the intensities that images of one contrast explain of each other once they are aligned."""
-
-UNLIKE_GAIN = 0.15
-"""Least gain in structure of a deformation between unlike contrasts, which local terms pull onto chance edges."""
 
 STRETCH_VOXELS = 100_000
 """Most voxels at which the change of volume is looked at."""

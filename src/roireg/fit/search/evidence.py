@@ -13,13 +13,19 @@ from roireg.core.warp import resample, warp
 from roireg.features.orientation import orientation_channels
 from roireg.fit.search.search import GlobalSearch, channels_of
 
-__all__ = ["Evidence", "evidence_of"]
+__all__ = ["ALIKE", "UNLIKE_GAIN", "Evidence", "evidence_of"]
 
 CELLS = {2: 192, 3: 64}
 """Cells along the longest axis on which images are compared."""
 
 BINS = 32
 """Classes of moving intensities within which fixed ones are compared."""
+
+ALIKE = 0.7
+"""Share of the intensities that images of one contrast explain of each other once they are aligned."""
+
+UNLIKE_GAIN = 0.15
+"""Least gain in structure for which a step between unlike contrasts is kept, where terms of the fit follow chance."""
 
 
 @dataclass(frozen=True)
