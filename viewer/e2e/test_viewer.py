@@ -288,6 +288,34 @@ def test_a_wrong_token_shows_nothing_but_what_to_do(server: Server, browser: Any
         window.close()
 
 
+def test_files_are_opened_by_hand_unless_they_are_too_large(folder: Path, browser: Any, tmp_path: Path) -> None:
+    """On the page of a server without a pair, and paths that lead out of its folders."""
+    large = tmp_path / "large.png"
+    large.write_bytes(b"x" * 300_000)
+    limit = max(200_000, *((folder / f"{side}.png").stat().st_size for side in ("fixed", "moving")))
+    with running(roots=[folder], out=tmp_path, largest_upload=limit) as server:
+        window = Window(browser, server.address())
+        try:
+            fixed, moving = window.page.locator("input[type=file]").all()
+            fixed.set_input_files(folder / "fixed.png")
+            moving.set_input_files(large)
+            window.page.click("form button")
+            window.until("document.querySelector('[role=status]').textContent.includes('at most')")
+            assert sorted(p.name for p in server.hub.uploads.iterdir()) in ([], ["fixed-fixed.png"])
+            asked = """fetch(x[0], {method: x[1], body: x[2], headers: {authorization:
+                `Bearer ${new URLSearchParams(location.hash.slice(1)).get('token')}`,
+                'content-type': 'application/json'}}).then(r => r.status)"""
+            escape = json.dumps({"fixed": "../large.png", "moving": "moving.png"})
+            assert window.value(asked, ["/api/sessions", "POST", escape]) == 403
+            assert window.value(asked, ["/assets/..%2findex.html", "GET", None]) == 404
+            moving.set_input_files(folder / "moving.png")
+            window.page.click("form button")
+            window.until("window.roireg && window.roireg.times.first.length", seconds=60)
+            assert window.outside == []
+        finally:
+            window.close()
+
+
 def test_two_windows_show_the_same_pairs(flat: Window, browser: Any, photos: SyntheticPair) -> None:
     other = Window(browser, flat.page.url)
     try:

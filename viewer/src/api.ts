@@ -13,6 +13,10 @@ export class Refusal extends Error {
 /** The server does not answer. */
 export class Silence extends Error {}
 
+function bytes(count: number): string {
+  return count >= 1e6 ? `${Number((count / 1e6).toPrecision(3))} MB` : `${Math.ceil(count / 1e3)} kB`;
+}
+
 export interface Address {
   token: string;
   session: string | null;
@@ -69,7 +73,12 @@ export class Api {
     return this.json("POST", "/sessions", body);
   }
 
+  /** Store a file on the server; one that is too large is not sent at all, for a refusal half-way is not readable. */
   async upload(name: string, file: Blob): Promise<string> {
+    const { largest_upload: most } = await this.json<{ largest_upload: number }>("GET", "/about");
+    if (file.size > most) {
+      throw new Refusal(413, `${name} has ${bytes(file.size)}, and at most ${bytes(most)} are taken; open large files with \`roireg view\` instead`);
+    }
     const response = await this.ask("PUT", `/uploads/${encodeURIComponent(name)}`, undefined, file);
     return ((await response.json()) as { place: string }).place;
   }

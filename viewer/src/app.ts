@@ -10,6 +10,7 @@ import { otherSide } from "./types";
 import type { Line, Outlines, SessionInfo, Side, Status, Vec } from "./types";
 import { PlaneView } from "./view";
 import type { Stage } from "./view";
+import { sentence } from "./words";
 
 const TOOL_NAMES: Record<Tool, string> = {
   point: "Point",
@@ -49,6 +50,7 @@ export class App implements Stage {
   private focused: PlaneView | null = null;
   private asking = false;
   private wish: { side: Side; world: Vec; view: PlaneView } | null = null;
+  private pointed: { side: Side; world: Vec; view: PlaneView } | null = null;
   private following = 0;
   private readonly lines = new Map<string, { marks: number; value: Outlines | null; asked: Promise<void> | null }>();
   private readonly grids = new Map<string, { version: number; value: Line[] | null }>();
@@ -63,7 +65,7 @@ export class App implements Stage {
   ) {
     this.current = first;
     this.tiles = new Tiles(api, () => {
-      if (!this.times.first!.length && this.tiles.size >= 2) this.times.first!.push(performance.now());
+      if (!this.times.first!.length && this.tiles.complete) this.times.first!.push(performance.now());
       this.redraw();
     });
     this.panel = new Panel(this);
@@ -208,7 +210,7 @@ export class App implements Stage {
   hover(side: Side, world: Vec | null, view: PlaneView): void {
     if (!world) return;
     this.pointer = { side, point: world, other: this.pointer?.side === side ? this.pointer.other : null, radius: this.pointer?.radius ?? 0, inside: this.pointer?.inside ?? false, linked: this.pointer?.linked ?? false };
-    this.wish = { side, world, view };
+    this.wish = this.pointed = { side, world, view };
     this.redraw(side);
     void this.link();
   }
@@ -637,9 +639,15 @@ export class App implements Stage {
 
   private take(state: SessionInfo): void {
     if (state.version < this.current.version) return;
+    const moved = state.fitting.version !== this.current.fitting.version;
     this.current = state;
     if (this.ui.selected !== null && !state.pairs.some((p) => p.id === this.ui.selected)) this.ui.selected = null;
     this.render();
+    // Under another transform the cursor has another counterpart.
+    if (moved && this.pointed) {
+      this.wish ??= this.pointed;
+      void this.link();
+    }
   }
 
   private async refresh(): Promise<void> {
@@ -771,9 +779,3 @@ export class App implements Stage {
     dialog.showModal();
   }
 }
-
-function sentence(text: string): string {
-  const first = text.charAt(0).toUpperCase() + text.slice(1);
-  return /[.!?]$/.test(first) ? first : `${first}.`;
-}
-

@@ -2,6 +2,7 @@ import "./style.css";
 import { Api, parseAddress, Refusal } from "./api";
 import { App } from "./app";
 import { h } from "./dom";
+import { sentence } from "./words";
 
 declare global {
   interface Window {
@@ -59,7 +60,7 @@ function choose(token: string, sessions: { name: string; fixed: string; moving: 
         Promise.all(files.map((f, k) => api.upload(`${k ? "moving" : "fixed"}-${f!.name.replace(/[^A-Za-z0-9._-]/g, "_")}`, f!)))
           .then(([fixed, moving]) => api.open({ fixed: fixed!, moving: moving! }))
           .then((state) => go(state.name))
-          .catch((error: Error) => (status.textContent = error.message));
+          .catch((error: Error) => (status.textContent = sentence(error.message)));
       },
     },
     h("label", {}, "Fixed image, the one that stays ", h("input", { type: "file", required: true })),

@@ -1,7 +1,7 @@
 import { fill, h } from "./dom";
 import { number, percent, taskText, VERDICTS } from "./words";
 import type { App } from "./app";
-import type { FitInfo, PairInfo, PlaceInfo, SessionInfo } from "./types";
+import type { FitInfo, PairInfo, PlaceInfo, SessionInfo, TaskInfo } from "./types";
 
 const SOURCES: Record<string, string> = {
   prompt: "your click",
@@ -48,7 +48,7 @@ export class Panel {
     if (!state.ready) {
       const task = state.preparing;
       if (task?.state === "failed") return [head, h("p", { class: "bad" }, task.error)];
-      return [head, h("p", {}, "Getting the images ready for clicks …"), bar(task?.fraction ?? 0)];
+      return [head, h("p", {}, "Getting the images ready for clicks …"), h("progress", {}), elapsed(task)];
     }
     if (!p) {
       const wait = state.linked
@@ -102,7 +102,7 @@ export class Panel {
         { class: "row" },
         this.button("undo", "Undo", () => this.app.act("undo"), !state.undo, "", state.undo ? `Undo: ${state.undo}` : ""),
         this.button("redo", "Redo", () => this.app.act("redo"), !state.redo, "", state.redo ? `Redo: ${state.redo}` : ""),
-        this.button("sort", this.app.sort === "number" ? "By number" : "By confidence", () => this.app.resort()),
+        this.button("sort", this.app.sort === "number" ? "Sorted by number" : "Sorted by confidence", () => this.app.resort()),
         rejected ? this.button("rejected", ui.rejected ? `Hide ${rejected} rejected` : `Show ${rejected} rejected`, () => this.app.showRejected()) : null,
       ),
       sorted.length
@@ -163,7 +163,7 @@ export class Panel {
         h("div", { class: "row" }, this.button("cancel", "Cancel", () => this.app.act("cancel"))),
       );
     } else {
-      if (preparing) parts.push(h("p", { role: "status" }, "Finding a first alignment …"), bar(preparing.fraction));
+      if (preparing) parts.push(h("p", { role: "status" }, "Finding a first alignment …"), bar(preparing.fraction), elapsed(preparing));
       const label = fitting.fit?.kind === "full" && fitting.fit.current ? "Register again (F)" : "Register (F)";
       parts.push(h("div", { class: "row" }, this.button("fit", label, () => this.app.act("fit"), false, "primary")));
     }
@@ -270,6 +270,10 @@ export class Panel {
   private button(key: string, text: string, click: () => void, disabled = false, kind = "", title = ""): HTMLButtonElement {
     return h("button", { class: kind || null, "data-key": key, disabled, title: title || null, click }, text);
   }
+}
+
+function elapsed(task: TaskInfo | null): HTMLElement | null {
+  return task && h("p", { class: "hint" }, `${task.stage}, ${task.seconds.toFixed(0)} s`);
 }
 
 function bar(fraction: number): HTMLElement {

@@ -18,8 +18,9 @@ export class Tiles {
     private readonly arrived: () => void,
   ) {}
 
-  get size(): number {
-    return this.kept.size;
+  /** Whether everything that was asked for is there. */
+  get complete(): boolean {
+    return this.kept.size > 0 && !this.running && !this.waiting.size;
   }
 
   /** The picture; while it is on its way the one with the window before, or null. */

@@ -26,3 +26,9 @@ export function number(value: number | null): string {
 export function taskText(task: TaskInfo): string {
   return `${KINDS[task.kind] ?? task.kind}: ${task.stage}, ${task.seconds.toFixed(0)} s`;
 }
+
+/** Make a message of the server a sentence. */
+export function sentence(text: string): string {
+  const first = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(first) ? first : `${first}.`;
+}

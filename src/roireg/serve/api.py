@@ -13,15 +13,28 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field
 
 from roireg import __version__
 from roireg.core.errors import InputError, RoiregError
 from roireg.core.rois import Prompt
-from roireg.core.words import PresetName, SearchRange, Side, TransformType
+from roireg.core.words import Side
 from roireg.io import write_points
 from roireg.serve.access import ForbiddenPathError, Guard
 from roireg.serve.board import Landmark
+from roireg.serve.bodies import (
+    BrushBody,
+    ExportBody,
+    FilesBody,
+    FitBody,
+    LandmarkBody,
+    LiveBody,
+    OpenBody,
+    PairBody,
+    PointsBody,
+    PromptBody,
+    ScaleBody,
+)
 from roireg.serve.documents import outlines_document, proposal_document, session_document
 from roireg.serve.exporting import ViewerJob, export, landmark_sets
 from roireg.serve.hub import Hub, MissingError, take_labels, take_pairs, take_points
@@ -40,97 +53,8 @@ NOT_BUILT = (
     "wheel; `roireg serve` works without them"
 )
 
-Point = Annotated[list[FiniteFloat], Field(min_length=2, max_length=3)]
 Count = Annotated[int, Field(ge=0, le=100_000)]
 Layer = Literal["fixed", "moving", "warped", "before", "jacobian", "doubt"]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class OpenBody(_Body):
-    """A pair to open: two images, or the folder of a result. Paths, or `upload:NAME`."""
-
-    fixed: str | None = None
-    moving: str | None = None
-    result: str | None = None
-    preset: PresetName = "default"
-    type: TransformType | None = None
-    search: SearchRange | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-class PointsBody(_Body):
-    """World points of one side."""
-
-    side: Side
-    points: Annotated[list[Point], Field(max_length=10_000)]
-
-
-class PromptBody(_Body):
-    """What a person points at: points with labels 1 (inside) or 0 (outside), a box, or both; world coordinates."""
-
-    side: Side
-    points: Annotated[list[Point], Field(max_length=200)] = []
-    labels: list[Literal[0, 1]] = []
-    box: Annotated[list[Point], Field(min_length=2, max_length=2)] | None = None
-
-
-class ScaleBody(_Body):
-    """Take the next larger (1) or smaller (-1) region."""
-
-    step: Literal[-1, 1]
-
-
-class PairBody(_Body):
-    """What changes about a pair."""
-
-    status: Literal["proposed", "accepted", "rejected"] | None = None
-    name: Annotated[str, Field(max_length=80)] | None = None
-
-
-class BrushBody(_Body):
-    """A stroke with a round brush, world coordinates and radius."""
-
-    side: Side
-    points: Annotated[list[Point], Field(min_length=1, max_length=2_000)]
-    radius: Annotated[float, Field(gt=0, le=1e6)]
-    erase: bool = False
-
-
-class FilesBody(_Body):
-    """Files of both sides."""
-
-    fixed: str | None = None
-    moving: str | None = None
-
-
-class LandmarkBody(_Body):
-    """A landmark in one image; without a number the first that lacks this side, else a new one."""
-
-    side: Side
-    point: Point
-    id: int | None = None
-    name: Annotated[str, Field(max_length=80)] | None = None
-
-
-class FitBody(_Body):
-    """Which fit: full, or a coarse refit; or whether edits are followed by refits."""
-
-    kind: Literal["full", "refit"] = "full"
-
-
-class LiveBody(_Body):
-    """Whether edits are followed by refits."""
-
-    live: bool
-
-
-class ExportBody(_Body):
-    """Where to: a folder inside that of the server; None takes the one that the session was opened with."""
-
-    folder: Annotated[str, Field(max_length=200)] | None = None
 
 
 def make_app(hub: Hub, token: str, *, largest_upload: int) -> Any:

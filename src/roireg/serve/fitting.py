@@ -318,6 +318,8 @@ class Fitting:
         """Take the quick registration that guides prompts, unless there is something better."""
         if self.fit is None:
             self._finish("guide", result, self.session.board)
+            if self.session.board.chosen("accepted"):
+                self.wanted()  # what was kept before there was an alignment
 
     def _take(self, fit: Fit) -> None:
         session = self.session

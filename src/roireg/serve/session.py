@@ -32,7 +32,7 @@ from roireg.serve.board import Board, BoardPair, History, Landmark, brushed, reg
 from roireg.serve.fitting import Fitting
 from roireg.serve.pictures import ShownImage
 from roireg.serve.store import Store
-from roireg.serve.tasks import Task
+from roireg.serve.tasks import Task, stand_behind
 
 __all__ = ["SIDES", "PairSession", "Proposal", "other_side"]
 
@@ -190,7 +190,8 @@ class PairSession:
         with self.lock:
             if self.preparing is None or self.preparing.state in ("failed", "stopped"):
                 shares = {"encoding the images": 3.0, **STAGES}
-                self.preparing = Task("prepare", self._prepare, shares=shares, changed=self.changed).start()
+                task = Task("prepare", self._prepare, shares=shares, changed=self.changed, behind=False)
+                self.preparing = task.start()
             return self.preparing
 
     def _prepare(self, progress: Progress) -> None:
@@ -206,6 +207,8 @@ class PairSession:
             with self.lock:
                 self.prompts, self.guide = session, self.guide or loose
             self.changed()
+        # From here on clicks are answered, and come first.
+        stand_behind()
         if self.fitting.fit is None:
             word = self.job.init if self.job.init in INIT_WORDS else start_of(self.job)
             quick = register(

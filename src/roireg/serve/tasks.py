@@ -14,7 +14,7 @@ from typing import Any
 from roireg.core.errors import RoiregError
 from roireg.core.progress import Position, Progress, ProgressEvent
 
-__all__ = ["Stopped", "Task"]
+__all__ = ["Stopped", "Task", "stand_behind"]
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,12 @@ NICE = 10
 
 _RUNNING: set[Task] = set()
 """What is at work in this process."""
+
+
+def stand_behind() -> None:
+    """Let the thread that says so stand behind all others, where the system ranks threads one by one."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
 
 
 class Stopped(Exception):
@@ -39,6 +45,7 @@ class Task:
     work : is given a listener for progress events; runs in the thread.
     shares : see `roireg.core.progress.Position`.
     changed : is called whenever there is something new to show.
+    behind : whether it stands behind answers to clicks from the start.
     """
 
     def __init__(
@@ -48,8 +55,9 @@ class Task:
         *,
         shares: Mapping[str, float],
         changed: Callable[[], None],
+        behind: bool = True,
     ) -> None:
-        self.kind, self._work, self._changed = kind, work, changed
+        self.kind, self._work, self._changed, self.behind = kind, work, changed, behind
         self._position = Position(shares)
         self.stage, self.fraction, self.error = "starting", 0.0, ""
         self.state = "running"
@@ -102,8 +110,8 @@ class Task:
             self._changed()
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # elsewhere threads have no such rank of their own
-            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        if self.behind:
+            stand_behind()
         try:
             self._work(self._listen)
             state = "done"
