@@ -64,6 +64,14 @@ def test_markups_coordinate_systems(tmp_path: Path, system: str, sign: int) -> N
     assert read_points(tmp_path / "p.mrk.json").points.tolist() == [[sign * 1.0, sign * 2.0, 3.0], [1.0, 2.0, 3.0]]
 
 
+def test_a_comma_at_the_end_and_a_coded_unit_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("x,y\n1,2,\n3,4, ,\n")
+    assert read_points(tmp_path / "p.csv").points.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    markup = {"coordinateUnits": ["mm", "UCUM", "millimeter"], "controlPoints": [{"position": [1, 2, 3]}]}
+    (tmp_path / "p.mrk.json").write_text(json.dumps({"markups": [markup]}))
+    assert read_points(tmp_path / "p.mrk.json").points.tolist() == [[1.0, 2.0, 3.0]]
+
+
 def test_csv_dialects(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("\ufeffLabel;Y;X\r\nnose;2;1\r\n\r\nchin;4;3\r\n", encoding="utf-8")
     back = read_points(tmp_path / "p.csv")
@@ -81,6 +89,10 @@ def test_csv_dialects(tmp_path: Path) -> None:
         ("p.csv", "x,y\n", "holds no points"),
         ("p.csv", "", "holds no points"),
         ("p.csv", "x,y\n1,2\n1\n", "line 3 has 1 columns, expected 2"),
+        ("p.csv", "x,y\n1,5,2,0\n", "line 2 has 4 columns, expected 2"),
+        ("p.csv", "x,y,x\n1,2,3\n", "names the column x twice"),
+        ("p.csv", "x,y\n1_000,2\n", "line 2 has '1_000' where a finite number"),
+        ("p.csv", "x;y\n1,5;2,5\n", "line 2 has '1,5' where a finite number"),
         ("p.csv", "x,y\n1,a\n", "line 2 has 'a' where a finite number"),
         ("p.csv", "x,y\n1,nan\n", "line 2 has 'nan' where a finite number"),
         ("p.fcsv", "# CoordinateSystem = XYZ\n", "LPS or RAS, found ' XYZ'"),

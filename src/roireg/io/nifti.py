@@ -329,5 +329,6 @@ def _scaled(stored: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
     values = np.empty(stored.shape, np.float64 if wide else np.float32)
     for channel, source in zip(values, stored, strict=True):
         for plane, numbers in zip(channel, source, strict=True):  # plane by plane: float64 of all would be large
-            plane[...] = numbers.astype(np.float64) * slope + intercept
+            with np.errstate(over="ignore"):  # what is beyond the range becomes infinite, and is told
+                plane[...] = numbers.astype(np.float64) * slope + intercept
     return values

@@ -208,11 +208,15 @@ def _from_table(place: Path, lines: list[tuple[int, str]]) -> tuple[list[list[fl
             f"{place}: the first line names the columns and must have x,y (2D) or x,y,z (LPS mm), found "
             f"{_shown(header)}"
         )
+    twice = [a for a in axes if columns.count(a) > 1]
+    if twice:
+        raise InputError(f"{place}: the first line names the column {twice[0]} twice; leave one out")
     name_column = next((columns.index(c) for c in NAME_COLUMNS if c in columns), None)
     points, names = [], []
     for number, line in lines[1:]:
         row = _row(place, number, line, delimiter)
-        if len(row) < len(columns):
+        # What stands beyond the last column may be decimals that a comma cut off.
+        if len(row) < len(columns) or any(cell.strip() for cell in row[len(columns) :]):
             raise InputError(f"{place}: line {number} has {len(row)} columns, expected {len(columns)}")
         points.append([_number(place, f"line {number}", row[columns.index(a)]) for a in axes])
         names.append(row[name_column].strip() if name_column is not None else "")
@@ -228,7 +232,8 @@ def _row(place: Path, number: int, line: str, delimiter: str = ",") -> list[str]
 
 def _number(place: Path, where: str, value: Any) -> float:
     try:
-        number = float("nan") if isinstance(value, bool) else float(value)
+        odd = isinstance(value, bool) or "_" in str(value)  # 1_000 is a number for Python alone
+        number = float("nan") if odd else float(value)
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not np.isfinite(number):
@@ -345,7 +350,9 @@ def _controls(place: Path, markup: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(controls, list) or not all(isinstance(c, dict) for c in controls):
         raise InputError(f"{place}: 'controlPoints' is a list of points, found {_shown(controls)}")
     unit = markup.get("coordinateUnits", "mm")
-    if controls and unit not in ("mm", ""):
+    # A coded unit begins with its sign: ["mm", "UCUM", "millimeter"].
+    sign = unit[0] if isinstance(unit, list) and unit else unit
+    if controls and sign not in ("mm", ""):
         raise InputError(f"{place}: coordinates are read in mm, found the unit {_shown(unit)}; convert them")
     return controls
 
