@@ -9,7 +9,8 @@ import torch
 from fit.scenes import affine, problem
 from roireg.core.transforms import Affine, Chain, DisplacementField, jacobian_determinant
 from roireg.evaluate import displacement_errors
-from roireg.fit import Velocity, plain
+from roireg.fit import Velocity, plain, velocity
+from roireg.fit.search import Evidence
 from roireg.fit.velocity import fit_velocity
 from roireg.synth import GaussianBumps
 from support import centred, painted, turned
@@ -77,3 +78,23 @@ def test_a_field_that_tears_unlike_images_apart_gives_way_to_a_rigid_map():
     linear = rigid.matrix[:-1, :-1]
     assert np.allclose(linear @ linear.T, np.eye(2), atol=1e-9)
     assert "a rigid map alone is kept" in given.trace.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        ((0.3, 0.2), (0.5, 0.4), True),
+        ((0.3, 0.2), (0.5, 0.3), False),
+        ((0.3, 0.2), (0.4, 0.4), False),
+        ((0.3, 0.6), (0.3, 0.8), True),
+        ((0.3, 0.6), (0.2, 0.8), False),
+    ],
+)
+def test_between_unlike_contrasts_structure_and_contrast_both_have_to_gain(monkeypatch, before, after, kept):
+    grid = GRIDS[2]
+    evidence = iter((Evidence(*before), Evidence(*after)))
+    monkeypatch.setattr(velocity, "evidence_of", lambda search, transform: next(evidence))
+    given = problem(painted(grid, count=60), painted(grid, count=60, seed=7))
+    found = Velocity(levels=1, iterations=(3,))(given, Affine.identity(2))
+    moved = np.abs(found.map_points(grid.points()) - grid.points()).max()
+    assert (moved > 0.01) == kept

@@ -41,6 +41,12 @@ TITLE = "fitting the deformation"
 STRETCH_VOXELS = 100_000
 """Most voxels at which the change of volume is looked at."""
 
+CONTRAST_GAIN = 0.15
+"""Least gain in contrast of a deformation between unlike contrasts; bringing chance edges together has none."""
+
+WORTH = 0.36
+"""Least gain in structure of such a deformation over the standard deviation of its log det J."""
+
 TORN = 0.8
 """Standard deviation of log det J between unlike contrasts above which a field follows chance; bodies reach 0.5."""
 
@@ -55,8 +61,8 @@ class Velocity(VelocityOptions, Stage):
     checked: bool = Field(
         True,
         description="keep the deformation only if the orientations of edges, which it does not see, agree better; "
-        "clearly better where one image does not explain the intensities of the other; an affine map that explains "
-        "every part of the image as well takes its place",
+        "where one image does not explain the intensities of the other clearly better, and those as well; an affine "
+        "map that explains every part of the image as well takes its place",
     )
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:
@@ -67,8 +73,11 @@ class Velocity(VelocityOptions, Stage):
             return fit.transform
         before, after = (evidence_of(problem.search, t) for t in (start, fit.transform))
         alike = after.contrast >= ALIKE
-        torn = not alike and _stretch(fit.transform, problem.pair.fixed.grid) > TORN
-        if not torn and after.structure - before.structure >= (0.0 if alike else UNLIKE_GAIN):
+        stretch = 0.0 if alike else _stretch(fit.transform, problem.pair.fixed.grid)
+        torn = stretch > TORN
+        gain = after.structure - before.structure
+        explained = after.contrast - before.contrast >= CONTRAST_GAIN and gain >= max(UNLIKE_GAIN, WORTH * stretch)
+        if (alike and gain >= 0) or (explained and not torn):
             affine = plain_affine(problem, fit.transform, after)
             return fit.transform if affine is None else _unmoved(fit.field, affine)
         if not alike:

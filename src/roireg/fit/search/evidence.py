@@ -24,7 +24,7 @@ BINS = 32
 ALIKE = 0.7
 """Share of the intensities that images of one contrast explain of each other once they are aligned."""
 
-UNLIKE_GAIN = 0.15
+UNLIKE_GAIN = 0.12
 """Least gain in structure for which a step between unlike contrasts is kept, where terms of the fit follow chance."""
 
 
