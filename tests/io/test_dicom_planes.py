@@ -183,6 +183,16 @@ def test_moving_pictures_are_frames_not_slices(tmp_path: Path) -> None:
 # -- label maps -------------------------------------------------------------------------------------
 
 
+def test_a_region_beside_the_series_is_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", _heights([3.0] * 5), STRAIGHT, uid="1.2.3.4")
+    away = np.array([[900.0, 0, CORNER[2]], [904, 0, CORNER[2]], [904, 4, CORNER[2]]])
+    (tmp_path / "rt").mkdir()
+    write_contours(tmp_path / "rt" / "rs.dcm", "1.2.3.4", {"liver": [away]})
+    with pytest.warns(HeaderWarning, match="regions without a voxel: liver"):
+        labels = read_labels(tmp_path / "rt" / "rs.dcm")
+    assert not bool(labels.data.any())
+
+
 def test_contours_become_a_label_map_on_their_images(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", _heights([3.0] * 5), STRAIGHT, uid="1.2.3.4")
     image = read_image(tmp_path / "ct")

@@ -88,7 +88,7 @@ def _contours(file: Path, data: Dataset, series: Callable[[str], Stored | None])
         )
     names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in data.StructureSetROISequence}
     labels = np.zeros(images.grid.shape, dtype=np.int32)
-    overlap = 0
+    overlap, empty = 0, []
     for roi in data.ROIContourSequence:
         number = int(roi.ReferencedROINumber)
         inside = np.zeros(labels.shape, dtype=bool)
@@ -96,8 +96,15 @@ def _contours(file: Path, data: Dataset, series: Callable[[str], Stored | None])
             if contour.get("ContourGeometricType") in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
                 points = np.asarray(contour.ContourData, dtype=np.float64).reshape(-1, 3)
                 _draw(file, inside, images.grid.index_from_world(points))
+        if not inside.any():
+            empty.append(names.get(number) or str(number))
         overlap += int((inside & (labels != 0)).sum())
         labels[inside] = number
+    if empty:
+        warn_header(
+            str(file),
+            f"regions without a voxel: {', '.join(empty)}; they lie outside the series or are no closed lines",
+        )
     if overlap:
         warn_header(str(file), f"its regions share {overlap} voxels, which go to the one that comes last")
     return Stored(labels[None], images.grid, "mm", _named("RTSTRUCT", data, names))
