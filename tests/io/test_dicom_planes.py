@@ -66,6 +66,16 @@ def test_tilted_gantry(tmp_path: Path, degrees: float) -> None:
     assert _error(image, 40) <= 6.0  # of values from 0 to 1300, one voxel of which differ by 20
 
 
+def test_pixels_of_unknown_size_are_told(tmp_path: Path) -> None:
+    def silent(data: FileDataset, k: int) -> None:
+        del data.PixelSpacing
+
+    write_series(tmp_path / "s", _heights([3.0] * 4), STRAIGHT, change=silent)
+    with pytest.warns(HeaderWarning, match="no PixelSpacing"):
+        image = read_image(tmp_path / "s")
+    assert image.grid.spacing == pytest.approx((3.0, 1.0, 1.0))
+
+
 def test_scaling_of_every_slice(tmp_path: Path) -> None:
     """Positron emission series have another slope in every file; the first may be whole."""
 

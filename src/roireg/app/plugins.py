@@ -28,8 +28,9 @@ class ExtensibleGroup(Program):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = super().get_command(ctx, cmd_name)
-        added = entry_points(group=GROUP, name=cmd_name)
-        if own is not None or not added:
+        if own is not None:
             return own
-        (point, *_) = added
-        return typer.main.get_command(point.load())
+        # Looked up last: reading what every installed distribution adds takes 25 ms.
+        for point in entry_points(group=GROUP, name=cmd_name):
+            return typer.main.get_command(point.load())
+        return None

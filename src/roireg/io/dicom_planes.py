@@ -305,6 +305,8 @@ def load_planes(name: str, planes: Sequence[Plane], *, nearest: bool = False) ->
         array = np.stack([c[0] for c in channels])
         grid = Grid.from_itk(array.shape[:0:-1], spacing[::-1], [0.0, 0.0], np.eye(2))
         return Stored(array, grid, "mm" if first.spacing else "px")
+    if first.spacing is None:
+        warn_header(name, "its header does not say how large pixels are (no PixelSpacing); 1 mm is assumed")
     directions = np.column_stack([*first.axes, np.cross(*first.axes)])
     u, _, vt = np.linalg.svd(directions)  # the nearest rotation: headers round their cosines
     directions = u @ vt
