@@ -32,11 +32,17 @@ __all__ = ["Candidate", "Problem", "Stage", "StageField", "Trace", "stage_named"
 
 @dataclass(frozen=True)
 class Candidate:
-    """An affine with the reason it is considered and how well the images agree under it."""
+    """An affine with the reason it is considered and how well the images agree under it.
+
+    Attributes
+    ----------
+    trial : what a short deformation from it came to, if one was tried.
+    """
 
     affine: Affine
     source: str
     score: float = float("nan")
+    trial: Transform | None = None
 
 
 @dataclass
@@ -47,6 +53,7 @@ class Trace:
     ----------
     source : where the global map came from, in words.
     loss : what the trial deformation from that map reached.
+    trial : that deformation; None where the map was not tried.
     rivals : global maps somewhere else, with the losses of their trials, best first.
     uncertainty : how far off the global map is at most, mm; None: anything.
     perspective : the part of the transform that is the perspective of a photograph.
@@ -57,6 +64,7 @@ class Trace:
 
     source: str = "where the images lie"
     loss: float = float("nan")
+    trial: Transform | None = None
     rivals: tuple[tuple[Affine, float], ...] = ()
     uncertainty: float | None = None
     perspective: VelocityField | None = None

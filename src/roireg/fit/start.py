@@ -24,7 +24,7 @@ from roireg.fit.dense_affine import AffineOptions, choose_affine, refine_affine
 from roireg.fit.level import Level, VelocityOptions, build_levels
 from roireg.fit.perspective import perspective_flow
 from roireg.fit.region_affine import RegionAffine, affine_from_regions
-from roireg.fit.search import ALIKE, UNLIKE_GAIN, GlobalSearch, SearchOptions, evidence_of, refine
+from roireg.fit.search import ALIKE, GlobalSearch, SearchOptions, evidence_of, refine
 from roireg.fit.stage import Candidate, Problem, Stage
 from roireg.fit.velocity import fit_levels
 from roireg.match.keypoints import SIFT_POINTS, Detector, KeypointMap, keypoint_maps, network_points
@@ -38,6 +38,9 @@ TITLE = "finding the start"
 AMBIGUOUS, CERTAIN = 0.85, 0.6
 """Score of the best position elsewhere, relative to the best one, above which neither is trusted, unless structure
 correlates by so much under the best."""
+
+REFINED_GAIN = 0.15
+"""Least gain in structure for which a given position is left."""
 
 
 class Search(Stage):
@@ -101,7 +104,7 @@ class Search(Stage):
             # Never from a position that structure supports to one that it supports less.
             best = max(starts, key=lambda c: search.score_of(c.affine).score)
             if search.score_of(affine).score < search.score_of(best.affine).score:
-                problem.trace.source, affine = best.source, best.affine
+                problem.trace.source, problem.trace.trial, affine = best.source, None, best.affine
         for k in landmarks:
             if k.perspective is not None and k.decisive and problem.trace.source == "key points":
                 flow = perspective_flow(k.perspective, affine, problem.pair.fixed.grid)
@@ -111,15 +114,17 @@ class Search(Stage):
         return self._refined_where_unlike(problem, affine) if lies else affine
 
     def _refined_where_unlike(self, problem: Problem, affine: Affine) -> Affine:
-        """Refine a given position on edges, if neither image explains the other there and edges then agree."""
-        search = problem.search
-        before = evidence_of(search, affine)
-        if before.contrast >= ALIKE:
+        """Refine a given position on edges where even a deformation leaves intensities that explain little.
+
+        Between images of one contrast the deformation sees what an affine map leaves by itself.
+        """
+        search, trial = problem.search, problem.trace.trial
+        if evidence_of(search, affine if trial is None else trial).contrast >= ALIKE:
             return affine
         refined = refine(problem.pair, affine, "rigid", search=search).affine
-        after = evidence_of(search, refined)
+        gain = evidence_of(search, refined).structure - evidence_of(search, affine).structure
         better = search.score_of(refined).score > search.score_of(affine).score
-        return refined if better and after.structure - before.structure > UNLIKE_GAIN else affine
+        return refined if better and gain > REFINED_GAIN else affine
 
     def _clear_position(self, problem: Problem) -> Candidate | None:
         """Return what the exhaustive search found, refined, where that is clearly better than the starts."""
@@ -243,7 +248,8 @@ def find_start(
     radius = float(np.linalg.norm(pair.fixed.grid.extent)) / 2
 
     def try_from(c: Candidate, levels: Sequence[Level]) -> Candidate:
-        return replace(c, score=fit_levels(levels, initial=c.affine).loss)
+        fit = fit_levels(levels, initial=c.affine)
+        return replace(c, score=fit.loss, trial=fit.transform)
 
     moved = sorted((try_from(c, once) for c in refined), key=lambda c: c.score)[: max(1, options.trials // 2)]
     progress(ProgressEvent(TITLE, 0.5))
@@ -260,7 +266,7 @@ def find_start(
     progress(ProgressEvent(TITLE, 1.0, best.source))
     corners = pair.fixed.grid.corners()
     trace = problem.trace
-    trace.source, trace.loss = best.source, best.score
+    trace.source, trace.loss, trace.trial = best.source, best.score, best.trial
     trace.rivals = tuple(
         (c.affine, c.score)
         for c in sorted(tried, key=lambda c: c.score)

@@ -13,7 +13,7 @@ from roireg.core.warp import resample, warp
 from roireg.features.orientation import orientation_channels
 from roireg.fit.search.search import GlobalSearch, channels_of
 
-__all__ = ["ALIKE", "UNLIKE_GAIN", "Evidence", "evidence_of"]
+__all__ = ["ALIKE", "Evidence", "evidence_of"]
 
 CELLS = {2: 192, 3: 64}
 """Cells along the longest axis on which images are compared."""
@@ -23,9 +23,6 @@ BINS = 32
 
 ALIKE = 0.7
 """Share of the intensities that images of one contrast explain of each other once they are aligned."""
-
-UNLIKE_GAIN = 0.12
-"""Least gain in structure for which a step between unlike contrasts is kept, where terms of the fit follow chance."""
 
 
 @dataclass(frozen=True)
