@@ -53,8 +53,8 @@ class Trace:
     ----------
     source : where the global map came from, in words.
     loss : what the trial deformation from that map reached.
-    trial : that deformation; None where the map was not tried.
     rivals : global maps somewhere else, with the losses of their trials, best first.
+    trial : the trial deformation from the map itself; None where there was none.
     uncertainty : how far off the global map is at most, mm; None: anything.
     perspective : the part of the transform that is the perspective of a photograph.
     search : the global search between the images, once there was one: its masks and channels serve again.
@@ -64,8 +64,8 @@ class Trace:
 
     source: str = "where the images lie"
     loss: float = float("nan")
-    trial: Transform | None = None
     rivals: tuple[tuple[Affine, float], ...] = ()
+    trial: Transform | None = None
     uncertainty: float | None = None
     perspective: VelocityField | None = None
     search: GlobalSearch | None = None
