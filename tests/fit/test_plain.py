@@ -81,19 +81,24 @@ def test_a_field_that_tears_unlike_images_apart_gives_way_to_a_rigid_map():
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "kept"),
+    ("before", "after", "stretch", "kept"),
     [
-        ((0.3, 0.2), (0.5, 0.4), True),
-        ((0.3, 0.2), (0.5, 0.3), False),
-        ((0.3, 0.2), (0.4, 0.4), False),
-        ((0.3, 0.6), (0.3, 0.8), True),
-        ((0.3, 0.6), (0.2, 0.8), False),
+        ((0.3, 0.2), (0.5, 0.4), 0.5, True),
+        ((0.3, 0.2), (0.5, 0.4), 0.6, False),
+        ((0.3, 0.2), (0.5, 0.3), 0.5, False),
+        ((0.3, 0.2), (0.5, 0.3), 0.3, True),
+        ((0.3, 0.2), (0.4, 0.4), 0.1, False),
+        ((0.3, 0.6), (0.3, 0.8), 0.5, True),
+        ((0.3, 0.6), (0.2, 0.8), 0.1, False),
     ],
 )
-def test_between_unlike_contrasts_structure_and_contrast_both_have_to_gain(monkeypatch, before, after, kept):
+def test_between_unlike_contrasts_structure_has_to_gain_for_the_stretch_and_contrast_too(
+    monkeypatch, before, after, stretch, kept
+):
     grid = GRIDS[2]
     evidence = iter((Evidence(*before), Evidence(*after)))
     monkeypatch.setattr(velocity, "evidence_of", lambda search, transform: next(evidence))
+    monkeypatch.setattr(velocity, "_stretch", lambda transform, grid: stretch)
     given = problem(painted(grid, count=60), painted(grid, count=60, seed=7))
     found = Velocity(levels=1, iterations=(3,))(given, Affine.identity(2))
     moved = np.abs(found.map_points(grid.points()) - grid.points()).max()

@@ -44,8 +44,9 @@ STRETCH_VOXELS = 100_000
 UNLIKE_GAIN, CONTRAST_GAIN = 0.12, 0.15
 """Least gains in structure and contrast of a deformation between unlike contrasts; chance edges gain in structure."""
 
-WORTH = 0.36
-"""Least gain in structure of such a deformation over the standard deviation of its log det J."""
+WORTH, PLAIN = 0.36, 0.6
+"""Least gain in structure of such a deformation over the standard deviation of its log det J; from the second on, the
+gain in contrast does not matter."""
 
 TORN = 0.8
 """Standard deviation of log det J between unlike contrasts above which a field follows chance; bodies reach 0.5."""
@@ -76,7 +77,8 @@ class Velocity(VelocityOptions, Stage):
         stretch = 0.0 if alike else _stretch(fit.transform, problem.pair.fixed.grid)
         torn = stretch > TORN
         gain = after.structure - before.structure
-        explained = after.contrast - before.contrast >= CONTRAST_GAIN and gain >= max(UNLIKE_GAIN, WORTH * stretch)
+        worth = WORTH if after.contrast - before.contrast >= CONTRAST_GAIN else PLAIN
+        explained = gain >= max(UNLIKE_GAIN, worth * stretch)
         if (alike and gain >= 0) or (explained and not torn):
             affine = plain_affine(problem, fit.transform, after)
             return fit.transform if affine is None else _unmoved(fit.field, affine)
