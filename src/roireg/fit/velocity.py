@@ -31,7 +31,7 @@ from roireg.fit.level import Level, VelocityOptions, build_levels, level_spacing
 from roireg.fit.plain import plain_affine
 from roireg.fit.refinement import Refine
 from roireg.fit.region_pairs import RegionPairs
-from roireg.fit.search import ALIKE, evidence_of
+from roireg.fit.search import ALIKE, Evidence, evidence_of
 from roireg.fit.stage import Problem, Stage
 
 __all__ = ["Velocity", "VelocityFit", "fit_levels", "fit_velocity"]
@@ -41,12 +41,14 @@ TITLE = "fitting the deformation"
 STRETCH_VOXELS = 100_000
 """Most voxels at which the change of volume is looked at."""
 
-UNLIKE_GAIN, CONTRAST_GAIN = 0.12, 0.15
-"""Least gains in structure and contrast of a deformation between unlike contrasts; chance edges gain in structure."""
+UNLIKE_GAIN = 0.12
+"""Least gain in structure of a deformation between unlike contrasts."""
 
-WORTH, PLAIN = 0.36, 0.6
-"""Least gain in structure of such a deformation over the standard deviation of its log det J; from the second on, the
-gain in contrast does not matter."""
+CONTRAST_GAIN = 0.15
+"""Gain in contrast that speaks for such a deformation: bringing chance edges together has none."""
+
+WORTH, WORTH_ALONE = 0.36, 0.6
+"""Least gain in structure over the standard deviation of log det J, with a gain in contrast and without one."""
 
 TORN = 0.8
 """Standard deviation of log det J between unlike contrasts above which a field follows chance; bodies reach 0.5."""
@@ -61,9 +63,9 @@ class Velocity(VelocityOptions, Stage):
     stage: Literal["velocity"] = "velocity"
     checked: bool = Field(
         True,
-        description="keep the deformation only if the orientations of edges, which it does not see, agree better; "
-        "where one image does not explain the intensities of the other clearly better, and those as well; an affine "
-        "map that explains every part of the image as well takes its place",
+        description="keep the deformation only if the orientations of edges, which it does not see, agree no worse, "
+        "and between unlike contrasts so much better that its stretch is worth it; an affine map that explains every "
+        "part of the image as well takes its place",
     )
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:
@@ -76,10 +78,7 @@ class Velocity(VelocityOptions, Stage):
         alike = after.contrast >= ALIKE
         stretch = 0.0 if alike else _stretch(fit.transform, problem.pair.fixed.grid)
         torn = stretch > TORN
-        gain = after.structure - before.structure
-        worth = WORTH if after.contrast - before.contrast >= CONTRAST_GAIN else PLAIN
-        explained = gain >= max(UNLIKE_GAIN, worth * stretch)
-        if (alike and gain >= 0) or (explained and not torn):
+        if not torn and _confirmed(before, after, stretch):
             affine = plain_affine(problem, fit.transform, after)
             return fit.transform if affine is None else _unmoved(fit.field, affine)
         if not alike:
@@ -150,6 +149,25 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
     fit = fit_levels(levels, initial=affine, rest=flow, regions=regions, progress=problem.progress)
     assert fit.field is not None
     return replace(fit, transform=Chain((fit.field, *rest)))
+
+
+def _confirmed(before: Evidence, after: Evidence, stretch: float) -> bool:
+    """Tell whether evidence that a fit does not see speaks for its deformation.
+
+    Between images of one contrast, structure must not fall. Unlike ones have chance edges, which any field can bring
+    together: there the gain has to be worth the stretch, and a small one needs intensities that explain each other
+    better, too.
+
+    Parameters
+    ----------
+    before, after : of the start and of the fit.
+    stretch : standard deviation of log det J of the fit.
+    """
+    gain = after.structure - before.structure
+    if after.contrast >= ALIKE:
+        return gain >= 0
+    worth = WORTH if after.contrast - before.contrast >= CONTRAST_GAIN else WORTH_ALONE
+    return gain >= max(UNLIKE_GAIN, worth * stretch)
 
 
 def _stretch(transform: Transform, grid: Grid) -> float:
