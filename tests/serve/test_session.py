@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -13,6 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import roireg
+from roireg.core.progress import ProgressEvent
 from roireg.io import read_labels, read_pairs, read_points, write_image
 from roireg.serve import fitting
 from roireg.serve.exporting import ViewerJob
@@ -259,6 +263,53 @@ def test_a_fit_is_exported_as_register_writes_it(flat: Client, photos: Synthetic
     # What was seen is what was written.
     mapped = flat("POST", "/map", {"side": "fixed", "points": photos.fixed_points.tolist()})["points"]
     assert np.abs(roireg.load(out).map_points(photos.fixed_points) - mapped).max() < 0.05
+
+
+def test_an_export_waits_for_the_fit_that_is_running(
+    flat: Client, photos: SyntheticPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat("PUT", "/live", {"live": False})
+    accepted(flat, photos)
+    version = flat("GET")["fitting"]["version"]
+    work, go = fitting.registered, threading.Event()
+
+    def slow(*given: Any) -> Any:
+        assert go.wait(60)
+        return work(*given)
+
+    monkeypatch.setattr(fitting, "registered", slow)
+    assert flat("POST", "/fit", {})["kind"] == "full"
+    assert flat("POST", "/export", {})["kind"] == "export"
+    status, sentence = flat("POST", "/fit", {})
+    assert status == 422 and "export is still running" in sentence
+    assert not list((tmp_path / "results").iterdir())
+    go.set()
+    state = flat.fitted("export")
+    assert state["fitting"]["task"]["state"] == "done", state["fitting"]["task"]
+    assert state["fitting"]["version"] == version + 1, "it was fitted once"
+    assert (tmp_path / "results" / "moving-onto-fixed" / "result.json").is_file()
+
+
+def test_to_stop_an_export_that_waits_stops_the_fit_too(
+    flat: Client, photos: SyntheticPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat("PUT", "/live", {"live": False})
+    accepted(flat, photos)
+    version = flat("GET")["fitting"]["version"]
+
+    def endless(*given: Any) -> None:
+        while True:
+            given[-1](ProgressEvent("finding the start", 0.5))
+            time.sleep(0.01)
+
+    monkeypatch.setattr(fitting, "registered", endless)
+    flat("POST", "/fit", {})
+    flat("POST", "/export", {})
+    flat.until(lambda s: s["fitting"]["task"]["stage"] == "finding the start")
+    flat("DELETE", "/fit")
+    assert flat.fitted("export")["fitting"]["task"]["state"] == "stopped"
+    assert "roireg full" not in {thread.name for thread in threading.enumerate()}
+    assert flat("GET")["fitting"]["version"] == version and not list((tmp_path / "results").iterdir())
 
 
 def test_a_stored_result_opens_again(flat: Client, hub, http: TestClient, tmp_path: Path, photos) -> None:

@@ -240,7 +240,7 @@ def test_nothing_came_from_elsewhere_and_nothing_went_wrong(flat: Window) -> Non
 # -- a volume -------------------------------------------------------------------------------------
 
 
-def test_a_volume_is_linked_in_three_planes(
+def test_a_volume_is_linked_in_three_planes_fitted_exported_and_opens_again(
     server: Server, folder: Path, browser: Any, volumes: SyntheticPair
 ) -> None:
     window = Window(browser, opened(server, folder, ".nii.gz"))
@@ -269,6 +269,25 @@ def test_a_volume_is_linked_in_three_planes(
         window.page.mouse.wheel(0, 120)
         window.page.keyboard.press("Enter")
         window.until("window.roireg.state().pairs.length === 1")
+        window.page.keyboard.press("f")
+        fit = window.fitted("full")
+        window.page.keyboard.press("e")  # at once: the places worth a look may still be measured
+        inner = [organ(volumes, label) for label in (1, 2, 11)]
+        misses = [np.linalg.norm(window.counterpart("fixed", p) - within(volumes, p, "fixed")) for p in inner]
+        assert np.median(misses) < 2 * spacing, misses
+        done = "(t => t && t.kind === 'export' && t.state !== 'running' && t.state)(window.roireg.state().fitting.task)"
+        assert window.until(done, seconds=300) == "done"
+        out = server.hub.out / "result.nii"
+        assert json.loads((out / "result.json").read_text())["verdict"] == fit["verdict"]
+        result = roireg.load(out)
+        errors = np.linalg.norm(result.map_points(volumes.fixed_points) - volumes.moving_points, axis=1)
+        assert np.median(errors) < spacing
+        again = Window(browser, server.address(server.hub.open_result(out, out.with_name("edited volume")).name))
+        try:
+            assert again.fitted("stored")["verdict"] == fit["verdict"]
+            assert len(again.state["pairs"]) == len(window.state["pairs"])
+        finally:
+            again.close()
         assert window.outside == []
     finally:
         window.close()

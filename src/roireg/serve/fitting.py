@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.core.progress import Progress
+from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Transform
 from roireg.core.warp import resample
@@ -30,7 +30,7 @@ from roireg.pipeline.prompt_settings import PROMPT_PRESETS
 from roireg.serve.board import Board, board_pairs, roi_pairs
 from roireg.serve.local import LocalDoubt
 from roireg.serve.places import Place, places_of
-from roireg.serve.tasks import Task
+from roireg.serve.tasks import Stopped, Task
 
 if TYPE_CHECKING:
     from roireg.serve.session import PairSession
@@ -182,19 +182,24 @@ class Fitting:
         return self.run(kind, self.full if kind == "full" else self._refit)
 
     def run(self, kind: str, work: Callable[[Progress], object]) -> Task:
-        """Run other work that must not meet a fit, such as an export; a refit gives way to it.
+        """Run other work that must not meet a fit; a refit gives way to it, and an export waits for a full fit.
 
         Raises
         ------
         InputError
-            When a fit is running already.
+            When a fit is running that the work cannot wait for, or an export.
         """
         with self.session.lock:
-            if self.task is not None and self.task.running:
-                if self.task.kind != "refit":
-                    raise InputError(f"the {self.task.kind} is still running; wait for it or cancel it")
-                self.task.stop(wait=2.0)
-            return self._begun(kind, work)
+            before = self.task
+            if before is None or not before.running:
+                return self._begun(kind, work)
+            if before.kind == "refit":
+                before.stop(wait=2.0)
+                return self._begun(kind, work)
+            if before.kind == "full" and kind == "export":
+                return self._begun(kind, partial(_after, before, work))
+            name = {"full": "registration"}.get(before.kind, before.kind)
+            raise InputError(f"the {name} is still running; wait for it or cancel it")
 
     def set_live(self, live: bool) -> None:
         """Say whether edits are followed by refits."""
@@ -341,3 +346,15 @@ class Fitting:
             if self.fit is fit:
                 self.doubt, self.places = doubt, places
         session.changed()
+
+
+def _after(before: Task, work: Callable[[Progress], object], progress: Progress) -> None:
+    """Wait for a task, showing its stages, and work then; who stops the waiting stops both."""
+    while before.running:
+        try:
+            progress(ProgressEvent(before.stage, 0.0))
+        except Stopped:
+            before.stop(wait=2.0)
+            raise
+        before.join(0.1)
+    work(progress)
