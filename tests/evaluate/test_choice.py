@@ -8,7 +8,7 @@ import torch
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
-from roireg.evaluate.choice import Body, shown_pairs, shown_slices
+from roireg.evaluate.choice import Body, pairs_in_bodies, shown_pairs, shown_slices
 
 GRID = Grid.from_itk((40, 50, 60), (1, 1, 1), (0, 0, 0), np.eye(3))
 
@@ -41,6 +41,7 @@ def test_regions_in_air_and_regions_that_hide_others_are_not_drawn() -> None:
     confidences = (0.9, 0.8, 0.7, 0.6, 0.5)
     pairs = ROIPairs(rois, rois, tuple(ROIPair(i, i, 1, c) for i, c in enumerate(confidences)))
     body = Body(scan())
+    assert pairs_in_bodies(pairs, body, body) == [1, 2, 3]
     assert shown_pairs(pairs, body, body, most=20) == [1, 3]
     assert shown_pairs(pairs, body, body, most=1) == [1]
     # What a person accepted is drawn wherever it lies; rejected pairs never are.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,22 @@ def test_new_proposals_keep_decisions_and_numbers() -> None:
         (4, "proposed"),
     ]
     assert after.pair(2).confidence == 0.9 and after.used == 4
+
+
+def test_the_same_region_asked_for_again_is_the_same_pair() -> None:
+    def answer(row: int, column: int) -> BoardPair:
+        return BoardPair(0, square(10, 10), square(row, column), 1.0, 0.5, "prompt", "accepted")
+
+    board, first = Board().with_answer(answer(10, 12))
+    again, number = board.with_answer(answer(10, 14))
+    assert number == first and len(again.pairs) == 1
+    assert bool(again.pair(first).moving.masks[0, 10, 21]), "the later answer counts"
+    # A counterpart elsewhere is another piece; so is an edited pair never lost to a click.
+    pieces, number = board.with_answer(answer(30, 30))
+    assert number != first and len(pieces.pairs) == 2
+    edited = board.with_pair(replace(board.pair(first), edited=True))
+    kept, number = edited.with_answer(answer(10, 14))
+    assert number != first and len(kept.pairs) == 2
 
 
 def test_undo_never_gives_a_number_twice() -> None:

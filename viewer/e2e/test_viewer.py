@@ -275,7 +275,9 @@ def test_a_volume_is_linked_in_three_planes_fitted_exported_and_opens_again(
         inner = [organ(volumes, label) for label in (1, 2, 11)]
         misses = [np.linalg.norm(window.counterpart("fixed", p) - within(volumes, p, "fixed")) for p in inner]
         assert np.median(misses) < 2 * spacing, misses
-        done = "(t => t && t.kind === 'export' && t.state !== 'running' && t.state)(window.roireg.state().fitting.task)"
+        done = (
+            "(t => t && t.kind === 'export' && t.state !== 'running' && t.state)(window.roireg.state().fitting.task)"
+        )
         assert window.until(done, seconds=300) == "done"
         out = server.hub.out / "result.nii"
         assert json.loads((out / "result.json").read_text())["verdict"] == fit["verdict"]

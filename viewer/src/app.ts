@@ -451,11 +451,12 @@ export class App implements Stage {
   private async accept(): Promise<void> {
     if (!this.current.proposal) return;
     await this.guarded(async () => {
+      const known = new Set(this.current.pairs.map((p) => p.id));
       const { id } = await this.api.accept();
       this.prompt = null;
       await this.refresh();
       this.select(id, false);
-      this.say(`Kept as pair ${id}.`);
+      this.say(known.has(id) ? `Pair ${id} has this answer now, in place of the one before.` : `Kept as pair ${id}.`);
     });
   }
 

@@ -16,7 +16,7 @@ from roireg.core.warp import resample, warp
 from roireg.evaluate.planes import cut_profiles
 from roireg.evaluate.plots import intensity_window
 
-__all__ = ["Body", "shown_pairs", "shown_slices"]
+__all__ = ["Body", "pairs_in_bodies", "shown_pairs", "shown_slices"]
 
 Array = NDArray[np.float64]
 
@@ -119,6 +119,13 @@ def shown_pairs(pairs: ROIPairs, fixed: Body, moving: Body, *, most: int) -> lis
         if len(chosen) == most:
             break
     return sorted(chosen or active[:most])
+
+
+def pairs_in_bodies(pairs: ROIPairs, fixed: Body, moving: Body) -> list[int]:
+    """Return which pairs lie in the body on both sides, ascending: not air, nor what surrounds a specimen."""
+    sides = [_thinned(pairs.fixed, fixed), _thinned(pairs.moving, moving)]
+    shares = [[_share(mask, inside) for mask in masks] for masks, inside in sides]
+    return [i for i, p in enumerate(pairs.pairs) if min(shares[0][p.fixed], shares[1][p.moving]) >= IN_BODY]
 
 
 def _thinned(rois: ROISet, body: Body) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -30,6 +30,9 @@ REGION_VOXELS = {2: 1_000_000, 3: 1_500_000}
 ALIKE = 0.5
 """Regions with an intersection over union above this are the same thing, to a person."""
 
+SAME = 0.8
+"""A region with an intersection over union above this with another is that one, asked for again."""
+
 REMEMBERED = 100
 """Steps that can be undone."""
 
@@ -113,6 +116,18 @@ class Board:
         numbered = [replace(p, number=self.used + k) for k, p in enumerate(pairs, start=1)]
         return replace(self, pairs=(*self.pairs, *numbered), used=self.used + len(numbered))
 
+    def with_answer(self, pair: BoardPair) -> tuple[Board, int]:
+        """Return the board with an answer that a person keeps, and its number.
+
+        A region that is asked for again keeps its number, and its new counterpart takes the place of the one that
+        it overlaps, unless that was edited by hand. Counterparts apart from each other are pieces; both stay.
+        """
+        for earlier in self.chosen("accepted"):
+            if earlier.source == "prompt" and not earlier.edited and _asked_again(earlier, pair):
+                return self.with_pair(replace(pair, number=earlier.number, name=earlier.name)), earlier.number
+        board = self.with_new([pair])
+        return board, board.used
+
     def without_pair(self, number: int) -> Board:
         """Return the board without a pair; its number is not used again."""
         self.pair(number)
@@ -176,7 +191,16 @@ class Board:
 
 
 def _alike(a: BoardPair, b: BoardPair) -> bool:
-    return all(float(iou(a.region(s).masks, b.region(s).masks)[0, 0]) > ALIKE for s in ("fixed", "moving"))
+    return min(_overlaps(a, b)) > ALIKE
+
+
+def _asked_again(a: BoardPair, b: BoardPair) -> bool:
+    return max(_overlaps(a, b)) > SAME and min(_overlaps(a, b)) > 0
+
+
+def _overlaps(a: BoardPair, b: BoardPair) -> list[float]:
+    """Return the intersection over union of both sides."""
+    return [float(iou(a.region(s).masks, b.region(s).masks)[0, 0]) for s in ("fixed", "moving")]
 
 
 def board_pairs(pairs: ROIPairs, grids: tuple[Grid, Grid]) -> list[BoardPair]:

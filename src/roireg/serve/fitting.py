@@ -18,6 +18,7 @@ from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Transform
 from roireg.core.warp import resample
 from roireg.evaluate import MetricValue
+from roireg.evaluate.choice import Body, pairs_in_bodies
 from roireg.fit.region_affine import affine_part
 from roireg.fit.velocity import Velocity
 from roireg.jobs.job import STAGES
@@ -252,6 +253,12 @@ class Fitting:
         )
         return fixed, moving
 
+    @cached_property
+    def _bodies(self) -> tuple[Body, Body]:
+        """Where both images show something."""
+        fixed, moving = (Body(image) for image in self.session.coarse)
+        return fixed, moving
+
     def _steering(self, board: Board) -> ROIPairs:
         """Return the pairs that a refit follows."""
         kept = board.chosen("accepted")
@@ -310,14 +317,22 @@ class Fitting:
             board,
             result.timings["total"],
         )
+        proposals = self._worth_showing(result.pairs) if kind == "full" else None
         with session.lock:
-            if kind == "full":
+            if proposals is not None:
                 current = session.board
-                session.history.settle(current.proposed_again(result.pairs, self._grids))
+                session.history.settle(current.proposed_again(proposals, self._grids))
                 if current.pairs == board.pairs:
                     fit = replace(fit, board=session.board)
             self._take(fit)
         self._look(fit)
+
+    def _worth_showing(self, pairs: ROIPairs) -> ROIPairs:
+        """Return pairs without those of air, or of what else surrounds the body."""
+        if not pairs.pairs:
+            return pairs
+        within = pairs_in_bodies(pairs, *self._bodies)
+        return replace(pairs, pairs=tuple(pairs.pairs[i] for i in within))
 
     def take_guide(self, result: Registration) -> None:
         """Take the quick registration that guides prompts, unless there is something better."""

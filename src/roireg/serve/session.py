@@ -268,7 +268,7 @@ class PairSession:
         self.changed()
 
     def accept_proposal(self) -> int:
-        """Make the proposal an accepted pair; return its number.
+        """Make the proposal an accepted pair, in place of an earlier answer for the same region; return its number.
 
         Raises
         ------
@@ -281,10 +281,11 @@ class PairSession:
             pair = self.proposal.pair(self.grids)
             if pair is None:
                 raise InputError(f"there is no counterpart to accept: {self.proposal.transfer.reason}")
-            board = self.board.with_new([replace(pair, status="accepted")])
+            board, number = self.board.with_answer(replace(pair, status="accepted"))
             self.proposal = None
-            self.decide(board, "accept", pair=board.used, confidence=round(pair.confidence, 3))
-            return board.used
+            action = "accept" if board.used > self.board.used else "replace"
+            self.decide(board, action, pair=number, confidence=round(pair.confidence, 3))
+            return number
 
     def _propose(self, proposal: Proposal) -> Proposal:
         with self.lock:
