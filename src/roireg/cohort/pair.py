@@ -20,8 +20,12 @@ from roireg.io import atomic_path, read_image
 from roireg.jobs import JobResult, RegisterJob
 from roireg.jobs.reading import with_settings
 from roireg.pipeline.saved import load
+from roireg.segment.hierarchy import KEPT
 
 __all__ = ["check_settings", "job_of", "register_pair", "summary_of"]
+
+IMAGES = 2
+"""Regions of the last pair stay: where all go onto one image, those of that image are found once per process."""
 
 SIDE = 120
 """Longer side of each half of a small picture, pixels."""
@@ -50,6 +54,7 @@ def register_pair(*, options: Mapping[str, Any], thumbnail: str | None = None) -
     -------
     Verdict, reasons, metrics, seconds, stamp, and whether the result was kept.
     """
+    KEPT.count = IMAGES
     job = job_of(options)
     return summary_of(job, job.run(), thumbnail)
 

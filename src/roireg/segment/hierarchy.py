@@ -21,11 +21,12 @@ from roireg.core.once import once
 from roireg.core.rois import Prompt, ROISet
 from roireg.segment.base import Segmenter
 from roireg.segment.filters import DEFAULT_LIMITS, RegionFilter, filter_regions
+from roireg.segment.kept import Kept
 from roireg.segment.prompts import answer
 from roireg.segment.tree import CRITERIA, Floats, Ints, MergeTree, Partition, build_tree, partition
 from roireg.segment.working import normalised_on, working_grid
 
-__all__ = ["Hierarchy", "HierarchyImage", "HierarchySegmenter"]
+__all__ = ["KEPT", "Hierarchy", "HierarchyImage", "HierarchySegmenter"]
 
 SCALES = ((0.7, 3000), (1.5, 1500))
 """(Gaussian sigma in voxels, most superpixels) of the partitions."""
@@ -249,5 +250,13 @@ class HierarchySegmenter(Segmenter):
         InputError
             When the image has values that are not finite.
         """
-        grid = working_grid(image.grid, max_voxels=self.max_voxels)
-        return HierarchyImage(image, Hierarchy.of(normalised_on(image, grid), grid), self)
+
+        def make() -> HierarchyImage:
+            grid = working_grid(image.grid, max_voxels=self.max_voxels)
+            return HierarchyImage(image, Hierarchy.of(normalised_on(image, grid), grid), self)
+
+        return KEPT.of(image, self, make)
+
+
+KEPT: Kept[HierarchyImage] = Kept()
+"""Of this process: none, unless the program says that images come again; see `Kept.count`."""
