@@ -45,19 +45,23 @@ def places_of(
     fixed, unit = images[0], images[0].unit
     grid = fixed.grid.coarsened(LATTICE[fixed.ndim])
     points = grid.points()
-    determinant = jacobian_determinant(transform, grid).reshape(-1)
+    determinant = jacobian_determinant(transform, grid).reshape(-1).cpu().numpy()
     places = []
-    least, most = int(determinant.argmin()), int(determinant.argmax())
-    low, high = float(determinant[least]), float(determinant[most])
-    if low <= 0:
-        places.append(Place(points[least], f"the deformation folds here (det J {low:.2f})", ("folds",)))
-    strongest = least if -np.log(max(low, 1e-3)) > np.log(max(high, 1e-3)) else most
-    value = float(determinant[strongest])
-    word = "shrinks" if value < 1 else "grows"
-    if abs(np.log(max(value, 1e-3))) > 0.05:
-        places.append(Place(points[strongest], f"space {word} most here (det J {value:.2f})", ("stretches",)))
     mapped = transform.map_points(points)
     inside = images[1].grid.contains(mapped)
+    least = int(determinant.argmin())
+    low = float(determinant[least])
+    if low <= 0:
+        places.append(Place(points[least], f"the deformation folds here (det J {low:.2f})", ("folds",)))
+    if inside.any():
+        # Beside what the map does on the whole, and where there is something to compare.
+        usual = max(float(np.median(determinant[inside])), 1e-3)
+        change = np.where(inside, np.log(np.maximum(determinant / usual, 1e-3)), 0.0)
+        strongest = int(np.abs(change).argmax())
+        if abs(change[strongest]) > 0.05:
+            word = "shrinks" if change[strongest] < 0 else "grows"
+            what = f"space {word} most here (det J {determinant[strongest]:.2f}, {usual:.2f} in the middle of all)"
+            places.append(Place(points[strongest], what, ("stretches",)))
     if inside.any():
         back = np.linalg.norm(inverse.map_points(mapped[inside]) - points[inside], axis=1)
         worst = int(back.argmax())
