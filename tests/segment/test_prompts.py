@@ -39,6 +39,20 @@ def test_a_point_gives_the_region_around_it_and_larger_ones(scene):
         assert best_dice(nested.masks[:3], masks[name]) > 0.9
 
 
+def test_a_click_into_a_head_means_a_part_of_it():
+    """The whole is the most stable region by far, and no answer as long as there are parts; alone it is one."""
+    grid = make_grid((200, 180))
+    head = ellipsoid(grid, (50, 60), (38, 46))
+    ventricle, nucleus = ellipsoid(grid, (50, 50), (7, 12)), ellipsoid(grid, (66, 72), (8, 8))
+    values = 0.6 * head + 0.1 * nucleus - 0.12 * ventricle
+    prepared = HierarchySegmenter().prepare(image_of(values, grid, noise=0.01))
+    for part, point in ((ventricle, (50, 50)), (nucleus, (66, 72))):
+        rois = prepared.answer(Prompt.at(point))
+        assert dice(rois.masks[0].numpy(), part) > 0.85
+    whole = prepared.answer(Prompt.at((30, 60)))
+    assert best_dice(whole.masks, head) > 0.9, "it can still be chosen"
+
+
 def test_every_answer_honours_every_point(scene):
     segmenter, image, _ = scene
     prompt = Prompt(np.array([CORE, DARK_RIM, BODY]), np.array([1, 1, 0]))

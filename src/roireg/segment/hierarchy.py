@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from roireg.core.background import background
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -40,6 +41,9 @@ POOL = 600
 SIZE_CLASSES = 6
 """Candidates are drawn in turn from this many classes of size, log-spaced."""
 
+SURROUNDING = 0.06
+"""Share of the range of intensities by which an object differs from what surrounds it."""
+
 HALF_STABLE = 0.1
 """Persistence (square root of contrast times contrast) at which the stability is one half."""
 
@@ -53,6 +57,7 @@ class Hierarchy:
     grid : working grid. atoms : (*shape) number of the piece every voxel is in, a piece being what no tree cuts.
     weight : (A,) voxels per piece. trees : merge trees. ranks : per tree (A,) rank of the leaf of every piece.
     stability : per tree (K,) stability of every node in [0, 1).
+    body : voxels that differ from what surrounds the object, such as air; all where nothing does.
     """
 
     grid: Grid
@@ -61,6 +66,7 @@ class Hierarchy:
     trees: tuple[MergeTree, ...]
     ranks: tuple[Ints, ...]
     stability: tuple[Floats, ...]
+    body: float
 
     @classmethod
     def of(cls, data: NDArray[np.float32], grid: Grid) -> Hierarchy:
@@ -79,8 +85,9 @@ class Hierarchy:
                 trees.append(tree)
                 ranks.append(tree.rank[leaf])
                 stability.append(_stability(tree, p))
+        pieces = atoms.reshape(grid.shape)
         return cls(
-            grid, atoms.reshape(grid.shape), counts.astype(np.float64), tuple(trees), tuple(ranks), tuple(stability)
+            grid, pieces, counts.astype(np.float64), tuple(trees), tuple(ranks), tuple(stability), _shown(data, grid)
         )
 
     @cached_property
@@ -183,6 +190,13 @@ def _in_turn(scores: Floats, fractions: Floats, limits: RegionFilter) -> Ints:
     place_in_group = np.empty(len(scores), dtype=np.int64)
     place_in_group[order] = np.arange(len(scores)) - starts[group[order]]
     return np.lexsort((-scores, place_in_group))
+
+
+def _shown(data: NDArray[np.float32], grid: Grid) -> float:
+    """Count the voxels of (C, *shape) intensities in [0, 1] that differ from the background."""
+    nothing = np.array(background(Image(torch.from_numpy(data), grid))).reshape(-1, *[1] * grid.ndim)
+    differs = (np.abs(data - nothing) > SURROUNDING).any(axis=0)
+    return float(differs.sum() or differs.size)
 
 
 @dataclass(frozen=True, eq=False)

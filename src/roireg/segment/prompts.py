@@ -36,8 +36,11 @@ STABLE_ENOUGH = 0.8
 WORTH_SHOWING = 0.05
 """Alternatives have at least this share of the best one's stability."""
 
+CLEAR_ENOUGH = 0.2
+"""A part comes before most of the object with at least this share of its stability."""
+
 LARGEST_FIRST = 0.2
-"""Largest fraction of the image that the first answer to points covers, where there is a choice."""
+"""Largest fraction of the image, and of the object in it, that a first answer covers where there is a choice."""
 
 
 class ClosePointsError(InputError):
@@ -131,7 +134,8 @@ def answer(hierarchy: Hierarchy, prompt: Prompt, *, count: int, name: str) -> RO
     """Return the regions of a hierarchy that fit a prompt, best first, then alternatives.
 
     Points: regions that contain every positive point and no negative one. The first answer is the smallest that
-    is nearly as stable as the most stable one, the others follow by falling stability. Where no single region
+    is nearly as stable as the most stable one, the others follow by falling stability, those that cover much of the
+    image last. Where no single region
     does, the best region of every positive point without negative ones is taken and all are united.
     Box: the regions whose bounding box agrees best (intersection over union) with the box and that honour the
     points, if any; a box alone never fails inside the image.
@@ -228,8 +232,11 @@ def _ranked(hierarchy: Hierarchy, members: NDArray[np.bool_], fit: Floats, *, by
     order = suppress(torch.from_numpy(union), torch.from_numpy(fit), SAME)
     order = [k for k in order if fit[k] >= WORTH_SHOWING * fit[order[0]]]
     if by_size:
-        # A click rarely means half of the image: larger regions come first only where nothing smaller is there.
+        # A click rarely means most of what there is: large regions come last, first only where nothing else is there.
         modest = [k for k in order if size[k] <= LARGEST_FIRST * hierarchy.weight.sum()] or order
+        clear = [k for k in modest if fit[k] >= CLEAR_ENOUGH * fit[modest[0]]]
+        modest = [k for k in clear if size[k] <= LARGEST_FIRST * hierarchy.body] or modest
+        order = [*modest, *(k for k in order if k not in modest)]
         good = [k for k in modest if fit[k] >= STABLE_ENOUGH * fit[modest[0]]]
         first = min(good, key=lambda k: size[k])
         order.remove(first)
