@@ -20,6 +20,7 @@ from roireg.core.image import Image
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
 from roireg.core.transforms import Affine
 from roireg.io import PointSet, read_image, write_image, write_labels, write_pairs, write_points, write_transform
+from roireg.jobs.files import check_image
 from support import blobs
 
 
@@ -54,7 +55,32 @@ def test_missing_file(flat, tmp_path):
 
 def test_not_an_image(flat, place, tmp_path):
     (place / "notes.nii.gz").write_text("this is no image")
-    refused(tmp_path, flat.fixed, place / "notes.nii.gz", words=("notes.nii.gz", "not a .nii.gz image", "expected"))
+    refused(tmp_path, flat.fixed, place / "notes.nii.gz", words=("notes.nii.gz", "the file is text", "expected"))
+    (place / "noise.nii.gz").write_bytes(np.random.default_rng(0).bytes(400))
+    refused(tmp_path, flat.fixed, place / "noise.nii.gz", words=("noise.nii.gz", "not a .nii.gz image", "expected"))
+
+
+@pytest.mark.parametrize("text", ["{}", "x,y\n1,2\n", "Schädel, Seite links", "ä" * 300, "\ufeffnotes"])
+def test_text_is_no_image_before_anything_is_loaded(text, place):
+    (place / "notes.dat").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="the file is text"):
+        check_image(place / "notes.dat")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"NRRD0004\n",
+        b"ObjectType = Image\n",
+        b"# vtk DataFile Version 3.0\n",
+        b"\x89PNG\r\n",
+        b"hello\0",
+        b"\xff\xfe",
+    ],
+)
+def test_headers_in_text_and_bytes_are_left_to_the_readers(first, place):
+    (place / "image").write_bytes(first)
+    check_image(place / "image")
 
 
 def test_empty_file(flat, place, tmp_path):

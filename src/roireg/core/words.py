@@ -7,6 +7,7 @@ from typing import Literal, get_args
 __all__ = [
     "CONVENTIONS",
     "GUIDE_WORDS",
+    "IMAGE_FORMATS",
     "INIT_WORDS",
     "OUTPUTS",
     "GlobalType",
@@ -49,3 +50,6 @@ OUTPUTS = ("transform", "inverse", "warped", "pairs", "result", "report")
 
 CONVENTIONS = ("ras", "fsl")
 """Marks before the name of a matrix, which alone does not say what it maps; see `roireg.io.read_transform`."""
+
+IMAGE_FORMATS = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or BMP"
+"""What images are read from, as messages say it; they read more."""

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image, intensities, stored_values
+from roireg.core.words import IMAGE_FORMATS
 from roireg.io._itk import (
     check_shear,
     chosen_frame,
@@ -64,7 +65,6 @@ _RASTER_TYPES = {
     ".tif": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
     ".tiff": ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
 }
-_READABLE = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or BMP"
 
 
 MOST_PACKED = 4096
@@ -310,8 +310,8 @@ def _unreadable(path: Path) -> str:
     if extension(path) in (".mgz", ".mgh"):
         return f"{path}: FreeSurfer MGH files are not supported; convert with mri_convert {path.name} image.nii.gz"
     if extension(path) in (*RASTER, *VOLUME):
-        return f"{path}: the file is not a {extension(path)} image or is damaged; expected {_READABLE}"
-    return f"{path}: the file is not an image in a known format; expected {_READABLE}"
+        return f"{path}: the file is not a {extension(path)} image or is damaged; expected {IMAGE_FORMATS}"
+    return f"{path}: the file is not an image in a known format; expected {IMAGE_FORMATS}"
 
 
 # -- writing --------------------------------------------------------------------------------------

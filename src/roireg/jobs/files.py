@@ -7,11 +7,17 @@ from pathlib import Path
 
 from roireg.core.errors import InputError
 from roireg.core.files import extension_of
-from roireg.core.words import CONVENTIONS
+from roireg.core.words import CONVENTIONS, IMAGE_FORMATS
 
-__all__ = ["POINTS", "ants_files", "check_input", "kind_of", "parse_transform"]
+__all__ = ["POINTS", "ants_files", "check_image", "check_input", "kind_of", "parse_transform"]
 
 TRANSFORMS = (".h5", ".hdf5", ".tfm", ".mat", ".lta")
+TEXT_HEADER = re.compile(rb"\s*(#|NRRD|\w+\s*=)")
+"""How the images begin whose header is text: NRRD, MetaImage, VTK."""
+
+START = 256
+"""Bytes that are looked at."""
+
 POINTS = (".csv", ".tsv", ".fcsv", ".json", ".mrk.json")
 
 
@@ -66,6 +72,36 @@ def check_input(path: Path) -> None:
     if there:
         raise InputError(f"{path}: this is a device or pipe; only files and folders are read")
     raise InputError(f"{path}: no such file or folder; check the path")
+
+
+def check_image(path: Path) -> None:
+    """Refuse a file of plain text that is no header of an image, by its first bytes; readers tell of all else.
+
+    Raises
+    ------
+    InputError
+        When the file is such a text, or empty.
+    """
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as stream:
+            first = stream.read(START)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    if not first:
+        raise InputError(f"{path}: the file is empty; copy or export it again")
+    printable = all(byte >= 32 or byte in b"\t\n\r" for byte in first)
+    if printable and not TEXT_HEADER.match(first.removeprefix(b"\xef\xbb\xbf")) and _is_text(first):
+        raise InputError(f"{path}: the file is text, not an image; expected {IMAGE_FORMATS}")
+
+
+def _is_text(first: bytes) -> bool:
+    try:
+        first.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return len(first) == START and error.start > START - 4  # a letter of several bytes was cut
+    return True
 
 
 def kind_of(path: Path) -> str:

@@ -16,11 +16,13 @@ import roireg
 from roireg.core.errors import InputError
 from roireg.core.files import check_file, check_folder, intact_record, mark_written, new_folder, write_json
 from roireg.core.progress import Progress, ProgressEvent, silent
-from roireg.jobs.files import ants_files, check_input, parse_transform
+from roireg.jobs.files import ants_files, check_image, check_input, parse_transform
 from roireg.jobs.options import ASIDE, OutFolder, Resume, Words
 
 __all__ = ["FolderJob", "Job", "JobResult", "Work", "check_words", "code_version", "plain"]
 
+IMAGES = ("fixed", "moving", "image")
+"""Fields that hold images, whatever the job."""
 
 STAGES = {
     "loading": 3.0,
@@ -129,8 +131,10 @@ class Job(ABC):
             When the result cannot be written, or would replace what must stay.
         """
         check_words(self)
-        for path in self.inputs().values():
+        for name, path in self.inputs().items():
             check_input(path)
+            if name in IMAGES:
+                check_image(path)
         self.check_options()
         self.check_place()
 
