@@ -90,6 +90,7 @@ def batch_system(tmp_path: Path, child_path: None, monkeypatch: pytest.MonkeyPat
         (tmp_path / name).chmod(stat.S_IRWXU)
     (tmp_path / "slurm.yaml").write_text(
         "cores: 2\nmemory: 2GB\nqueue: short\nwalltime: '00:10:00'\ninterface: lo\nnanny: false\n"
+        "scheduler_options: {dashboard_address: ':0'}\n"
         f"python: {sys.executable}\nlog_directory: {tmp_path}\n"
     )
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from roireg.cohort import engines
-from roireg.cohort.engines import EngineLost, EngineOptions
+from roireg.cohort import engines, on_dask
+from roireg.cohort.engines import EngineOptions
+from roireg.cohort.on_dask import EngineLost
 from roireg.cohort.process import Ending, Limits, Task
 
 dask = pytest.importorskip("dask")
@@ -35,7 +36,13 @@ def run(options: EngineOptions, tasks: Iterator[Task] | Sequence[Task]) -> dict[
 def scheduler(child_path: None) -> Iterator[Any]:
     """A scheduler with two workers, which are processes of their own."""
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", memory_limit=0, silence_logs=50
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address=None,
+        host="127.0.0.1",
+        memory_limit=0,
+        silence_logs=50,
+        scheduler_kwargs={"dashboard_address": ":0"},
     )
     with cluster:
         yield cluster
@@ -52,7 +59,7 @@ def test_every_task_ends_once_and_a_killed_one_costs_no_other(child_path):
 def test_a_task_whose_worker_is_lost_runs_on_the_next_one_and_a_lost_scheduler_is_told(
     scheduler, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(engines, "PATIENCE", 3.0)
+    monkeypatch.setattr(on_dask, "PATIENCE", 3.0)
     options = EngineOptions(dask=scheduler.scheduler_address)
     ended = run(options, [deed("die_once", mark=str(tmp_path / "mark"), victim="worker"), *echoes(4)])
     assert ended["die_once"].value == {"second": True}
@@ -94,8 +101,8 @@ def test_batch_jobs_run_tasks_and_are_taken_back(batch_system, system, asked):
 @pytest.mark.skipif(sys.platform == "win32", reason="batch systems run on Unix")
 def test_a_batch_job_that_ends_before_its_time_is_submitted_again(batch_system, tmp_path, monkeypatch):
     pytest.importorskip("dask_jobqueue")
-    monkeypatch.setattr(engines, "LOOK", 0.2)
-    monkeypatch.setattr(engines, "ANSWER", 0.5)
+    monkeypatch.setattr(on_dask, "LOOK", 0.2)
+    monkeypatch.setattr(on_dask, "ANSWER", 0.5)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "200ms"}):
         task = deed("die_once", mark=str(tmp_path / "mark"), victim="batch job")
         ended = run(EngineOptions(slurm=batch_system / "slurm.yaml", jobs=2), [task, *echoes(2)])

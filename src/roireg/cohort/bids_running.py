@@ -14,7 +14,7 @@ from roireg.cohort.bids import RECORD, BidsJob
 from roireg.cohort.bids_layout import Step, Subject, read_subjects, steps
 from roireg.cohort.book import Book
 from roireg.cohort.cohort import CohortResult
-from roireg.cohort.engines import EngineLost
+from roireg.cohort.on_dask import EngineLost
 from roireg.cohort.page import render
 from roireg.cohort.process import Task
 from roireg.cohort.running import run_rows

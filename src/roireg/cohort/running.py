@@ -9,8 +9,9 @@ from pathlib import Path
 
 from roireg.cohort.book import Book
 from roireg.cohort.cohort import STATES, CohortResult, RowOptions
-from roireg.cohort.engines import Engine, EngineLost
+from roireg.cohort.engines import Engine
 from roireg.cohort.memory import expected_memory
+from roireg.cohort.on_dask import EngineLost
 from roireg.cohort.process import Task
 from roireg.core.errors import InputError
 from roireg.core.progress import Progress, ProgressEvent
