@@ -50,6 +50,10 @@ CONTRAST_GAIN = 0.15
 WORTH, WORTH_ALONE = 0.36, 0.6
 """Least gain in structure over the standard deviation of log det J, with a gain in contrast and without one."""
 
+SUPPLIED, WORTH_ALIKE = 0.42, 0.4
+"""Between pictures of one contrast: least share that a deformation supplies of the structure a global map lacks, or
+least gain in structure over its standard deviation of log det J."""
+
 TORN = 0.8
 """Standard deviation of log det J between unlike contrasts above which a field follows chance; bodies reach 0.5."""
 
@@ -76,11 +80,16 @@ class Velocity(VelocityOptions, Stage):
             return fit.transform
         before, after = (evidence_of(problem.search, t) for t in (start, fit.transform))
         alike = after.contrast >= ALIKE
-        stretch = 0.0 if alike else _stretch(fit.transform, problem.pair.fixed.grid)
-        torn = stretch > TORN
+        stretch = _stretch(fit.transform, start, problem.pair.fixed.grid)
+        torn = not alike and stretch > TORN
         if not torn and _confirmed(before, after, stretch):
             affine = plain_affine(problem, fit.transform, after)
-            return fit.transform if affine is None else _unmoved(fit.field, affine)
+            if affine is not None:
+                return _unmoved(fit.field, affine)
+            flow, given = split(start)
+            doubtful = alike and start.ndim == 2 and flow is None and given is not None
+            if not doubtful or _worth_while(before, after, stretch):
+                return fit.transform
         if not alike:
             kept = "a rigid" if torn else "the global"
             problem.trace.notes.append(f"the images are too unlike to tell a deformation; {kept} map alone is kept")
@@ -170,10 +179,21 @@ def _confirmed(before: Evidence, after: Evidence, stretch: float) -> bool:
     return gain >= max(UNLIKE_GAIN, worth * stretch)
 
 
-def _stretch(transform: Transform, grid: Grid) -> float:
-    """Standard deviation of the log of the change of volume, on a coarse lattice."""
+def _worth_while(before: Evidence, after: Evidence, stretch: float) -> bool:
+    """Tell whether a deformation of a picture onto one of the same contrast explains enough; structure does not fall.
+
+    Bodies that moved or differ leave little unexplained, or gain much by little. Pictures of one place at two times
+    are alike, too, and differ by what no deformation brings. Volumes are of bodies.
+    """
+    gain = after.structure - before.structure
+    return gain >= SUPPLIED * (1 - before.structure) or gain >= WORTH_ALIKE * stretch
+
+
+def _stretch(fit: Transform, start: Transform, grid: Grid) -> float:
+    """Standard deviation of the log of the change of volume beyond that of the start, on a coarse lattice."""
     coarse = grid.with_spacing(level_spacings(grid, levels=1, max_voxels=STRETCH_VOXELS)[0])
-    return float(jacobian_determinant(transform, coarse).clamp(min=1e-3).log().std())
+    changes = [jacobian_determinant(t, coarse).clamp(min=1e-3).log() for t in (fit, start)]
+    return float((changes[0] - changes[1]).std())
 
 
 def _unmoved(field: VelocityField | DisplacementField, start: Transform) -> Chain:
