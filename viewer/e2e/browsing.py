@@ -95,10 +95,17 @@ class Window:
         return self.page.evaluate(f"(x) => {script}", argument)
 
     def until(self, script: str, *, seconds: float = 60, argument: Any = None) -> Any:
-        """Wait until a script returns something true; return it."""
+        """Wait until a script returns something true, also on the page that comes after this one; return it."""
+        from playwright.sync_api import Error
+
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            value = self.value(script, argument)
+            try:
+                value = self.value(script, argument)
+            except Error as error:
+                if "context was destroyed" not in str(error):
+                    raise
+                value = None
             if value:
                 return value
             time.sleep(0.05)
