@@ -265,12 +265,18 @@ def test_a_fit_is_exported_as_register_writes_it(flat: Client, photos: Synthetic
     assert np.abs(roireg.load(out).map_points(photos.fixed_points) - mapped).max() < 0.05
 
 
+def decided(flat: Client, photos: SyntheticPair) -> int:
+    """Keep a pair without a refit after it; return the version of the transform."""
+    flat("PUT", "/live", {"live": False})
+    accepted(flat, photos)
+    version: int = flat("GET")["fitting"]["version"]
+    return version
+
+
 def test_an_export_waits_for_the_fit_that_is_running(
     flat: Client, photos: SyntheticPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flat("PUT", "/live", {"live": False})
-    accepted(flat, photos)
-    version = flat("GET")["fitting"]["version"]
+    version = decided(flat, photos)
     work, go = fitting.registered, threading.Event()
 
     def slow(*given: Any) -> Any:
@@ -293,9 +299,7 @@ def test_an_export_waits_for_the_fit_that_is_running(
 def test_to_stop_an_export_that_waits_stops_the_fit_too(
     flat: Client, photos: SyntheticPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flat("PUT", "/live", {"live": False})
-    accepted(flat, photos)
-    version = flat("GET")["fitting"]["version"]
+    version = decided(flat, photos)
 
     def endless(*given: Any) -> None:
         while True:

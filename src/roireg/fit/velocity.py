@@ -54,6 +54,8 @@ SUPPLIED, WORTH_ALIKE = 0.42, 0.4
 """Between pictures of one contrast: least share that a deformation supplies of the structure a global map lacks, or
 least gain in structure over its standard deviation of log det J."""
 
+TOO_LITTLE = "a deformation explains too little of what differs"
+
 TORN = 0.8
 """Standard deviation of log det J between unlike contrasts above which a field follows chance; bodies reach 0.5."""
 
@@ -68,8 +70,8 @@ class Velocity(VelocityOptions, Stage):
     checked: bool = Field(
         True,
         description="keep the deformation only if the orientations of edges, which it does not see, agree no worse, "
-        "and between unlike contrasts so much better that its stretch is worth it; an affine map that explains every "
-        "part of the image as well takes its place",
+        "and between unlike contrasts, and in pictures, so much better that its stretch is worth it; an affine map "
+        "that explains every part of the image as well takes its place",
     )
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:
@@ -90,6 +92,9 @@ class Velocity(VelocityOptions, Stage):
             doubtful = alike and start.ndim == 2 and flow is None and given is not None
             if not doubtful or _worth_while(before, after, stretch):
                 return fit.transform
+            problem.trace.notes.append(
+                "a deformation explains too little of what differs; the global map alone is kept"
+            )
         if not alike:
             kept = "a rigid" if torn else "the global"
             problem.trace.notes.append(f"the images are too unlike to tell a deformation; {kept} map alone is kept")
