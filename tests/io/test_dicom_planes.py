@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileDataset
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileDataset
 
 from dicom_files import CORNER, SPACING, scene, write_contours, write_enhanced, write_series
 from roireg.core.errors import InputError
@@ -97,6 +99,28 @@ def test_scaling_of_every_slice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "header",
+    [
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0},
+        {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0, "BitsStored": 12, "HighBit": 11},
+        {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": 2, "RescaleIntercept": -5},
+        {"RescaleSlope": 0, "RescaleIntercept": 5},
+    ],
+)
+def test_values_are_those_of_itk(tmp_path: Path, header: dict[str, Any]) -> None:
+    """Negatives (radiographs whose smallest value is white) and a slope of 0, which is none."""
+
+    def changed(data: FileDataset, k: int) -> None:
+        for name, value in header.items():
+            setattr(data, name, value)
+
+    write_series(tmp_path, _heights([]), STRAIGHT, change=changed)
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(next(tmp_path.iterdir()))))
+    assert np.array_equal(read_image(tmp_path).data[0].numpy(), values)
+
+
+@pytest.mark.parametrize(
     ("keyword", "raw", "message"),
     [
         (
@@ -176,6 +200,39 @@ def test_scaling_of_every_frame(tmp_path: Path) -> None:
     assert image.data[0].numpy() == pytest.approx(expected, abs=1e-3)
 
 
+def test_volumes_of_several_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """Not of their names."""
+    for time, name in enumerate(("late.dcm", "early.dcm")):
+        write_enhanced(tmp_path / name, [(p, z, 0) for p, z, t in _frames(times=2) if t == time])
+        data = pydicom.dcmread(tmp_path / name)
+        data.SeriesInstanceUID, data.InstanceNumber = "1.2.3", time + 1
+        data.save_as(tmp_path / name)
+    for time in (0, 1):
+        expected = np.stack([p for p, _, t in _frames(times=2) if t == time])
+        assert np.array_equal(read_image(tmp_path, frame=time).data[0].numpy(), expected)
+
+
+@pytest.mark.parametrize("step", [2.0, -2.0])
+def test_a_volume_of_nuclear_medicine_lies_where_its_detector_says(tmp_path: Path, step: float) -> None:
+    write_enhanced(tmp_path / "i.dcm", _frames())
+    data = pydicom.dcmread(tmp_path / "i.dcm")
+    del data.PerFrameFunctionalGroupsSequence, data.SharedFunctionalGroupsSequence
+    data.SOPClassUID, data.Modality = pydicom.uid.NuclearMedicineImageStorage, "NM"
+    data.PixelSpacing, data.SliceThickness, data.SpacingBetweenSlices = list(SPACING), 2.0, step
+    data.SliceVector = list(range(1, 9))
+    data.save_as(tmp_path / "i.dcm")
+    with pytest.warns(HeaderWarning, match="does not say where it lies; the first voxel is taken as the origin"):
+        read_image(tmp_path / "i.dcm")
+    place = Dataset()
+    place.ImagePositionPatient, place.ImageOrientationPatient = [-5.0, -6.0, 40.0], [1, 0, 0, 0, 1, 0]
+    data.DetectorInformationSequence = pydicom.Sequence([place])
+    data.save_as(tmp_path / "i.dcm")
+    image = read_image(tmp_path / "i.dcm")
+    planes = np.stack([pixels for pixels, _, _ in _frames()])
+    assert np.array_equal(image.data[0].numpy(), planes[:: int(np.sign(step))])
+    assert image.grid.origin == pytest.approx([-5, -6, 40 + min(0, 7 * step)])
+
+
 def test_moving_pictures_are_frames_not_slices(tmp_path: Path) -> None:
     """Ultrasound: several frames without a place are moments."""
     frames = _frames()
@@ -229,14 +286,10 @@ def test_contours_become_a_label_map_on_their_images(tmp_path: Path) -> None:
         read_labels(tmp_path / "rt")
 
 
-def test_segmentation_is_a_label_map(tmp_path: Path) -> None:
+def _write_segments(file: Path, source: Path, pixels: np.ndarray, kind: str = "BINARY") -> None:
+    """Write two segments: (slice, y, x) numbers, or with a last axis one part of each voxel per segment."""
     codes = pytest.importorskip("pydicom.sr.codedict").codes
     highdicom = pytest.importorskip("highdicom")
-    write_series(tmp_path / "ct", _heights([3.0] * 5), STRAIGHT)
-    image = read_image(tmp_path / "ct")
-    expected = np.zeros((6, 28, 32), np.uint8)
-    expected[1:3, 5:10, 6:20] = 1
-    expected[4, 12:20, 3:9] = 2
     segments = [
         highdicom.seg.SegmentDescription(
             segment_number=n,
@@ -248,9 +301,9 @@ def test_segmentation_is_a_label_map(tmp_path: Path) -> None:
         for n, label in ((1, "liver"), (2, "cyst"))
     ]
     segmentation = highdicom.seg.Segmentation(
-        source_images=[pydicom.dcmread(f) for f in sorted((tmp_path / "ct").iterdir())],
-        pixel_array=expected,
-        segmentation_type="BINARY",
+        source_images=[pydicom.dcmread(f) for f in sorted(source.iterdir())],
+        pixel_array=pixels,
+        segmentation_type=kind,
         segment_descriptions=segments,
         series_instance_uid="1.2.9",
         series_number=2,
@@ -261,7 +314,16 @@ def test_segmentation_is_a_label_map(tmp_path: Path) -> None:
         software_versions="1",
         device_serial_number="1",
     )
-    segmentation.save_as(tmp_path / "ct" / "seg.dcm")
+    segmentation.save_as(file)
+
+
+def test_segmentation_is_a_label_map(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", _heights([3.0] * 5), STRAIGHT)
+    image = read_image(tmp_path / "ct")
+    expected = np.zeros((6, 28, 32), np.uint8)
+    expected[1:3, 5:10, 6:20] = 1
+    expected[4, 12:20, 3:9] = 2
+    _write_segments(tmp_path / "ct" / "seg.dcm", tmp_path / "ct", expected)
     assert np.array_equal(read_image(tmp_path / "ct").data, image.data)  # the images alone
     for place in (tmp_path / "ct" / "seg.dcm", tmp_path / "ct"):
         labels = read_labels(place)
@@ -271,3 +333,20 @@ def test_segmentation_is_a_label_map(tmp_path: Path) -> None:
         ends = first + labels.grid.shape
         placed[first[0] : ends[0], first[1] : ends[1], first[2] : ends[2]] = labels.data[0].numpy()
         assert np.array_equal(placed, expected)
+
+
+def test_segments_that_share_voxels_are_told_and_parts_of_voxels_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", _heights([3.0] * 5), STRAIGHT)
+    parts = np.zeros((6, 28, 32, 2), np.uint8)
+    parts[2, 5:10, 6:20, 0] = parts[2, 8:15, 6:20, 1] = 1
+    _write_segments(tmp_path / "seg.dcm", tmp_path / "ct", parts)
+    with pytest.warns(HeaderWarning, match="its segments share voxels, which go to the one of the highest number"):
+        labels = read_labels(tmp_path / "seg.dcm")
+    assert np.array_equal(labels.data[0, 0].numpy(), np.where(parts[2, ..., 1], 2, parts[2, ..., 0]))
+    _write_segments(tmp_path / "seg.dcm", tmp_path / "ct", parts * 0.6, "FRACTIONAL")
+    with pytest.raises(InputError, match="FRACTIONAL, it holds how much of a voxel.*BINARY or LABELMAP"):
+        read_labels(tmp_path / "seg.dcm")
+    _write_segments(tmp_path / "seg.dcm", tmp_path / "ct", np.where(parts[..., 0], 1, 0).astype(np.uint8))
+    labels = read_labels(tmp_path / "seg.dcm")  # the second segment is empty
+    assert labels.grid.shape == (1, 28, 32)
+    assert int(labels.data.sum()) == 5 * 14

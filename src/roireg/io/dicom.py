@@ -1,6 +1,7 @@
 """DICOM: which series of a folder, and which of its files make an image.
 
-How planes become a volume is in `roireg.io.dicom_planes`, label maps (SEG, RTSTRUCT) in `roireg.io.dicom_labels`.
+Which planes make a volume is in `roireg.io.dicom_planes`, its values in `roireg.io.dicom_volume`, label maps (SEG,
+RTSTRUCT) in `roireg.io.dicom_labels`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pydicom.errors import BytesLengthException
 from roireg.core.errors import HeaderWarning, InputError
 from roireg.io._itk import warn_header
 from roireg.io.dicom_labels import LABEL_CLASSES, read_label_file
-from roireg.io.dicom_planes import frame_count, load_planes, one_volume, planes_of
+from roireg.io.dicom_planes import frame_count, one_volume, planes_of
+from roireg.io.dicom_volume import load_planes
 from roireg.io.raster import Selection, Stored
 
 __all__ = ["DicomSeries", "is_dicom", "list_series", "read_dicom"]

@@ -66,7 +66,20 @@ def _segments(file: Path, data: Dataset) -> Stored:
             f"{file}: DICOM segmentations need the extra dicom; install it with pip install 'roireg[dicom]'"
         ) from error
     segmentation = highdicom.seg.Segmentation.from_dataset(data, copy=False)
-    volume = segmentation.get_volume(combine_segments=True, relabel=False, skip_overlap_checks=True)
+    try:
+        volume = segmentation.get_volume(combine_segments=True)
+    except (RuntimeError, ValueError) as error:
+        if "FRACTIONAL" in str(error):
+            raise InputError(
+                f"{file}: the segmentation is FRACTIONAL, it holds how much of a voxel belongs to a segment, expected "
+                "whole voxels; export it as BINARY or LABELMAP"
+            ) from error
+        if "overlap" not in str(error):
+            raise
+        warn_header(str(file), "its segments share voxels, which go to the one of the highest number")
+        # What has failed once keeps its index locked.
+        segmentation = highdicom.seg.Segmentation.from_dataset(data, copy=False)
+        volume = segmentation.get_volume(combine_segments=True, skip_overlap_checks=True)
     names = {n: segmentation.get_segment_description(n).segment_label for n in segmentation.segment_numbers}
     array, affine = np.asarray(volume.array), np.array(volume.affine, dtype=np.float64)
     # Indices of highdicom run (slice, row, column), as those of `Grid`, but slices may run against the normal.
