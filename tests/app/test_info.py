@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import nibabel
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from app.scenes import answer, bent, fails, run, volume_grid
@@ -62,6 +64,30 @@ def test_a_transform_points_and_pairs(volume, tmp_path):
 def test_a_displacement_field_image_is_a_transform(tmp_path):
     write_transform(tmp_path / "t.nii.gz", bent(volume_grid()).transforms[0])
     assert answer("info", tmp_path / "t.nii.gz")["files"][0]["kind"] == "transform"
+
+
+def test_channels_of_a_picture_are_no_displacement(tmp_path):
+    for shape, axes in (((2, 20, 24), "CYX"), ((3, 5, 20, 24), "CZYX")):
+        tifffile.imwrite(tmp_path / "i.ome.tif", np.ones(shape, np.float32), metadata={"axes": axes})
+        found = answer("info", tmp_path / "i.ome.tif")["files"][0]
+        assert (found["kind"], found["channels"]) == ("image", shape[0])
+
+
+def test_whole_numbers_are_told_exactly_and_nan_beside_the_others(tmp_path):
+    values = np.zeros((4, 5, 6), np.int64)
+    values[0], values[1] = 2**40 + 1, -7
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4), dtype=np.int64), tmp_path / "i.nii")
+    found = answer("info", tmp_path / "i.nii")["files"][0]
+    assert (found["minimum"], found["maximum"], found["values"]) == (-7, 2**40 + 1, [-7, 0, 2**40 + 1])
+    assert "-7 to 1099511627777" in run("info", tmp_path / "i.nii").stdout
+    values = np.full((4, 5, 6), 2.5, np.float32)
+    values[0], values[1, 0] = np.nan, np.inf
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "f.nii")
+    found = answer("info", tmp_path / "f.nii")["files"][0]
+    assert (found["minimum"], found["maximum"], found["mean"], found["not_finite"]) == (2.5, 2.5, 2.5, 36)
+    assert "36 voxels are NaN or infinite" in " ".join(run("info", tmp_path / "f.nii").stdout.split())
+    nibabel.save(nibabel.Nifti1Image(values * np.nan, np.eye(4)), tmp_path / "f.nii")
+    fails("info", tmp_path / "f.nii", words=("f.nii", "all 120 voxels are NaN"))
 
 
 def test_the_text_names_every_file(flat, volume):

@@ -103,6 +103,19 @@ def test_palette_and_ink_become_rgb(tmp_path: Path) -> None:
     assert np.abs(read_image(tmp_path / "c.tif").data.numpy() - reference).max() <= 1
 
 
+@pytest.mark.parametrize("compression", [None, "deflate", "lzw"])
+def test_luma_and_chroma_become_rgb(tmp_path: Path, compression: str | None) -> None:
+    colours = _values((6, 8, 3), "uint8")
+    stored = np.asarray(PIL.Image.fromarray(colours).convert("YCbCr"))
+    tifffile.imwrite(tmp_path / "y.tif", stored, photometric="ycbcr", compression=compression)
+    image = read_image(tmp_path / "y.tif")
+    assert image.dtype == "uint8"
+    assert np.abs(image.data.numpy() - np.moveaxis(colours.astype(int), -1, 0)).max() <= 3  # both ways are rounded
+    tifffile.imwrite(tmp_path / "d.tif", stored.astype("uint16"), photometric="ycbcr", compression=compression)
+    with pytest.raises(InputError, match="YCbCr colours are read as three samples of 8 bits; convert it to RGB"):
+        read_image(tmp_path / "d.tif")
+
+
 def test_orientation_tag_does_not_turn_the_pixels(tmp_path: Path) -> None:
     values = _values((5, 6), "uint8")
     for turn in range(2, 9):

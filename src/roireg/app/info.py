@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from rich.text import Text
 from scipy.optimize import linear_sum_assignment
@@ -15,10 +14,14 @@ from scipy.optimize import linear_sum_assignment
 from roireg.app.console import Outcome, Session
 from roireg.app.summary import escape, listed, number, rows_table, size_of
 from roireg.core.bspline import BSpline
+from roireg.core.errors import InputError
+from roireg.core.files import extension_of
 from roireg.core.grid import Grid
-from roireg.core.image import Image
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
-from roireg.io import PointSet, list_series, read_image, read_pairs, read_points
+from roireg.io import PointSet, list_series, read_pairs, read_points
+from roireg.io.fields import FIELD
+from roireg.io.images import read_stored
+from roireg.io.raster import Selection, Stored
 from roireg.jobs.files import kind_of
 from roireg.jobs.reading import load_transform
 from roireg.pipeline import PRESETS
@@ -63,11 +66,11 @@ def describe(path: Path, **picture: Any) -> dict[str, Any]:
         ]
         if len(series) > 1:
             return document | {"kind": "several DICOM series"}
-    image = read_image(path, **picture)
-    if image.channels == image.ndim and image.dtype.startswith("float"):
-        field = DisplacementField(image.grid, image.data)
-        return document | {"kind": "transform"} | _transform(field)
-    return document | _image(image)
+    stored = read_stored(path, Selection(**picture))
+    kinds = len(stored.array), stored.array.dtype.kind, extension_of(path) in FIELD
+    if kinds == (stored.grid.ndim, "f", True):
+        return document | {"kind": "transform"} | _transform(load_transform(path))
+    return document | _image(path, stored)
 
 
 def axis_letters(grid: Grid) -> str:
@@ -100,24 +103,30 @@ def _grid(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _image(image: Image) -> dict[str, Any]:
-    values = image.data
+def _image(path: Path, stored: Stored) -> dict[str, Any]:
+    values = stored.array
+    whole = values.dtype.kind != "f"
+    known = values if whole else values[np.isfinite(values)]
+    if not known.size:
+        raise InputError(f"{path}: all {values.size} voxels are NaN or infinite; compute the image again")
     document = {
-        "dimension": image.ndim,
-        "type": image.dtype,
-        "channels": image.channels,
-        "unit": image.unit,
-        **_grid(image.grid),
-        "minimum": float(values.min()),
-        "maximum": float(values.max()),
-        "mean": float(values.mean(dtype=torch.float64)),
-        "text": size_of(image.grid, image.unit),
+        "dimension": stored.grid.ndim,
+        "type": str(values.dtype),
+        "channels": len(values),
+        "unit": stored.unit,
+        **_grid(stored.grid),
+        "minimum": known.min().item(),
+        "maximum": known.max().item(),
+        "mean": float(known.mean(dtype=np.float64)),
+        "text": size_of(stored.grid, stored.unit),
     }
-    if image.channels == 1 and not image.dtype.startswith("float"):
-        ids = torch.unique(values)
+    if known.size < values.size:
+        document["not_finite"] = values.size - known.size
+    if len(values) == 1 and whole:
+        ids = np.unique(values)
         if len(ids) <= 64:
             document["values"] = [int(v) for v in ids]
-    return document | ({"metadata": dict(image.metadata)} if image.metadata else {})
+    return document | ({"metadata": dict(stored.metadata)} if stored.metadata else {})
 
 
 def _points(points: PointSet) -> dict[str, Any]:
@@ -214,7 +223,9 @@ def _grid_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
 def _image_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     channels = "" if d["channels"] == 1 else f", {d['channels']} channels"
     rows = [("type", f"{d['dimension']}D {d['type']}{channels}"), *_grid_rows(d)]
-    rows.append(("intensity", f"{number(d['minimum'])} to {number(d['maximum'])}, mean {number(d['mean'])}"))
+    ends = [str(d[end]) if isinstance(d[end], int) else number(d[end]) for end in ("minimum", "maximum")]
+    without = f", {d['not_finite']} voxels are NaN or infinite" if "not_finite" in d else ""
+    rows.append(("intensity", f"{' to '.join(ends)}, mean {number(d['mean'])}{without}"))
     if "values" in d:
         rows.append(("values", listed(d["values"])))
     return rows + [(k.replace("_", " "), v) for k, v in d.get("metadata", {}).items() if v]

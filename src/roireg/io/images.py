@@ -51,7 +51,16 @@ from roireg.io.tiff import read_tiff
 from roireg.io.tiff_writing import write_tiff
 from roireg.io.verified import verified_path
 
-__all__ = ["check_image", "image_of", "labels_of", "read_image", "read_labels", "write_image", "write_labels"]
+__all__ = [
+    "check_image",
+    "image_of",
+    "labels_of",
+    "read_image",
+    "read_labels",
+    "read_stored",
+    "write_image",
+    "write_labels",
+]
 
 Array = NDArray[Any]
 
@@ -115,8 +124,7 @@ def read_image(
     GeometryError
         When its geometry is unusable (sheared or singular axes).
     """
-    stored = _read(path, Selection(frame, series, level, page, channel))
-    image = image_of(path, stored)
+    image = image_of(path, read_stored(path, Selection(frame, series, level, page, channel)))
     if finite:
         _check_finite(image)
     return image
@@ -140,7 +148,7 @@ def read_labels(
     """
     if extension(Path(path)) in (".jpg", ".jpeg"):
         raise InputError(f"{path}: JPEG alters label values; save the label map as PNG or NIfTI")
-    return labels_of(path, _read(path, Selection(frame, series, level, page), indices=True))
+    return labels_of(path, read_stored(path, Selection(frame, series, level, page), indices=True))
 
 
 def image_of(name: str | Path, stored: Stored) -> Image:
@@ -215,7 +223,8 @@ def _check_finite(image: Image) -> None:
             raise InputError(not_finite(image.name, nan, infinite))
 
 
-def _read(path: str | Path, selection: Selection, *, indices: bool = False) -> Stored:
+def read_stored(path: str | Path, selection: Selection, *, indices: bool = False) -> Stored:
+    """Read an image in its stored type, NaN included; palettes as `indices` or colours. Raises as `read_image`."""
     place, frame, series = Path(path), selection.frame, selection.series
     if not place.exists() and "::" in str(path) and series is None:
         folder, _, series = str(path).rpartition("::")

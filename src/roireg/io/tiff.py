@@ -34,6 +34,9 @@ _KNOWN_AXES = "TCZYXS"
 _COMPANIONS = re.compile(r"label|macro|thumb|overview|slide ?preview", re.IGNORECASE)
 _UNSUPPORTED = {"CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV", "CFA", "LINEAR_RAW", "MASK"}
 
+_LEFT_YCBCR = {1, 5, 8, 32773, 32946, 33003, 34925, 50000}
+"""Compressions that know no colours: none, LZW, deflate, packbits, Aperio's JPEG 2000 of YCbCr, LZMA, zstd."""
+
 
 @dataclass(frozen=True)
 class _Picture:
@@ -324,7 +327,7 @@ def _with_axes(array: Array, axes: str) -> Array:
 
 
 def _colours(array: Array, name: str, page: Any) -> Array:
-    """Return an array whose channels are intensities: palette and ink become RGB."""
+    """Return an array whose channels are intensities: palette, ink and YCbCr become RGB."""
     if array.dtype == bool:
         return array.astype(np.uint8)
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None and len(array) == 1:
@@ -335,6 +338,12 @@ def _colours(array: Array, name: str, page: Any) -> Array:
         if len(array) < 4 or array.dtype.kind != "u" or page.tags.valueof("InkSet", 1) != 1:
             raise InputError(f"{name}: the inks of this TIFF file are not CMYK; convert it to RGB")
         return rgb_from_cmyk(array[:4])
+    if page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression in _LEFT_YCBCR and _obstacle(page) is None:
+        if len(array) != 3 or array.dtype != np.uint8:
+            raise InputError(f"{name}: YCbCr colours are read as three samples of 8 bits; convert it to RGB")
+        flat = [PIL.Image.fromarray(np.ascontiguousarray(c.reshape(-1, c.shape[-1]))) for c in array]
+        rgb = np.asarray(PIL.Image.merge("YCbCr", flat).convert("RGB"))
+        return np.moveaxis(rgb, -1, 0).reshape(array.shape)
     return array
 
 
