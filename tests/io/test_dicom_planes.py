@@ -344,7 +344,7 @@ def test_segments_that_share_voxels_are_told_and_parts_of_voxels_refused(tmp_pat
         labels = read_labels(tmp_path / "seg.dcm")
     assert np.array_equal(labels.data[0, 0].numpy(), np.where(parts[2, ..., 1], 2, parts[2, ..., 0]))
     _write_segments(tmp_path / "seg.dcm", tmp_path / "ct", parts * 0.6, "FRACTIONAL")
-    with pytest.raises(InputError, match="FRACTIONAL, it holds how much of a voxel.*BINARY or LABELMAP"):
+    with pytest.raises(InputError, match=r"FRACTIONAL, it holds how much of a voxel.*BINARY or LABELMAP"):
         read_labels(tmp_path / "seg.dcm")
     _write_segments(tmp_path / "seg.dcm", tmp_path / "ct", np.where(parts[..., 0], 1, 0).astype(np.uint8))
     labels = read_labels(tmp_path / "seg.dcm")  # the second segment is empty

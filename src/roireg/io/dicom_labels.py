@@ -71,8 +71,8 @@ def _segments(file: Path, data: Dataset) -> Stored:
     except (RuntimeError, ValueError) as error:
         if "FRACTIONAL" in str(error):
             raise InputError(
-                f"{file}: the segmentation is FRACTIONAL, it holds how much of a voxel belongs to a segment, expected "
-                "whole voxels; export it as BINARY or LABELMAP"
+                f"{file}: the segmentation is FRACTIONAL, it holds how much of a voxel belongs to a segment, "
+                "expected whole voxels; export it as BINARY or LABELMAP"
             ) from error
         if "overlap" not in str(error):
             raise
