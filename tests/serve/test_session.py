@@ -16,13 +16,14 @@ import pytest
 from starlette.testclient import TestClient
 
 import roireg
-from roireg.core.progress import ProgressEvent
+from roireg.core.progress import Progress, ProgressEvent
 from roireg.io import read_labels, read_pairs, read_points, write_image
 from roireg.serve import fitting
 from roireg.serve.exporting import ViewerJob
 from roireg.serve.hub import Hub, take_labels
 from roireg.synth import SyntheticPair
 from serve.conftest import Client, opened
+from serve.test_apart import idle
 
 
 def picture(content: bytes) -> np.ndarray:
@@ -277,13 +278,13 @@ def test_an_export_waits_for_the_fit_that_is_running(
     flat: Client, photos: SyntheticPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = decided(flat, photos)
-    work, go = fitting.registered, threading.Event()
+    apart, go = fitting.apart, threading.Event()
 
     def slow(*given: Any) -> Any:
         assert go.wait(60)
-        return work(*given)
+        return apart(*given)
 
-    monkeypatch.setattr(fitting, "registered", slow)
+    monkeypatch.setattr(fitting, "apart", slow)
     assert flat("POST", "/fit", {})["kind"] == "full"
     assert flat("POST", "/export", {})["kind"] == "export"
     status, sentence = flat("POST", "/fit", {})
@@ -301,12 +302,12 @@ def test_to_stop_an_export_that_waits_stops_the_fit_too(
 ) -> None:
     version = decided(flat, photos)
 
-    def endless(*given: Any) -> None:
+    def endless(function: Any, progress: Progress, *given: Any) -> None:
         while True:
-            given[-1](ProgressEvent("finding the start", 0.5))
+            progress(ProgressEvent("finding the start", 0.5))
             time.sleep(0.01)
 
-    monkeypatch.setattr(fitting, "registered", endless)
+    monkeypatch.setattr(fitting, "apart", endless)
     flat("POST", "/fit", {})
     flat("POST", "/export", {})
     flat.until(lambda s: s["fitting"]["task"]["stage"] == "finding the start")
@@ -330,18 +331,13 @@ def test_a_stored_result_opens_again(flat: Client, hub, http: TestClient, tmp_pa
 
 
 def test_a_fit_is_stopped(flat: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
+    apart, entered = fitting.apart, threading.Event()
 
-    entered = threading.Event()
-
-    def slow(job, fixed, moving, settings, init, pairs, progress):
-        from roireg.core.progress import ProgressEvent
-
+    def endless(function: Any, progress: Progress, *given: Any) -> None:
         entered.set()
-        while True:
-            progress(ProgressEvent("fitting the deformation", 0.5))
+        apart(idle, progress)
 
-    monkeypatch.setattr("roireg.serve.fitting.registered", slow)
+    monkeypatch.setattr(fitting, "apart", endless)
     before = flat("GET")["fitting"]["version"]
     flat("POST", "/fit", {})
     assert entered.wait(5)

@@ -81,9 +81,11 @@ def served(folder: Path, kind: str) -> Iterator[tuple[int, str, float]]:
 
 
 def memory(process: int) -> float:
-    """Return the resident memory of a process, MB."""
+    """Return the resident memory of a process and of those that it started, MB."""
     text = Path(f"/proc/{process}/status").read_text()
-    return int(text.split("VmRSS:")[1].split()[0]) / 1000
+    children = Path(f"/proc/{process}/task").glob("*/children")
+    started = [int(child) for file in children for child in file.read_text().split()]
+    return int(text.split("VmRSS:")[1].split()[0]) / 1000 + sum(memory(child) for child in started)
 
 
 def heap(window: Window) -> float:

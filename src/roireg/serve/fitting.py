@@ -28,6 +28,7 @@ from roireg.match import Guide
 from roireg.pipeline import Config, Registration, register
 from roireg.pipeline.config import VerdictConfig
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS
+from roireg.serve.apart import apart
 from roireg.serve.board import Board, board_pairs, roi_pairs
 from roireg.serve.local import LocalDoubt
 from roireg.serve.places import Place, places_of
@@ -274,7 +275,9 @@ class Fitting:
         board = session.board
         decided = board.chosen("accepted", "rejected")
         pairs = roi_pairs(decided, self._grids) if decided else None
-        result = registered(job, *session.images, with_settings(job), start_of(job), pairs, progress)
+        result = apart(registered, progress, job, *session.images, with_settings(job), start_of(job), pairs)
+        fixed, moving = session.images
+        result = replace(result, fixed=fixed, moving=moving)
         self._finish("full", result, board)
 
     def _refit(self, progress: Progress) -> None:
@@ -282,7 +285,9 @@ class Fitting:
         assert fit is not None
         board = session.board
         fixed, moving = self._small
-        result = register(
+        result = apart(
+            register,
+            progress,
             fixed,
             moving,
             config=REFIT,
@@ -291,7 +296,6 @@ class Fitting:
             init=affine_part(fit.transform, fixed.grid),
             device=session.job.device,
             seed=session.job.seed,
-            progress=progress,
         )
         fixed, moving = session.images
         self._finish("refit", replace(result, fixed=fixed, moving=moving), board)

@@ -28,6 +28,7 @@ from roireg.pipeline.missing import without_missing
 from roireg.pipeline.prompts import check_prompt
 from roireg.pipeline.recipe import find_guide
 from roireg.pipeline.session import SIDES, PromptSession, usual_features
+from roireg.serve.apart import apart, waiting, warm
 from roireg.serve.board import Board, BoardPair, History, Landmark, brushed, region_grid
 from roireg.serve.fitting import Fitting
 from roireg.serve.pictures import ShownImage
@@ -196,6 +197,8 @@ class PairSession:
 
     def _prepare(self, progress: Progress) -> None:
         fixed, moving = self.images
+        if self.fitting.fit is None:
+            warm()
         if self.prompts is None:
             # There will be a guide.
             features = usual_features(guided=True)
@@ -211,8 +214,8 @@ class PairSession:
         stand_behind()
         if self.fitting.fit is None:
             word = self.job.init if self.job.init in INIT_WORDS else start_of(self.job)
-            quick = register(
-                *self.coarse, config=QUICK, init=word, device=self.job.device, seed=self.job.seed, progress=progress
+            quick = apart(
+                register, progress, *self.coarse, config=QUICK, init=word, device=self.job.device, seed=self.job.seed
             )
             self.fitting.take_guide(replace(quick, fixed=fixed, moving=moving))
 
@@ -230,7 +233,7 @@ class PairSession:
         session = self._session()
         checked = check_prompt(prompt, self.shown[side].image)
         source, target, guide = self._ways(session, side)
-        with self._computing:
+        with self._computing, waiting():
             transfer = transfer_prompt(checked, source, target, guide=guide, options=session.settings.transfer)
             readings = source.prepared.answer(checked)
         order = np.argsort(readings.volumes, kind="stable")
@@ -255,7 +258,7 @@ class PairSession:
             raise InputError(f"this is the {'largest' if step > 0 else 'smallest'} region at this place")
         session = self._session()
         source, target, guide = self._ways(session, proposal.side)
-        with self._computing:
+        with self._computing, waiting():
             transfer = transfer_prompt(
                 proposal.readings.subset([chosen]), source, target, guide=guide, options=session.settings.transfer
             )
