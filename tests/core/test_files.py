@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -241,6 +242,35 @@ def test_a_run_that_is_stopped_between_renames_leaves_one_result_or_says_so(tmp_
         assert not is_complete(tmp_path / "out") and intact_record(tmp_path / "out") is None
     fill(tmp_path / "out", a="next", b="next")
     assert is_complete(tmp_path / "out") and files_in(tmp_path / "out") == {RECORD, "a", "b"}
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_disk_that_is_full_at_the_end_leaves_what_was_there(tmp_path, monkeypatch, failing):
+    fill(tmp_path / "out", a="old")
+    usual, calls = Path.write_text, []
+
+    def write_text(self: Path, *arguments: object, **options: object) -> int:
+        calls.append(self)
+        if self.suffix == ".json" and len(calls) > failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return usual(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(OutputError, match=r"No space left"):
+        fill(tmp_path / "out", a="new")
+    assert (tmp_path / "out" / "a").read_text() == "old" and intact_record(tmp_path / "out")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_errors_of_writing_name_the_output(tmp_path, named):
+    with pytest.raises(OutputError) as caught, new_folder(tmp_path / "out") as folder:
+        raise OSError(errno.ENOSPC, "No space left on device", *([str(folder / "a")] if named else []))
+    assert str(caught.value).startswith(f"{tmp_path / 'out' / 'a' if named else tmp_path / 'out'}: cannot write here")
+    with pytest.raises(OutputError, match=r"^[^ ]*out/b: "), new_folder(tmp_path / "out") as folder:
+        raise OutputError(f"{folder / 'b'}: full")
+    with pytest.raises(OSError, match="No space"), atomic_path(tmp_path / "c") as file:
+        raise OSError(errno.ENOSPC, "No space left on device", "elsewhere")
+    assert not isinstance(caught.value, OSError) and not file.exists()
 
 
 def test_a_record_of_another_name_keeps_what_the_caller_says(tmp_path):

@@ -202,6 +202,20 @@ def _explained(path: str | Path) -> Iterator[None]:
         raise _unwritable(path, error) from error
 
 
+@contextmanager
+def _named(path: str | Path, temporary: Path) -> Iterator[None]:
+    """Let errors of writing name the output: a full disk names nothing, others the temporary."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(temporary), str(path))) from error
+    except OSError as error:
+        name = str(temporary if error.filename is None else error.filename)
+        if not name.startswith(str(temporary)):
+            raise
+        raise _unwritable(name.replace(str(temporary), str(path)), error) from error
+
+
 # -- files ----------------------------------------------------------------------------------------
 
 
@@ -226,7 +240,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.touch()
         temporary.unlink()
     try:
-        yield temporary
+        with _named(path, temporary):
+            yield temporary
         if not temporary.exists():
             raise OutputError(f"{path}: nothing was written; check the free space and the permissions of the folder")
         with _explained(path):
@@ -298,7 +313,8 @@ def new_folder(path: str | Path, *, record: str = RECORD, keep: bool = False) ->
             temporary = target / _partial()
             temporary.mkdir()
         try:
-            yield temporary
+            with _named(path, temporary):
+                yield temporary
             with _explained(path):
                 _commit(temporary, target, record, keep)
         finally:
@@ -377,6 +393,8 @@ def _commit(source: Path, target: Path, record: str, keep: bool) -> None:
     if keep and (earlier := _read(target / record)):
         content = earlier | content
     content |= {"written": previous | {name: file_digest(source / name) for name in names}, "complete": True}
+    # Before anything takes its place: a full disk must not end it halfway.
+    write_json(source / record, content)
     with _signals_held():
         write_json(target / record, {"complete": False, "written": {**old, **dict.fromkeys(names)}})
         for name in names:
@@ -387,7 +405,7 @@ def _commit(source: Path, target: Path, record: str, keep: bool) -> None:
             above = (target / name).parent
             if above != target and above.is_dir() and not any(above.iterdir()):
                 above.rmdir()
-        write_json(target / record, content)
+        (source / record).replace(target / record)
 
 
 @contextmanager
