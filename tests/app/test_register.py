@@ -157,6 +157,14 @@ def test_summary_for_people(flat, tmp_path, settings):
     assert result.stderr == ""
 
 
+def test_landmarks_that_got_worse_are_said_and_stored(flat, tmp_path, quick):
+    points = ("--fixed-points", flat.fixed_points, "--moving-points", flat.fixed_points)
+    result = run("register", flat.fixed, flat.moving, "-o", tmp_path / "out", *points, *quick)
+    (sentence,) = json.loads((tmp_path / "out" / "result.json").read_text())["worse"]
+    assert "3 of 3 landmarks lie farther apart than before" in sentence
+    assert f"  - {sentence}" in result.stdout
+
+
 def test_only_limits_what_is_written_and_foreign_files_stay(flat, tmp_path, quick):
     out = tmp_path / "out"
     out.mkdir()

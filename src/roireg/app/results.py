@@ -29,7 +29,7 @@ LISTED = 10
 
 
 def say_registration(session: Session, job: RegisterJob, result: JobResult) -> Outcome:
-    """Print verdict, reasons, key numbers before and after, and where to look."""
+    """Print verdict, reasons, what got worse, key numbers before and after, and where to look."""
     document = result.document
     verdict, accepted = document["verdict"], document["accepted"]
     colour = COLOURS[verdict]
@@ -38,6 +38,8 @@ def say_registration(session: Session, job: RegisterJob, result: JobResult) -> O
     session.say(f"[bold {colour}]{verdict}[/]  {escape(names)}  {count}, {session.seconds:.1f} s")
     for reason in document["reasons"]:
         session.say(f"  [{colour}]-[/] {escape(reason)}")
+    for sentence in document["worse"]:
+        session.say(f"  [red]-[/] {escape(sentence)}")
     session.say(metric_table(key_metrics({name: metric_of(m) for name, m in document["metrics"].items()})))
     if verdict == "failed":
         session.note("failed", "the result must not be used as it is; the reasons are above and in the report", "red")

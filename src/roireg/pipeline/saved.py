@@ -87,7 +87,8 @@ class SavedRegistration:
         return path
 
     def _repr_html_(self) -> str:
-        return summary_html(str(self.folder), self.verdict, self.reasons, self.metrics)
+        said = (*self.reasons, *self.record.get("worse", ()))
+        return summary_html(str(self.folder), self.verdict, said, self.metrics)
 
     def __repr__(self) -> str:
         return f"SavedRegistration({self.verdict}, {self.folder})"
