@@ -191,6 +191,12 @@ def test_a_voxel_size_of_its_own(volume, tmp_path):
     fixed, found = read_image(volume.fixed).grid, read_image(out).grid
     np.testing.assert_allclose(found.extent, fixed.extent, rtol=1e-5)
     assert found.is_close(fixed.with_spacing([4, 2, 2]), tolerance=1e-4)
+    odd = (*options[:3], "1.7", "-o", tmp_path / "odd.nii.gz")
+    assert run("apply", volume.truth, volume.moving, *odd).exit_code == 0
+    found = read_image(tmp_path / "odd.nii.gz").grid
+    np.testing.assert_allclose(found.spacing, 1.7, rtol=1e-6)
+    np.testing.assert_allclose(found.center, fixed.center, atol=1e-4)
+    assert np.abs(found.extent - fixed.extent).max() <= 0.85
     for bad in ("0", "1,2", "-1,1,1"):
         fails("apply", volume.truth, volume.moving, "--reference", volume.fixed, "--spacing", bad, "-o", out, words=("--spacing",))  # fmt: skip  # noqa: E501
 

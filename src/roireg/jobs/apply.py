@@ -46,7 +46,7 @@ class ApplyJob(PictureOptions, Job):
     ] = None
     reference: Annotated[Path | None, option(help="Image whose grid the result gets; for images.")] = None
     spacing: Annotated[
-        str | None, option(metavar="S[,S,S]", help="Other voxel size on the box of the reference, x first.")
+        str | None, option(metavar="S[,S,S]", help="Other voxel size, x first, in the box of the reference.")
     ] = None
     labels: Annotated[bool, option("--labels", help="A label map: nearest neighbour, no new labels.")] = False
     points: Annotated[bool, option("--points", help="A file of points (known from .csv, .mrk.json).")] = False
