@@ -4,7 +4,7 @@ import torch
 
 from roireg.core.errors import GeometryError
 from roireg.core.grid import Grid
-from roireg.core.image import Image
+from roireg.core.image import Image, extremes
 
 GRID = Grid.pixels((2, 3))
 
@@ -48,3 +48,10 @@ def test_stains_are_averaged_and_colours_weighted():
     colours = Image(data, Grid.pixels((5, 6)))
     luma = 0.299 * data[0] + 0.587 * data[1] + 0.114 * data[2]
     torch.testing.assert_close(colours.gray().data, luma[None])
+
+
+def test_the_extremes_of_colours_stored_pixel_by_pixel_are_found_without_a_copy():
+    stored = torch.arange(24, dtype=torch.uint8).reshape(2, 4, 3)
+    assert extremes(stored.movedim(-1, 0)) == (0.0, 23.0)
+    assert extremes(torch.tensor([-1.5, 2.0])) == (-1.5, 2.0)
+    assert np.isnan(extremes(torch.tensor([1.0, float("nan")]))).all()

@@ -89,6 +89,7 @@ def test_files_grids_and_spacing(fixed, moving, tmp_path):
     assert torch.allclose(by_file.data, expected.data, atol=1e-2)
     assert torch.equal(roireg.apply(SHIFT, moving, fixed.grid).data, expected.data)
     np.testing.assert_allclose(roireg.apply(SHIFT, moving, fixed, spacing=(5, 4, 3)).grid.spacing, [5, 4, 3])
+    np.testing.assert_allclose(roireg.apply(SHIFT, moving, fixed, spacing=1.1).grid.spacing, [1.1, 1.1, 1.1])
 
 
 def test_outside_is_what_lies_around_the_object(fixed, moving):
@@ -105,6 +106,9 @@ def test_outside_is_what_lies_around_the_object(fixed, moving):
         ({"labels": True, "interpolation": "linear"}, "nearest label"),
         ({"fill": "black"}, "'auto' or a number"),
         ({"fill": 1e9}, "int16"),
+        ({"spacing": -1}, "positive number"),
+        ({"spacing": (1, 2)}, "each of 3 axes"),
+        ({"spacing": 1e-9}, "voxels of the reference"),
     ],
     ids=str,
 )

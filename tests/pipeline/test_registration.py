@@ -11,7 +11,7 @@ import torch
 
 import roireg
 from pipeline.cases import quick
-from roireg.core.errors import InputError, OutputError
+from roireg.core.errors import GeometryError, InputError, OutputError
 from roireg.core.transforms import Affine, Chain
 from roireg.core.warp import warp
 from roireg.core.words import OUTPUTS
@@ -227,6 +227,9 @@ def test_very_large_pictures_are_written_in_bands(flat_result, tmp_path, monkeyp
     assert back.dtype == whole.dtype
     assert back.grid == whole.grid
     assert torch.equal(back.data, whole.data.round().clip(0))
+    filled = replace(flat_result, transform=Chain((Affine.translation([500.0, 0.0]),)), fill=77.0)
+    filled.save(tmp_path, only=["warped"])
+    assert set(read_image(tmp_path / "warped.tif").data.flatten().tolist()) == {77}
 
 
 # -- in a notebook ----------------------------------------------------------------------------------
@@ -250,12 +253,14 @@ def test_the_planes_of_a_figure_pass_through_a_point(deep_result):
     point = deep_result.fixed.grid.world_from_index([3, 5, 7])
     titles = [axes.get_title() for axes in deep_result.plot(point.tolist()).axes[:3]]
     assert [t.split("slice ")[1].split("/")[0] for t in titles] == ["4", "6", "8"]
+    with pytest.raises(GeometryError, match="3 coordinates"):
+        deep_result.plot([1.0, 2.0])
 
 
 def test_a_notebook_shows_verdict_reasons_numbers_and_picture(flat_result):
-    page = replace(flat_result, verdict="uncertain", reasons=("a <b> doubt",))._repr_html_()
+    page = replace(flat_result, verdict="uncertain", reasons=("a <b> doubt",), worse=("labels lie",))._repr_html_()
     assert "uncertain" in page and "a &lt;b&gt; doubt" in page and "data:image/png;base64," in page
-    assert "Correlation of intensities" in page
+    assert "Correlation of intensities" in page and "labels lie" in page
 
 
 def test_labels_move_in_every_form(flat, flat_result):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from roireg.core.image import Image
+from roireg.core.image import Image, extremes
 
 __all__ = ["background"]
 
@@ -27,7 +27,7 @@ def background(image: Image) -> tuple[float, ...]:
     map). Without such an edge it is the lowest value of an image in Hounsfield units, and otherwise 0 where 0 lies
     within the range or the image is a photograph, else the lowest value.
     """
-    ranges = [_range(channel) for channel in image.data]
+    ranges = [extremes(channel) for channel in image.data]
     edges = [_edge(channel) for channel in image.data]
     levels = [_common(edge, *limits) for edge, limits in zip(edges, ranges, strict=True)]
     if all(value is not None for value in levels):
@@ -48,10 +48,6 @@ def _without_edge(low: float, high: float, unit: str) -> float:
     if low <= AIR:
         return low
     return 0.0 if unit == "px" or low <= 0 <= high else low
-
-
-def _range(channel: Tensor) -> tuple[float, float]:
-    return float(channel.min()), float(channel.max())
 
 
 def _edge(channel: Tensor) -> Tensor:

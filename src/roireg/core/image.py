@@ -13,7 +13,7 @@ from torch import Tensor
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 
-__all__ = ["LARGE", "Image", "intensities", "real_numbers", "stored_values"]
+__all__ = ["LARGE", "Image", "extremes", "intensities", "real_numbers", "stored_values"]
 
 LARGE = 16_000_000
 """How many values a picture of bytes has before it is kept, and warped, as bytes."""
@@ -154,6 +154,15 @@ def intensities(array: NDArray[Any], *, copy: bool = True) -> Tensor:
     if array.dtype == np.uint8 and array.ndim == 3 and array.size > LARGE:
         return torch.from_numpy(array.copy() if copy or not array.flags.writeable else array)
     return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+
+
+def extremes(data: Tensor) -> tuple[float, float]:
+    """Return the lowest and the highest value; NaN where there is one.
+
+    Of colours that are stored pixel by pixel torch would make a copy, twenty times as slowly.
+    """
+    values = data.detach().cpu().numpy()
+    return float(values.min()), float(values.max())
 
 
 def real_numbers(array: NDArray[Any] | Tensor, name: str) -> NDArray[Any]:

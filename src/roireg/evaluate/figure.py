@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from roireg.core.errors import GeometryError
 from roireg.core.image import Image
 from roireg.core.transforms import Transform
 from roireg.evaluate.planes import Plane, display_planes, sample_plane
@@ -48,8 +49,15 @@ def fusion_figure(
     ----------
     transform : from fixed to moving points.
     point : (d,) fixed world point the planes of a volume pass through; None is the middle of the fixed image.
+
+    Raises
+    ------
+    GeometryError
+        When the point has another number of coordinates than the fixed image has axes.
     """
     place = fixed.grid.center if point is None else np.asarray(point, dtype=np.float64)
+    if place.shape != (fixed.ndim,):
+        raise GeometryError(f"a point of {fixed.name} has {fixed.ndim} coordinates, found an array of {place.shape}")
     planes = display_planes(fixed.grid, place, unit=fixed.unit)
     height = INCHES * min(TALLEST, max(plane.size[1] / plane.size[0] for plane in planes))
     figure = ShownFigure(figsize=(INCHES * len(planes) + 0.3, 2 * height + 0.8), layout="constrained")

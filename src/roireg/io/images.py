@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
-from roireg.core.image import Image, intensities, stored_values
+from roireg.core.image import Image, extremes, intensities, stored_values
 from roireg.core.words import IMAGE_FORMATS
 from roireg.io._itk import (
     check_shear,
@@ -48,7 +48,7 @@ from roireg.io.pictures import PICTURES, through_pillow
 from roireg.io.raster import Selection, Stored, refuse_selection
 from roireg.io.streams import refuse_special
 from roireg.io.tiff import read_tiff
-from roireg.io.tiff_writing import write_tiff
+from roireg.io.tiff_writing import tiles_complete, write_tiff
 from roireg.io.verified import verified_path
 
 __all__ = [
@@ -207,7 +207,7 @@ def check_image(image: Image) -> None:
         When it holds NaN or infinite values, or the same value everywhere.
     """
     _check_finite(image)
-    low, high = float(image.data.min()), float(image.data.max())
+    low, high = extremes(image.data)
     if low == high:
         raise InputError(
             f"{image.name}: every voxel has the value {low:g}, so there is nothing to register; check that this is "
@@ -373,8 +373,9 @@ def _holds(file: Path, kind: str, array: Array) -> bool:
     """Tell whether a file that was just written has the (channel, *spatial) values that were meant."""
     if kind in (".tif", ".tiff"):
         with tifffile.TiffFile(file) as tiff:
-            content = tiff.asarray()
-        return content.size == array.size
+            if tiff.pages.first.is_tiled:  # large, as `write_tiff` has it
+                return tiles_complete(tiff)
+            return tiff.asarray().size == array.size
     if kind in (".nii", ".nii.gz"):
         return np.array_equal(read_nifti(file).array.reshape(array.shape), array, equal_nan=array.dtype.kind == "f")
     if kind in (".jpg", ".jpeg"):

@@ -14,7 +14,7 @@ from roireg.core.grid import Grid
 from roireg.core.warp import LARGE
 from roireg.io.verified import verified_path
 
-__all__ = ["BAND", "write_tiff", "write_tiff_bands"]
+__all__ = ["BAND", "tiles_complete", "write_tiff", "write_tiff_bands"]
 
 Array = NDArray[Any]
 
@@ -88,12 +88,16 @@ def write_tiff_bands(path: Path, bands: Iterable[Array], grid: Grid, unit: str, 
         )
 
 
+def tiles_complete(file: tifffile.TiffFile) -> bool:
+    """Tell whether all tiles of a picture that was just written lie within its file."""
+    page = file.pages[0]
+    ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    return min(page.databytecounts) > 0 and max(ends) <= file.filehandle.size
+
+
 def _complete(file: Path) -> bool:
-    """Tell whether all tiles of a file that was just written lie within it."""
     with tifffile.TiffFile(file) as written:
-        page = written.pages[0]
-        ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-        return min(page.databytecounts) > 0 and max(ends) <= file.stat().st_size
+        return tiles_complete(written)
 
 
 def _tiles(values: Array) -> Iterator[Array]:

@@ -77,7 +77,8 @@ def apply(
     labels : whether it is a label map: nearest label, no new ones, 0 outside.
     inverse : whether to take the inverse.
     interpolation : "nearest", "linear", "bspline" or "lanczos"; None is linear, and nearest for label maps.
-    spacing : voxel size of the result in mm, a number or one per array axis; None is that of `fixed`.
+    spacing : voxel size of the result in mm, a number or one per array axis, of as many voxels as fill the box of
+        `fixed` best; None is that of `fixed`.
     fill : value outside the image; "auto" is what lies around its object, such as -1024 in a CT.
 
     Raises
@@ -106,7 +107,7 @@ def apply(
     else:
         check_fill(fill, image, labels=labels)
         outside = fill
-    grid = grid if spacing is None else grid.with_spacing(spacing)
+    grid = grid if spacing is None else _spaced(grid, spacing, f"spacing {spacing}")
     warped = resampled(image, mapping, grid, mode=mode, fill=outside)
     return warped if isinstance(target, Grid) else replace(warped, unit=target.unit)
 
@@ -169,40 +170,54 @@ def _points(job: ApplyJob, mapping: Transform) -> Work:
 
 def _image(job: ApplyJob, mapping: Transform) -> Work:
     assert job.reference is not None
+    target = read_reference(job.reference, job.picture)
+    grid, unit = target.grid, target.unit
+    notes = _scale_notes(mapping, target) if (job.fixed_scale, job.moving_scale) == (1.0, 1.0) else []
+    del target  # of a large picture its values alone take gigabytes
     series = job.frame is None and not job.labels and frame_count(job.subject) > 1
     image = (
         read_series(job.subject)
         if series
         else read_picture(job.subject, job.picture, labels=job.labels, finite=False)
     )
-    target = read_reference(job.reference, job.picture)
-    for name, ndim in ((str(job.subject), image.ndim), (str(job.reference), target.ndim)):
+    for name, ndim in ((str(job.subject), image.ndim), (str(job.reference), grid.ndim)):
         if ndim != mapping.ndim:
             raise GeometryError(
                 f"{name}: the image is {ndim}D but {', '.join(job.transforms)} is {mapping.ndim}D; expected equal"
             )
-    grid = target.grid
     if job.spacing is not None:
         sizes = parse_numbers("--spacing", job.spacing, (1, grid.ndim))[::-1]
-        voxels = math.prod(np.maximum(1, grid.extent / sizes).tolist())
-        if voxels > MOST_VOXELS:
-            raise InputError(
-                f"--spacing {job.spacing} makes {voxels:.2g} voxels of {job.reference}; give larger ones"
-            )
-        grid = grid.with_spacing(sizes)
+        grid = _spaced(grid, sizes if len(sizes) > 1 else sizes[0], f"--spacing {job.spacing}")
     fill = parse_fill(job.fill)
     if fill is not None:
         check_fill(fill, image, labels=job.labels)
     outside = outside_value(image, labels=job.labels, series=series) if fill is None else fill
     mode = "nearest" if job.labels else job.interpolation or "linear"
-    warped = replace(resampled(image, mapping, grid, mode=mode, fill=outside), unit=target.unit)
+    warped = replace(resampled(image, mapping, grid, mode=mode, fill=outside), unit=unit)
     document = {"out": job.out, "kind": "labels" if job.labels else "image", "size": grid.shape[::-1]}
 
     def write(path: Path) -> None:
         (write_series if series else write_labels if job.labels else write_image)(path, warped)
 
-    notes = _scale_notes(mapping, target) if (job.fixed_scale, job.moving_scale) == (1.0, 1.0) else []
     return Work(document | ({"frames": image.channels} if series else {}), write, warped, notes)
+
+
+def _spaced(grid: Grid, spacing: ArrayLike, name: str) -> Grid:
+    """Return the grid of voxels of exactly this size (mm, storage order) that fills the box of a grid best.
+
+    It has the same centre, and its outer faces lie at most half a voxel, together, from those of the box.
+    """
+    sizes = np.asarray(spacing, dtype=np.float64)
+    if sizes.shape not in ((), (grid.ndim,)) or not (np.isfinite(sizes).all() and sizes.min() > 0):
+        raise InputError(f"{name}: the size of voxels is a positive number, or one for each of {grid.ndim} axes")
+    shape = np.maximum(1, np.round(grid.extent / sizes))
+    voxels = math.prod(shape.tolist())
+    if voxels > MOST_VOXELS:
+        raise InputError(f"{name} makes {voxels:.2g} voxels of the reference; give larger ones")
+    affine = np.array(grid.affine)
+    affine[:-1, :-1] *= sizes / grid.spacing
+    affine[:-1, -1] = grid.center - affine[:-1, :-1] @ ((shape - 1) / 2)
+    return Grid(tuple(int(n) for n in shape), affine)
 
 
 def _scale_notes(mapping: Transform, target: Image) -> list[str]:

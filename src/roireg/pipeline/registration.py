@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from roireg.core.ambient import own_settings
 from roireg.core.background import background
 from roireg.core.errors import InputError
+from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Chain, Transform
@@ -32,10 +33,16 @@ from roireg.io.images import stored_values
 from roireg.io.tiff_writing import BAND, write_tiff_bands
 from roireg.pipeline.config import Config
 
-__all__ = ["Registration"]
+__all__ = ["Registration", "warped_in_bands"]
 
 LARGEST_PNG = 100_000_000
 """Pixels beyond which a warped picture is TIFF: few programs open such a PNG, and it takes minutes to write."""
+
+
+def warped_in_bands(moving: Image, grid: Grid) -> bool:
+    """Tell whether the moving picture on a fixed grid is written part by part and never held as a whole."""
+    stored = moving.ndim == 2 and moving.dtype in ("uint8", "uint16") and moving.channels in (1, 3, 4)
+    return stored and grid.size > LARGEST_PNG
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +90,11 @@ class Registration:
     @own_settings()
     def warped(self) -> Image:
         """The moving image on the fixed grid; where it has no data `fill`, or its `background`."""
-        fill = background(self.moving) if self.fill is None else self.fill
-        return warp(self.moving, self.transform, self.fixed.grid, fill=fill)
+        return warp(self.moving, self.transform, self.fixed.grid, fill=self._outside)
+
+    @property
+    def _outside(self) -> float | tuple[float, ...]:
+        return background(self.moving) if self.fill is None else self.fill
 
     @own_settings()
     def move_labels(self, labels: LabelsLike) -> Image:
@@ -164,7 +174,8 @@ class Registration:
         )
 
     def _repr_html_(self) -> str:
-        return summary_html(self.title, self.verdict, self.reasons, self.metrics, picture=self.plot()._repr_png_())
+        said = (*self.reasons, *self.worse)
+        return summary_html(self.title, self.verdict, said, self.metrics, picture=self.plot()._repr_png_())
 
     @property
     def title(self) -> str:
@@ -245,7 +256,7 @@ class Registration:
             write_image(path, self.warped)
             return
         moving, grid = self.moving, self.fixed.grid
-        fill, rows = background(moving), grid.shape[0]
+        fill, rows = self._outside, grid.shape[0]
 
         def bands() -> Iterator[NDArray[np.generic]]:
             for first in range(0, rows, BAND):
@@ -259,7 +270,7 @@ class Registration:
         """File name of the warped image: PNG for 2D raster images, TIFF for very large ones, NIfTI otherwise."""
         if self.moving.ndim != 2 or self.moving.dtype not in ("uint8", "uint16"):
             return "warped.nii.gz"
-        if self.fixed.grid.size > LARGEST_PNG and self.moving.channels in (1, 3, 4):
+        if warped_in_bands(self.moving, self.fixed.grid):
             return "warped.tif"
         return "warped.png" if self.moving.unit == "px" else "warped.nii.gz"
 
