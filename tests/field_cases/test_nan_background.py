@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import scipy.ndimage
+import SimpleITK as sitk
 import torch
 
 from app.scenes import fails, run
@@ -63,3 +65,12 @@ def test_the_fill_is_neutral_and_the_mask_joins_that_of_the_user() -> None:
         without_missing(image.with_data(torch.full_like(image.data, float("nan"))))
     with pytest.warns(HeaderWarning, match="1600 voxels"):
         without_missing(image)
+
+
+def test_convert_carries_nan(tmp_path: Path) -> None:
+    values = np.full((6, 5, 4), 2.5, np.float32)
+    values[0] = np.nan
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
+    assert run("convert", tmp_path / "a.nii", tmp_path / "b.nrrd").exit_code == 0
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "b.nrrd")))
+    assert np.array_equal(written, values.T, equal_nan=True)

@@ -243,6 +243,24 @@ def test_elastix_chains_are_read(elastix_chain, tmp_path: Path) -> None:
         read_transform(tmp_path / "TransformParameters.1.txt")
 
 
+def test_elastix_keeps_numbers_in_files_of_itk(tmp_path: Path) -> None:
+    """As elastix 5.1 and later do where they are asked to, for a transform and for where it starts from."""
+    turn = sitk.Euler3DTransform((5, 6, 7), 0.1, 0.2, 0.3, (1, 2, 3))
+    shift = sitk.TranslationTransform(3, (4, 5, 6))
+    expected = np.array([turn.TransformPoint(shift.TransformPoint(p)) for p in PLACES.tolist()])
+    for ending in ("h5", "tfm", "mat"):
+        sitk.WriteTransform(turn, str(tmp_path / f"turn.{ending}"))
+        sitk.WriteTransform(shift, str(tmp_path / f"shift.{ending}"))
+        (tmp_path / "t.txt").write_text(
+            f'(Transform "File")\n(TransformFileName "/elsewhere/turn.{ending}")\n(FixedImageDimension 3)\n'
+            f'(InitialTransformParameterFileName "shift.{ending}")\n(HowToCombineTransforms "Compose")\n'
+        )
+        np.testing.assert_allclose(read_transform(tmp_path / "t.txt").map_points(PLACES), expected, atol=1e-9)
+    (tmp_path / "turn.mat").unlink()
+    with pytest.raises(InputError, match=r"its transform file '/elsewhere/turn\.mat' is not there"):
+        read_transform(tmp_path / "t.txt")
+
+
 def _parameters(kind: str, values: str, d: int = 3, more: str = "") -> str:
     return (
         f'(Transform "{kind}")\n(FixedImageDimension {d})\n(NumberOfParameters {len(values.split())})\n'
@@ -315,6 +333,10 @@ def test_linear_transforms_of_elastix(tmp_path: Path, text: str, expected: sitk.
                 "NoInitialTransform", "t.txt"
             ),
             "combined by 'Add'",
+        ),
+        (
+            _parameters("TranslationTransform", "1 2 3", more='(UseDirectionCosines "false")\n'),
+            r"without the directions of the images \(UseDirectionCosines false\)",
         ),
     ],
 )
@@ -390,6 +412,16 @@ def test_other_kinds_are_refused_by_name(tmp_path: Path, name: str, kind: int, c
     file = _nifti(tmp_path / "f.nii", np.zeros((4, 4, 4, 3)), FIXED, name=name, kind=kind, code=code)
     with pytest.raises(InputError, match=message):
         read_transform(file)
+
+
+@pytest.mark.parametrize("code", [0, 1006, 1007])
+def test_vectors_along_a_fourth_axis_are_refused(tmp_path: Path, code: int) -> None:
+    """MRtrix keeps positions there, others displacements, along voxel axes or the world's."""
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6, 3), np.float32), np.eye(4))
+    image.header["intent_code"] = code
+    nibabel.save(image, tmp_path / "warp.nii")
+    with pytest.raises(InputError, match=r"4D image of 3 volumes does not say what its vectors mean.*MRtrix"):
+        read_transform(tmp_path / "warp.nii")
 
 
 def test_displacement_intent_is_ras_as_in_itk(tmp_path: Path) -> None:

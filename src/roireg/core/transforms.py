@@ -272,7 +272,7 @@ def _nearest_affine(points: Tensor, mapped: Tensor) -> tuple[Tensor, Tensor]:
         torch.eye(d, dtype=x.dtype, device=x.device)
         + torch.linalg.solve(spread, (x - x_mean).T @ ((y - x) - (y_mean - x_mean))).T
     )
-    if float(torch.linalg.det(slope)) < 0.05:
+    if abs(float(torch.linalg.det(slope))) < 0.05:
         slope = torch.eye(d, dtype=x.dtype, device=x.device)
     return slope.float(), (y_mean - slope @ x_mean).float()
 

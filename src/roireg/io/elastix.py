@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from roireg.core.errors import InputError
 from roireg.core.transforms import Affine, Chain, Transform
+from roireg.io.itk_files import read_records
 from roireg.io.itk_transforms import Record, from_records
 
 __all__ = ["is_elastix", "read_elastix"]
@@ -39,8 +40,9 @@ def is_elastix(text: str) -> bool:
 def read_elastix(path: Path, text: str) -> Transform:
     """Read a parameter file of elastix and the initial transforms it names.
 
-    Understood are TranslationTransform, EulerTransform, SimilarityTransform, AffineTransform, BSplineTransform and
-    RecursiveBSplineTransform. Initial transforms are looked for at the path in the file and beside it.
+    Understood are TranslationTransform, EulerTransform, SimilarityTransform, AffineTransform, BSplineTransform,
+    RecursiveBSplineTransform and File, a file of ITK, as which initial transforms come too. They are looked for at
+    the path in the file and beside it.
 
     Raises
     ------
@@ -63,7 +65,12 @@ def read_elastix(path: Path, text: str) -> Transform:
                 f"{place}: transforms combined by {combine!r} are not supported, only those by 'Compose'; register "
                 "again with that setting"
             )
-        place, text = _initial_file(place, initial)
+        place = _initial_file(place, initial)
+        read = _text(place)
+        if read is None:
+            parts.append(from_records(read_records(place), name=str(place)))
+            return Chain(tuple(reversed(parts)))
+        text = read
     raise InputError(f"{path}: the initial transforms name each other in a circle; name the file of one transform")
 
 
@@ -83,22 +90,30 @@ def _initial(entries: Entries) -> str | None:
     return None
 
 
-def _initial_file(place: Path, initial: str) -> tuple[Path, str]:
-    """Return the file of an initial transform, where it was or, after a move, beside the one that names it."""
+def _initial_file(place: Path, initial: str, what: str = "initial transform") -> Path:
+    """Return a file that another one names, where it was or, after a move, beside that one."""
     for candidate in (place.parent / initial, place.parent / Path(initial.replace("\\", "/")).name):
-        try:
-            there = candidate.is_file()
-        except (OSError, ValueError):  # a name that no file can have
-            there = False
-        if there:
-            try:
-                text = candidate.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"{candidate}: the file cannot be read as text") from error
-            if not is_elastix(text):
-                raise InputError(f"{candidate}: expected a parameter file of elastix, which {place} starts from")
-            return candidate, text
-    raise InputError(f"{place}: its initial transform {initial[:80]!r} is not there; put the file beside it")
+        if _is_file(candidate):
+            return candidate
+    raise InputError(f"{place}: its {what} {initial[:80]!r} is not there; put the file beside it")
+
+
+def _text(path: Path) -> str | None:
+    """Return the text of a parameter file of elastix; None where it is something else, such as a file of ITK."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read ({error.strerror}); check its permissions") from error
+    return text if is_elastix(text) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _transform(entries: Entries, name: str) -> Transform:
@@ -106,6 +121,13 @@ def _transform(entries: Entries, name: str) -> Transform:
     d = int(_numbers(entries, "FixedImageDimension", name, 1)[0]) if "FixedImageDimension" in entries else 3
     if d not in (2, 3):
         raise InputError(f"{name}: expected a 2D or 3D transform, found {d}D")
+    if (entries.get("UseDirectionCosines") or ["true"])[0] == "false":
+        raise InputError(
+            f"{name}: it was found without the directions of the images (UseDirectionCosines false), so it does not "
+            'map points of the world; register again with "true"'
+        )
+    if kind == "File":
+        return _of_itk(entries, name)
     if (entries.get("UseBinaryFormatForTransformationParameters") or ["false"])[0] == "true":
         raise InputError(f"{name}: parameters in a binary file are not read; write them into the text file")
     if kind == "TranslationTransform":
@@ -123,6 +145,13 @@ def _transform(entries: Entries, name: str) -> Transform:
         fixed = np.append(fixed, float((entries.get("ComputeZYX") or ["false"])[0] == "true"))
     parameters = _numbers(entries, "TransformParameters", name)
     return from_records([Record(_LINEAR[kind].format(d=d), parameters, fixed)], name=name)
+
+
+def _of_itk(entries: Entries, name: str) -> Transform:
+    """Read the file of ITK in which elastix 5.1 and later keep the numbers if they are asked to."""
+    file = (entries.get("TransformFileName") or [""])[0]
+    place = _initial_file(Path(name), file, "transform file")
+    return from_records(read_records(place), name=str(place))
 
 
 def _spline(entries: Entries, d: int, name: str) -> Transform:

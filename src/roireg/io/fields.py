@@ -94,6 +94,13 @@ def _from_nifti(path: Path) -> Transform:
     niftyreg = intent == _VECTORS and title == b"NREG_TRANS"
     if niftyreg:
         _check_niftyreg(path, parameter, extended)
+    size = [int(n) for n in nifti_header(path)["dim"]][1:]
+    if int(nifti_header(path)["dim"][0]) == 4 and size[3] in (2, 3):
+        raise InputError(
+            f"{path}: a 4D image of {size[3]} volumes does not say what its vectors mean, displacements or positions "
+            "(MRtrix, FSL, DIPY), expected a 5D one; write the field as ITK does, for example with warpconvert or "
+            "wb_command -convert-warpfield ... -to-itk"
+        )
     stored = read_nifti(path, field=True)
     positions = intent == _VECTORS and title == b"Mapping"
     if not (niftyreg or positions):

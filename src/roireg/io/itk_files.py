@@ -25,12 +25,40 @@ from roireg.io import hdf5
 from roireg.io.hdf5 import Contents, DamagedError, read_contents, write_contents
 from roireg.io.itk_transforms import Record
 
-__all__ = ["HDF5_MAGIC", "TEXT_MAGIC", "is_sealed", "read_hdf5", "read_matlab", "read_text", "write_hdf5"]
+__all__ = [
+    "HDF5_MAGIC",
+    "TEXT_MAGIC",
+    "is_sealed",
+    "read_hdf5",
+    "read_matlab",
+    "read_records",
+    "read_text",
+    "write_hdf5",
+]
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 TEXT_MAGIC = "#Insight Transform File"
 
 Array = NDArray[np.float64]
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read the transforms of a file of ITK, known by its content, in the order they are kept in.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read, is damaged or of another kind.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read ({error.strerror}); check its permissions") from error
+    if data.startswith(HDF5_MAGIC):
+        return read_hdf5(path)
+    if data.startswith(TEXT_MAGIC.encode()):
+        return read_text(data.decode("utf-8", "replace"), str(path))
+    return read_matlab(data, str(path))
 
 
 # -- text -----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from roireg.io.timeseries import frame_count, read_series, write_series
 from roireg.jobs.apply import ApplyJob
 from roireg.jobs.job import Work
 from roireg.jobs.options import parse_fill, parse_numbers
-from roireg.jobs.reading import load_chain, load_transform, read_picture, read_reference
+from roireg.jobs.reading import MOST_TRIED, inverted, load_chain, load_transform, read_picture, read_reference
 from roireg.jobs.resampling import check_fill, outside_value, resampled, unmoved
 from roireg.pipeline import Registration
 from roireg.pipeline.saved import SavedRegistration
@@ -124,7 +124,7 @@ def _mapping(transform: Applied | Sequence[Applied], *, inverse: bool) -> Transf
         return Chain(tuple(reversed(parts) if inverse else parts))
     else:
         mapping = as_transform(transform)
-    return mapping.inverse() if inverse else mapping
+    return inverted(mapping, "the transform") if inverse else mapping
 
 
 # -- the job ----------------------------------------------------------------------------------------
@@ -193,6 +193,7 @@ def _image(job: ApplyJob, mapping: Transform) -> Work:
         check_fill(fill, image, labels=job.labels)
     outside = outside_value(image, labels=job.labels, series=series) if fill is None else fill
     mode = "nearest" if job.labels else job.interpolation or "linear"
+    notes = notes or _end_notes(mapping, grid)
     warped = replace(resampled(image, mapping, grid, mode=mode, fill=outside), unit=unit)
     document = {"out": job.out, "kind": "labels" if job.labels else "image", "size": grid.shape[::-1]}
 
@@ -218,6 +219,17 @@ def _spaced(grid: Grid, spacing: ArrayLike, name: str) -> Grid:
     affine[:-1, :-1] *= sizes / grid.spacing
     affine[:-1, -1] = grid.center - affine[:-1, :-1] @ ((shape - 1) / 2)
     return Grid(tuple(int(n) for n in shape), affine)
+
+
+def _end_notes(mapping: Transform, grid: Grid) -> list[str]:
+    """Tell how much of a reference lies where a displacement field has ended."""
+    share = float(unmoved(mapping, grid.coarsened(MOST_TRIED).points()).mean())
+    if share <= 0.005:
+        return []
+    return [
+        f"{100 * share:.2g} % of the reference lie beyond the end of a displacement field, which does not move them; "
+        "what is shown there is not registered"
+    ]
 
 
 def _scale_notes(mapping: Transform, target: Image) -> list[str]:

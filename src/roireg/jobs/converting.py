@@ -41,7 +41,7 @@ def compute(job: ConvertJob, progress: Progress) -> Work:
         pairs = read_pairs(job.source)
         return Work(document, lambda path: write_pairs(path, pairs), pairs)
     labels = job.content == "labels"
-    image = read_picture(job.source, job.picture, labels=labels)
+    image = read_picture(job.source, job.picture, labels=labels, finite=False)
     if job.cut is not None:
         image = _slice(image, *job.axis_and_index)
     return Work(document, lambda path: (write_labels if labels else write_image)(path, image), image)

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roireg.core.bspline import BSpline
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.files import extension_of, is_complete
 from roireg.core.grid import Grid
 from roireg.core.image import Image
 from roireg.core.rois import Prompt
-from roireg.core.transforms import Chain, Transform
+from roireg.core.scales import field_grid
+from roireg.core.transforms import Affine, Chain, Transform
 from roireg.io import read_image, read_labels, read_transform
+from roireg.io._itk import warn_header
 from roireg.io.images import TIFF
 from roireg.jobs.files import ants_files, parse_transform
 from roireg.jobs.options import ClassOptions, NetworkOptions, PointOptions, SettingsOptions, parse_numbers
@@ -24,7 +27,14 @@ from roireg.models import resolve
 from roireg.pipeline import Config, preset
 from roireg.pipeline.prompts import check_prompt
 
+MOST_TRIED = 20_000
+"""Voxels of a field whose inverse is looked at."""
+
+FOLDED = 1e-3
+"""Share of them up to which it is not worth a word."""
+
 __all__ = [
+    "inverted",
     "load_chain",
     "load_labels",
     "load_transform",
@@ -89,7 +99,39 @@ def load_transform(path: Path | str, *, fixed: Path | None = None, moving: Path 
         transform = Chain(tuple(read_transform(p) for p in parts)) if len(parts) > 1 else read_transform(parts[0])
     else:
         transform = read_transform(place)
-    return transform.inverse() if inverse else transform
+    return inverted(transform, str(path)) if inverse else transform
+
+
+def inverted(transform: Transform, name: str) -> Transform:
+    """Return the inverse of a transform, with a warning where its fields fold, so that there is none.
+
+    Parameters
+    ----------
+    name : how the warning refers to the transform.
+    """
+    back = transform.inverse()
+    parts = transform.transforms if isinstance(transform, Chain) else (transform,)
+    inverses = back.transforms[::-1] if isinstance(back, Chain) else (back,)
+    for part, inverse in zip(parts, inverses, strict=True):
+        if not isinstance(part, Affine):
+            _tell_folds(part, inverse, name)
+    return back
+
+
+def _tell_folds(transform: Transform, inverse: Transform, name: str) -> None:
+    """Warn where points do not come back from a field and its inverse to half a voxel."""
+    grid = transform.field.grid if isinstance(transform, BSpline) else field_grid(transform)
+    if grid is None:
+        return
+    points = grid.coarsened(MOST_TRIED).points()
+    off = np.linalg.norm(inverse.map_points(transform.map_points(points)) - points, axis=1)
+    share = float((off > 0.5 * grid.spacing.max()).mean())
+    if share > FOLDED:
+        warn_header(
+            name,
+            f"its field folds, so that it has no inverse at {100 * share:.2g} % of its voxels: what is put there is "
+            f"up to {off.max():.3g} {'mm' if grid.ndim == 3 else 'mm or px'} off",
+        )
 
 
 def load_chain(
