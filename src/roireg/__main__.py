@@ -1,5 +1,7 @@
 """The program; `app.cli` is loaded when it runs."""
 
+import atexit
+import gc
 import signal
 import time
 
@@ -13,6 +15,8 @@ def main() -> None:
     """Run the command line; the entry point of the package."""
     from roireg.app.cli import main as run
 
+    # Else Python looks for unused objects once more at the end, a second in which nothing seems to happen.
+    atexit.register(gc.freeze)
     run(STARTED)
 
 

@@ -142,6 +142,15 @@ def test_mistakes_are_told_before_anything_heavy_is_loaded(flat, tmp_path):
     assert files_in(tmp_path) == set()
 
 
+def test_nothing_is_searched_for_at_the_end():
+    code = (
+        "import atexit, gc, roireg.__main__, roireg.app.cli as cli; cli.main = lambda started: None; "
+        "roireg.__main__.main(); atexit._run_exitfuncs(); print(gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 def test_the_entry_point_lets_an_interruption_end_it_while_modules_are_loaded():
     # A shell starts what runs in the background with the signal ignored, and that stays.
     for usual, expected in (("default_int_handler", "SIG_DFL"), ("SIG_IGN", "SIG_IGN")):

@@ -352,7 +352,7 @@ def test_landmarks_without_partners_are_refused() -> None:
 
 def test_a_field_that_moves_nothing_is_not_named_as_the_motion() -> None:
     grid = GRIDS["2D"]
-    image, affine = phantom(grid), Affine.translation([3.0, 4.0])
+    image, affine = phantom(grid), Affine(np.array([[1.1, 0, 3.0], [0, 1, 4.0], [0, 0, 1]]))
     still = DisplacementField(grid, torch.zeros(2, *grid.shape))
     moving = DisplacementField(grid, torch.ones(2, *grid.shape))
     page = render_report(ReportInput("A case", image, image, Chain((still, affine))))
@@ -360,3 +360,5 @@ def test_a_field_that_moves_nothing_is_not_named_as_the_motion() -> None:
     assert "displacement field, then affine" in render_report(
         ReportInput("A case", image, image, Chain((moving, affine)))
     )
+    rigid = render_report(ReportInput("A case", image, image, Chain((still, Affine.translation([3.0, 4.0])))))
+    assert "<dd>rigid<" in rigid

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_rgb
 
 from roireg.core.files import readable
-from roireg.core.transforms import Chain, DisplacementField
+from roireg.core.transforms import Affine, Chain, DisplacementField, Transform
 from roireg.evaluate import palette
 from roireg.evaluate.metrics import MetricValue, centroid_errors, metric
 from roireg.evaluate.palette import distinct_colours
@@ -84,9 +84,16 @@ def _facts(report: ReportInput) -> list[dict[str, str]]:
     steps = report.transform.transforms if isinstance(report.transform, Chain) else (report.transform,)
     # A field that moves nothing says only which grid the result was made for.
     told = [t for t in steps if not (isinstance(t, DisplacementField) and not bool(t.displacement.any()))] or steps
-    words = [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(t).__name__).lower() for t in told]
-    rows.append({"label": "Motion", "name": ", then ".join(words), "text": text})
+    rows.append({"label": "Motion", "name": ", then ".join(map(_kind, told)), "text": text})
     return rows
+
+
+def _kind(transform: Transform) -> str:
+    """Return in words what a transform is."""
+    if isinstance(transform, Affine):
+        linear = transform.matrix[:-1, :-1]
+        return "rigid" if np.allclose(linear.T @ linear, np.eye(len(linear)), atol=1e-6) else "affine"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(transform).__name__).lower()
 
 
 def _pair_rows(report: ReportInput, drawn: list[int]) -> dict[str, Any] | None:
