@@ -11,10 +11,11 @@ import scipy.ndimage
 import SimpleITK as sitk
 import torch
 
-from app.scenes import fails, run
+from app.scenes import answer, fails, run
 from roireg.core.errors import InputError
 from roireg.core.image import Image
-from roireg.io import HeaderWarning, write_image
+from roireg.core.transforms import Affine
+from roireg.io import HeaderWarning, read_image, write_image, write_transform
 from roireg.pipeline.missing import masked, without_missing
 from support import make_grid
 
@@ -65,6 +66,18 @@ def test_the_fill_is_neutral_and_the_mask_joins_that_of_the_user() -> None:
         without_missing(image.with_data(torch.full_like(image.data, float("nan"))))
     with pytest.warns(HeaderWarning, match="1600 voxels"):
         without_missing(image)
+
+
+def test_a_map_with_nan_is_a_reference_and_is_evaluated_where_it_has_values(tmp_path: Path) -> None:
+    write_image(tmp_path / "whole.nii.gz", _map(nan=False))
+    write_image(tmp_path / "nan.nii.gz", _map(nan=True))
+    write_transform(tmp_path / "none.tfm", Affine.identity(3))
+    options = ("--reference", tmp_path / "nan.nii.gz", "-o", tmp_path / "out.nii.gz")
+    assert run("apply", tmp_path / "none.tfm", tmp_path / "whole.nii.gz", *options).exit_code == 0
+    torch.testing.assert_close(read_image(tmp_path / "out.nii.gz").data, _map(nan=False).data, atol=1e-4, rtol=0)
+    for fixed, moving in (("nan", "whole"), ("whole", "nan")):
+        found = answer("evaluate", "--fixed", tmp_path / f"{fixed}.nii.gz", "--moving", tmp_path / f"{moving}.nii.gz")
+        assert found["metrics"]["ncc"]["value"] == pytest.approx(1)
 
 
 def test_convert_carries_nan(tmp_path: Path) -> None:

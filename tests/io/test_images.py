@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -19,7 +20,16 @@ import torch
 from roireg.core.errors import InputError, OutputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
-from roireg.io import check_image, read_image, read_labels, read_pairs, sha256_of, write_image, write_labels
+from roireg.io import (
+    HeaderWarning,
+    check_image,
+    read_image,
+    read_labels,
+    read_pairs,
+    sha256_of,
+    write_image,
+    write_labels,
+)
 from roireg.io._itk import to_itk_image
 
 OBLIQUE = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -177,6 +187,18 @@ def test_palette_gives_indices(tmp_path: Path, extension: str) -> None:
     picture.save(tmp_path / f"l{extension}")
     assert np.array_equal(read_labels(tmp_path / f"l{extension}").data[0], indices)
     assert read_image(tmp_path / f"l{extension}").channels == 3
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64"])
+def test_integers_that_are_rounded_are_told(tmp_path: Path, dtype: str) -> None:
+    """Regions of an atlas of mice have numbers of nine digits."""
+    values = np.full((4, 5, 6), 2**24 + 1, dtype)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4), dtype=values.dtype), tmp_path / "i.nii")
+    with pytest.warns(HeaderWarning, match="integers of up to 16777217 are rounded"):
+        read_image(tmp_path / "i.nii")
+    assert set(read_labels(tmp_path / "i.nii").data.unique().tolist()) == {2**24 + 1}
+    nibabel.save(nibabel.Nifti1Image(values - 1, np.eye(4), dtype=values.dtype), tmp_path / "i.nii")
+    assert float(read_image(tmp_path / "i.nii").data.max()) == 2**24
 
 
 def test_16_bit_index_png(tmp_path: Path) -> None:

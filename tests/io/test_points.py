@@ -151,6 +151,27 @@ def test_points_that_are_not_placed_are_left_out_and_told(tmp_path: Path, status
         read_points(_markups(tmp_path / "q.mrk.json", [("A", None, status)]))
 
 
+def test_points_of_fcsv_that_are_not_placed_are_left_out_and_told(tmp_path: Path) -> None:
+    """Slicer 5 says so in a column beyond those its header names."""
+    header = "# CoordinateSystem = LPS\n# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+    rows = [f"{i},{i},2,3,0,0,0,1,1,1,0,P{i},,,{state},0\n" for i, state in enumerate((2, 0, 1, 2, 3))]
+    (tmp_path / "p.fcsv").write_text(header + "".join(rows))
+    with pytest.warns(HeaderWarning, match="not placed are left out: P1, P2, P4"):
+        points = read_points(tmp_path / "p.fcsv")
+    assert (points.names, points.rows) == (("P0", "P3"), (0, 3))
+    np.testing.assert_array_equal(points.points, [[0, 2, 3], [3, 2, 3]])
+    (tmp_path / "q.fcsv").write_text(header + rows[1])
+    with pytest.raises(InputError, match="no points that are placed"):
+        read_points(tmp_path / "q.fcsv")
+
+
+def test_rows_whose_names_differ_are_told() -> None:
+    fixed, moving = PointSet(np.eye(3), ("A", "A", "B")), PointSet(2 * np.eye(3), ("B", "A", "A"))
+    with pytest.warns(HeaderWarning, match=r"row by row although names differ \(A with B, B with A\)"):
+        first, second = pair_points(fixed, moving)
+    np.testing.assert_array_equal(2 * first.points, second.points)
+
+
 def test_equal_names_in_another_order_are_paired_by_name() -> None:
     fixed = PointSet(np.diag([1.0, 2, 3]), ("A", "B", "C"))
     moving = fixed.take([2, 0, 1])

@@ -40,7 +40,7 @@ class Truth:
     labels : label maps (fixed, moving) on any grids, 0 is background; equal ids are equal structures.
     points : landmarks (fixed, moving), each (N, d) world points (x, y[, z]), lists too; equal rows correspond.
     transform : the true map, fixed to moving; needs the grid.
-    images : compared by intensity where they overlap.
+    images : compared by intensity where they and their masks overlap.
     mask : (*grid.shape) bool, the voxels of the grid that count, usually the body.
 
     Raises
@@ -189,6 +189,9 @@ def _metric(name: str, value: float, before: MetricValue | None, unit: str) -> M
 def _similarity(transform: Transform | None, images: Pair) -> dict[str, float]:
     fixed, moving = images.fixed, images.moving
     overlap = overlap_mask(transform, fixed.grid, moving.grid)
+    for mask, through in ((images.fixed_mask, None), (images.moving_mask, transform)):
+        if mask is not None:
+            overlap &= warp(mask, through, fixed.grid, mode="nearest").data[0] > 0
     if not bool(overlap.any()):
         return {}
     return similarity(fixed, warp(moving.gray(), transform, fixed.grid), overlap)

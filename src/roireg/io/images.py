@@ -79,6 +79,9 @@ _RASTER_TYPES = {
 MOST_PACKED = 4096
 """Voxels that a byte of a compressed file stands for at most: images of one colour are small."""
 
+EXACT = 1 << 24
+"""The largest integer up to which float32 holds all."""
+
 ROUNDED = 0.02
 """How far a label may be off a whole number: integers that nibabel saved with a slope are up to 0.016 off."""
 
@@ -152,7 +155,19 @@ def read_labels(
 
 
 def image_of(name: str | Path, stored: Stored) -> Image:
-    """Return the image of what is stored; `name` is how messages refer to it."""
+    """Return the image of what is stored; `name` is how messages refer to it.
+
+    Integers beyond 24 bits, which float32 rounds, are told: they are mostly names of regions.
+    """
+    array = stored.array
+    if array.dtype.kind in "iu" and array.dtype.itemsize >= 4:
+        largest = max(int(array.max()), -int(array.min()))
+        if largest > EXACT:
+            warn_header(
+                str(name),
+                f"integers of up to {largest} are rounded to the nearest that fits 24 bits; a label map is read "
+                "exactly, with --labels where there is the option",
+            )
     return _image(name, intensities(stored.array, copy=False), stored)
 
 

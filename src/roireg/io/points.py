@@ -117,6 +117,7 @@ def pair_points(
                 "correspond to row i of the other, or every point have a name of its own"
             )
         keys = (fixed.rows, moving.rows)
+        _tell_other_names(fixed, moving, common, fixed_name, moving_name)
     places = {key: i for i, key in enumerate(keys[1])}
     matches = [(i, places[key]) for i, key in enumerate(keys[0]) if key in places]
     if not matches:
@@ -129,6 +130,19 @@ def pair_points(
         if alone:
             warn_header(name, f"without a partner on the other side, left out: {_listed(alone)}")
     return fixed.take([i for i, _ in matches]), moving.take([j for _, j in matches])
+
+
+def _tell_other_names(fixed: PointSet, moving: PointSet, common: set[str], fixed_name: str, moving_name: str) -> None:
+    """Warn where rows correspond although their names, which both files have, say something else."""
+    there = dict(zip(moving.rows, moving.names, strict=True))
+    pairs = [(name, there[row]) for row, name in zip(fixed.rows, fixed.names, strict=True) if row in there]
+    other = [f"{a or 'unnamed'} with {b or 'unnamed'}" for a, b in pairs if a != b]
+    if other and common - {""}:
+        warn_header(
+            moving_name,
+            f"its points are paired with those of {fixed_name} row by row although names differ ({_listed(other)}); "
+            "give every point a name of its own",
+        )
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
@@ -158,8 +172,8 @@ def read_points(path: str | Path) -> PointSet:
         raise InputError(f"{place}: the file cannot be read as text; expected .csv, .mrk.json or .fcsv") from error
     if name.endswith(".json"):
         return _from_markups(place, text)
-    elif name.endswith(".fcsv"):
-        points, names = _from_fcsv(place, text)
+    if name.endswith(".fcsv"):
+        return _from_fcsv(place, text)
     elif name.endswith((".csv", ".tsv", ".txt")):
         points, names = _from_table(place, [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()])
     else:
@@ -275,7 +289,7 @@ def _to_lps(point: Sequence[float], system: str) -> list[float]:
     return [-x, -y, z] if system == "RAS" else [x, y, z]
 
 
-def _from_fcsv(place: Path, text: str) -> tuple[list[list[float]], list[str]]:
+def _from_fcsv(place: Path, text: str) -> PointSet:
     system = "RAS"  # files from before the header line existed
     columns = list(FCSV_COLUMNS)
     lines = []
@@ -290,16 +304,22 @@ def _from_fcsv(place: Path, text: str) -> tuple[list[list[float]], list[str]]:
             lines.append((number, line))
     if not {"x", "y", "z"} <= set(columns):
         raise InputError(f"{place}: the columns line must name x, y and z, found {_shown(','.join(columns))}")
-    points, names = [], []
-    for number, line in lines:
+    points, names, rows, unplaced = [], [], [], []
+    for place_in_list, (number, line) in enumerate(lines):
         row = _row(place, number, line)
         if len(row) < 1 + max(columns.index(a) for a in "xyz"):
             raise InputError(f"{place}: line {number} has {len(row)} columns, expected {len(columns)}")
+        label = columns.index("label") if "label" in columns else len(row)
+        name = row[label] if label < len(row) else ""
+        # Slicer 5 adds two columns that its header does not name; the first is the state of the point.
+        if row[len(columns) : len(columns) + 1] not in ([], [""], [_FCSV_PLACED]):
+            unplaced.append(name or f"line {number}")
+            continue
         values = [_number(place, f"line {number}", row[columns.index(a)]) for a in "xyz"]
         points.append(_to_lps(values, system))
-        label = columns.index("label") if "label" in columns else len(row)
-        names.append(row[label] if label < len(row) else "")
-    return points, names
+        names.append(name)
+        rows.append(place_in_list)
+    return _of_placed(place, points, names, rows, unplaced)
 
 
 def _to_fcsv(points: PointSet) -> str:
@@ -332,6 +352,13 @@ def _from_markups(place: Path, text: str) -> PointSet:
         points.append(_to_lps([_number(place, where, v) for v in position], system))
         names.append(name)
         rows.append(row)
+    return _of_placed(place, points, names, rows, unplaced)
+
+
+def _of_placed(
+    place: Path, points: list[list[float]], names: list[str], rows: list[int], unplaced: list[str]
+) -> PointSet:
+    """Return the points of Slicer that are placed, with a warning that names the others."""
     if not points:
         raise InputError(f"{place}: the file holds no points{' that are placed' if unplaced else ''}")
     if unplaced:
@@ -341,6 +368,9 @@ def _from_markups(place: Path, text: str) -> PointSet:
 
 _PLACED = ("defined",)
 """Of Slicer's states; the others are undefined, preview and missing."""
+
+_FCSV_PLACED = "2"
+"""The same as a number; 0 is undefined, 1 preview, 3 missing."""
 
 
 def _controls(place: Path, markup: dict[str, Any]) -> list[dict[str, Any]]:

@@ -170,10 +170,9 @@ def _points(job: ApplyJob, mapping: Transform) -> Work:
 
 def _image(job: ApplyJob, mapping: Transform) -> Work:
     assert job.reference is not None
-    target = read_reference(job.reference, job.picture)
-    grid, unit = target.grid, target.unit
-    notes = _scale_notes(mapping, target) if (job.fixed_scale, job.moving_scale) == (1.0, 1.0) else []
-    del target  # of a large picture its values alone take gigabytes
+    grid, unit = read_reference(job.reference, job.picture)
+    told = (job.fixed_scale, job.moving_scale) != (1.0, 1.0)
+    notes = [] if told else _scale_notes(mapping, grid, unit, str(job.reference))
     series = job.frame is None and not job.labels and frame_count(job.subject) > 1
     image = (
         read_series(job.subject)
@@ -232,15 +231,15 @@ def _end_notes(mapping: Transform, grid: Grid) -> list[str]:
     ]
 
 
-def _scale_notes(mapping: Transform, target: Image) -> list[str]:
+def _scale_notes(mapping: Transform, grid: Grid, unit: str, name: str) -> list[str]:
     """Warn where a reference in pixels is several times as large as what was registered."""
     lattice = field_grid(mapping)
-    if target.unit != "px" or lattice is None or lattice.ndim != target.ndim:
+    if unit != "px" or lattice is None or lattice.ndim != grid.ndim:
         return []
-    times = (target.grid.extent / lattice.extent).min()
+    times = (grid.extent / lattice.extent).min()
     if times <= 1.5:
         return []
     return [
-        f"{target.name} is about {times:.2g} times as large as what the transform was made for; if a thumbnail of it "
+        f"{name} is about {times:.2g} times as large as what the transform was made for; if a thumbnail of it "
         "was registered, give --fixed-scale and --moving-scale"
     ]

@@ -49,7 +49,7 @@ def compute(job: ConvertJob, progress: Progress) -> Work:
 
 def _transform(job: ConvertJob) -> Work:
     transform = load_chain([str(job.source)], inverse=job.inverse, fixed=job.fixed, moving=job.moving)
-    grid = None if job.reference is None else read_reference(job.reference).grid
+    grid = None if job.reference is None else read_reference(job.reference)[0]
     if grid is not None and grid.ndim != transform.ndim:
         raise GeometryError(f"{job.reference}: the image is {grid.ndim}D but the transform is {transform.ndim}D")
     document: dict[str, Any] = {"kind": "transform", "written": [job.out]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.files import write_json
+from roireg.core.image import Image
 from roireg.core.pair import Pair
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.transforms import Transform
@@ -19,6 +21,7 @@ from roireg.jobs.evaluate import EvaluateJob
 from roireg.jobs.job import Work, plain
 from roireg.jobs.reading import load_labels, load_transform
 from roireg.pipeline.checks import labels_on
+from roireg.pipeline.missing import without_missing
 
 __all__ = ["compute"]
 
@@ -40,8 +43,8 @@ def compute(job: EvaluateJob, progress: Progress) -> Work:
 
 def _measure(job: EvaluateJob) -> Scores:
     transform = None if job.transform is None else load_transform(job.transform, fixed=job.fixed, moving=job.moving)
-    fixed = None if job.fixed is None else read_image(job.fixed, **job.pictures[0])
-    moving = None if job.moving is None else read_image(job.moving, **job.pictures[1])
+    fixed, fixed_known = _image(job.fixed, job.pictures[0])
+    moving, moving_known = _image(job.moving, job.pictures[1])
     fixed_labels = load_labels(job.fixed_labels, job.frames[0])
     moving_labels = load_labels(job.moving_labels, job.frames[1])
     mask = load_labels(job.fixed_mask, job.frames[0])
@@ -60,7 +63,7 @@ def _measure(job: EvaluateJob) -> Scores:
         labels=None if fixed_labels is None or moving_labels is None else (fixed_labels, moving_labels),
         points=_points(job),
         transform=None if job.truth is None else load_transform(job.truth, fixed=job.fixed, moving=job.moving),
-        images=None if fixed is None or moving is None else Pair(fixed, moving),
+        images=None if fixed is None or moving is None else Pair(fixed, moving, fixed_known, moving_known),
         mask=None if mask is None or transform is None else (mask.data != 0).any(dim=0),
     )
     scores = score(transform, truth, inverse=None if space is None else _inverse(job, transform))
@@ -79,6 +82,11 @@ def _measure(job: EvaluateJob) -> Scores:
             "there is nothing to score; give label maps, points or images of both sides, or a transform with --fixed"
         )
     return scores
+
+
+def _image(path: Path | None, picture: Mapping[str, Any]) -> tuple[Image | None, Image | None]:
+    """Return an image and the mask of its voxels that are not NaN, None where there is none."""
+    return (None, None) if path is None else without_missing(read_image(path, **picture, finite=False))
 
 
 def _points(job: EvaluateJob) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

@@ -26,6 +26,7 @@ from roireg.jobs.prompt_picture import draw_answers
 from roireg.jobs.reading import load_transform, pointed, with_network
 from roireg.pipeline import Config, prompt_session, register
 from roireg.pipeline.checks import labels_on
+from roireg.pipeline.missing import without_missing
 from roireg.pipeline.prompts import PromptAnswer, PromptResult, check_prompt
 from roireg.pipeline.session import usual_features
 from roireg.pipeline.steering import accepted
@@ -41,7 +42,10 @@ def compute(job: PromptJob, progress: Progress) -> Work:
     """Read, check, answer and, where asked for, register; see `roireg.jobs.job.Job.run`."""
     progress(ProgressEvent("reading the files", 0.0))
     settings = with_network(Config(), job)
-    fixed, moving = (read_image(p, **w) for p, w in zip((job.fixed, job.moving), job.pictures, strict=True))
+    fixed, moving = (
+        without_missing(read_image(p, finite=False, **w))[0]
+        for p, w in zip((job.fixed, job.moving), job.pictures, strict=True)
+    )
     prompts, names = _prompts(job, *((fixed, job.frames[0]) if job.side == "fixed" else (moving, job.frames[1])))
     guide: str | Transform | None = job.guide
     if job.guide is not None and job.guide not in GUIDE_WORDS:

@@ -20,7 +20,8 @@ from roireg.core.scales import field_grid
 from roireg.core.transforms import Affine, Chain, Transform
 from roireg.io import read_image, read_labels, read_transform
 from roireg.io._itk import warn_header
-from roireg.io.images import TIFF
+from roireg.io.images import TIFF, read_stored
+from roireg.io.raster import Selection
 from roireg.jobs.files import ants_files, parse_transform
 from roireg.jobs.options import ClassOptions, NetworkOptions, PointOptions, SettingsOptions, parse_numbers
 from roireg.models import resolve
@@ -60,10 +61,11 @@ def read_picture(path: Path, picture: Mapping[str, Any], *, labels: bool, finite
     return read_labels(path, **{name: value for name, value in picture.items() if name != "channel"})
 
 
-def read_reference(path: Path, picture: Mapping[str, Any] = MappingProxyType({})) -> Image:
-    """Read an image for its grid; the frames of a 4D one share it, level and page are those of `picture`."""
+def read_reference(path: Path, picture: Mapping[str, Any] = MappingProxyType({})) -> tuple[Grid, str]:
+    """Return the grid of an image and its unit; the frames of a 4D one share it, level and page as `picture` says."""
     same = picture if extension_of(path) in TIFF else {}
-    return read_image(path, **{**same, "frame": 0, "channel": None})
+    stored = read_stored(path, Selection(**{**same, "frame": 0, "channel": None}))
+    return stored.grid, stored.unit
 
 
 def load_transform(path: Path | str, *, fixed: Path | None = None, moving: Path | None = None) -> Transform:
@@ -174,7 +176,7 @@ def _inverted(name: Path | str) -> str:
 
 
 def _grid(path: Path | None) -> Grid | None:
-    return None if path is None else read_image(path, frame=0).grid
+    return None if path is None else read_reference(path)[0]
 
 
 def with_network(config: Config, options: NetworkOptions) -> Config:

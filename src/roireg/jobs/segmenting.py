@@ -23,6 +23,7 @@ from roireg.jobs.job import Work
 from roireg.jobs.reading import pointed, with_classes, with_network
 from roireg.jobs.segment import LABEL_MAPS, SegmentJob
 from roireg.pipeline import Config
+from roireg.pipeline.missing import without_missing
 from roireg.pipeline.tools import Network, class_segmenter, tell_time
 from roireg.segment import HierarchySegmenter, RegionFilter, Segmenter, as_promptable
 from roireg.segment.promptable import NetworkAnswers
@@ -37,7 +38,7 @@ def compute(job: SegmentJob, progress: Progress) -> Work:
     """Read, check and find regions, or answer a prompt; see `roireg.jobs.job.Job.run`."""
     progress(ProgressEvent("reading the files", 0.0))
     settings = with_classes(with_network(Config(), job), job)
-    image = read_image(job.image, **job.picture)
+    image = without_missing(read_image(job.image, **job.picture, finite=False))[0]
     check_image(image)
     stem, kind = stem_of(job.out), extension_of(job.out)
     if image.ndim == 3 and kind not in LABEL_MAPS[:4]:
