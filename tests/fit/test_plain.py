@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from fit.scenes import affine, problem
+from fit.scenes import affine, problem, single
 from roireg.core.transforms import Affine, Chain, DisplacementField, jacobian_determinant
 from roireg.evaluate import displacement_errors
 from roireg.fit import Velocity, plain, velocity
 from roireg.fit.search import ALIKE, Evidence
 from roireg.fit.velocity import fit_velocity
 from roireg.synth import GaussianBumps
-from support import centred, painted, turned
+from support import centred, disc, painted, turned
 
 GRIDS = {2: centred((96, 110), (1.0, 1.0)), 3: centred((30, 34, 38), (2.0, 2.0, 2.0))}
 
@@ -114,16 +116,32 @@ def test_a_deformation_of_a_volume_of_one_contrast_must_not_lose_structure(monke
     assert keeps(monkeypatch, 3, (0.5, 0.6), after, 0.5) == kept
 
 
-def keeps(monkeypatch, ndim: int, before, after, stretch: float) -> bool:
+def keeps(monkeypatch, ndim: int, before, after, stretch: float, *, pairs=None) -> bool:
     """Whether a deformation with this evidence (structure, contrast) stays."""
     grid = GRIDS[ndim]
     evidence = iter((Evidence(*before), Evidence(*after)))
     monkeypatch.setattr(velocity, "evidence_of", lambda search, transform: next(evidence))
     monkeypatch.setattr(velocity, "_stretch", lambda fit, start, grid: stretch)
-    given = problem(painted(grid, count=60), painted(grid, count=60, seed=7))
+    given = problem(painted(grid, count=60), painted(grid, count=60, seed=7), pairs=pairs)
     found = Velocity(levels=1, iterations=(3,))(given, Affine.identity(ndim))
     kept = bool(np.abs(found.map_points(grid.points()) - grid.points()).max() > 0.01)
     # What explains too little is told; what makes alike images less alike is none of the images' doing.
     lost = after[0] < before[0] and after[1] >= ALIKE
     assert bool(given.trace.notes) == (not kept and not lost)
     return kept
+
+
+@pytest.mark.parametrize(
+    ("status", "source", "apart", "kept"),
+    [
+        ("accepted", "prompt", 0.0, False),
+        ("accepted", "prompt", 8.0, True),
+        ("proposed", "regions", 8.0, False),
+        ("proposed", "labels", 0.0, True),
+    ],
+)
+def test_given_regions_ask_for_a_deformation_where_they_lie_apart(monkeypatch, status, source, apart, kept):
+    grid = GRIDS[2]
+    regions = single(disc(grid, (0, 0), 10), grid, disc(grid, (apart, 0), 10), grid)
+    pairs = replace(regions, pairs=(replace(regions.pairs[0], status=status, source=source),))
+    assert keeps(monkeypatch, 2, (0.5, 0.6), (0.6, 0.8), 0.3, pairs=pairs) == kept

@@ -139,6 +139,18 @@ def test_regions_that_end_up_apart_are_a_doubt():
     assert together.metrics["pair_agreement"].value == 1 and together.verdict == "ok"
 
 
+@pytest.mark.parametrize(
+    "status, source, doubted",
+    [("accepted", "prompt", True), ("accepted", "labels", False), ("proposed", "regions", False)],
+)
+def test_a_kept_pair_that_is_not_brought_together_is_a_doubt(status, source, doubted):
+    image = painted(GRID)
+    pairs = single(disc(GRID, (-2, 0), 5), GRID, disc(GRID, (4, 0), 5), GRID)
+    pairs = replace(pairs, pairs=(replace(pairs.pairs[0], status=status, source=source),))
+    reasons = judge(finished(image, image, Affine.identity(2), pairs=pairs), start()).reasons
+    assert any("1 of 1 accepted pairs overlap by less than 50%" in r for r in reasons) == doubted
+
+
 @pytest.mark.parametrize("rivals, expected", [((), "ok"), ((0.4,), "ok"), ((0.2001, 0.5), "uncertain")])
 def test_a_rival_start_is_a_doubt_only_when_it_explains_the_images_as_well(rivals, expected):
     image = painted(GRID)

@@ -61,7 +61,7 @@ class RegionAffine(Stage):
             return start
         problem.trace.source = "region pairs"
         if span_of(pairs) < self.least_span:
-            if overlap_of(pairs, start) >= OVERLAPPING:
+            if overlaps_of(pairs, start).mean() >= OVERLAPPING:
                 problem.trace.source = "where the images lie"
                 return start
             return affine_from_regions(pairs, model="translation", moments=0.0)
@@ -173,12 +173,13 @@ def span_of(pairs: ROIPairs) -> float:
     return min(shares, default=1.0)
 
 
-def overlap_of(pairs: ROIPairs, transform: Transform) -> float:
-    """Mean Dice of the active fixed regions with their partners under a transform."""
-    fixed, moving = pairs.active.fixed_masks(), pairs.active.moving_masks()
+def overlaps_of(pairs: ROIPairs, transform: Transform) -> Array:
+    """(K,) Dice of the fixed regions with their partners under a transform, pair order."""
+    fixed, moving = pairs.fixed_masks(), pairs.moving_masks()
     moved = warp(Image(moving.masks.float(), moving.grid), transform, fixed.grid, fill=0.0).data.flatten(1)
     masks = fixed.masks.float().flatten(1)
-    return float((2 * (moved * masks).sum(1) / (moved.sum(1) + masks.sum(1)).clamp(min=1)).mean())
+    dice = 2 * (moved * masks).sum(1) / (moved.sum(1) + masks.sum(1)).clamp(min=1)
+    return np.asarray(dice.cpu().numpy(), dtype=np.float64)
 
 
 def plausible(affine: Affine, *, max_scale: float) -> bool:

@@ -16,6 +16,7 @@ from roireg.core.errors import InputError
 from roireg.core.filters import resize
 from roireg.core.grid import Grid
 from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.core.rois import ROIPairs
 from roireg.core.transforms import (
     Affine,
     Chain,
@@ -30,6 +31,7 @@ from roireg.fit.flow import faded
 from roireg.fit.level import Level, VelocityOptions, build_levels, level_spacings
 from roireg.fit.plain import plain_affine
 from roireg.fit.refinement import Refine
+from roireg.fit.region_affine import overlaps_of
 from roireg.fit.region_pairs import RegionPairs
 from roireg.fit.search import ALIKE, Evidence, evidence_of
 from roireg.fit.stage import Problem, Stage
@@ -56,6 +58,9 @@ least gain in structure over its standard deviation of log det J."""
 
 TOO_LITTLE = "a deformation explains too little of what differs"
 
+TOGETHER = 0.8
+"""Dice of every kept pair from which on a start is as good as the borders of regions tell."""
+
 TORN = 0.8
 """Standard deviation of log det J between unlike contrasts above which a field follows chance; bodies reach 0.5."""
 
@@ -76,9 +81,7 @@ class Velocity(VelocityOptions, Stage):
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:
         fit = fit_velocity(problem, start, options=self)
-        pairs = problem.active_pairs
-        certain = pairs is not None and any(p.status == "accepted" or p.source == "labels" for p in pairs.pairs)
-        if not self.checked or self.blind or certain or fit.field is None:
+        if not self.checked or self.blind or fit.field is None or _asked_for(problem.active_pairs, start):
             return fit.transform
         before, after = (evidence_of(problem.search, t) for t in (start, fit.transform))
         alike = after.contrast >= ALIKE
@@ -163,6 +166,16 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
     fit = fit_levels(levels, initial=affine, rest=flow, regions=regions, progress=problem.progress)
     assert fit.field is not None
     return replace(fit, transform=Chain((fit.field, *rest)))
+
+
+def _asked_for(pairs: ROIPairs | None, start: Transform) -> bool:
+    """Tell whether given regions need a deformation: classes of label maps, or kept pairs that lie apart."""
+    if pairs is None:
+        return False
+    kept = [p for p in pairs.pairs if p.status == "accepted"]
+    if any(p.source == "labels" for p in pairs.pairs):
+        return True
+    return bool(kept) and float(overlaps_of(replace(pairs, pairs=tuple(kept)), start).min()) < TOGETHER
 
 
 def _confirmed(before: Evidence, after: Evidence, stretch: float) -> bool:

@@ -132,6 +132,9 @@ class VerdictConfig(Section):
     least_agreement: float = Field(
         0.3, ge=0, le=1, description="least share of region pairs that must end up together"
     )
+    least_overlap: float = Field(
+        0.5, ge=0, le=1, description="Dice of an accepted pair under the result below which the verdict doubts"
+    )
     rival_margin: float = Field(
         0.02,
         ge=0,

@@ -19,6 +19,7 @@ from roireg.evaluate import (
 )
 from roireg.fit import Trace
 from roireg.fit.level import level_spacings
+from roireg.fit.region_affine import overlaps_of
 from roireg.fit.search import GlobalSearch
 from roireg.pipeline.registration import Registration
 from roireg.pipeline.trust import calibration
@@ -101,6 +102,12 @@ def judge(
             doubts.append("turned by a quarter or half turn the images agree about as well; check the orientation")
     if agreement is not None and agreement < rules.least_agreement:
         doubts.append(f"only {agreement:.0%} of the region pairs end up together")
+    kept = tuple(p for p in result.pairs.pairs if p.status == "accepted" and p.source != "labels")
+    if kept:
+        apart = overlaps_of(replace(result.pairs, pairs=kept), result.transform) < rules.least_overlap
+        if apart.any():
+            count = f"{int(apart.sum())} of {len(kept)} accepted pairs"
+            doubts.append(f"{count} overlap by less than {rules.least_overlap:.0%} under the result")
     rivals = [loss for _, loss in trace.rivals if loss <= (1 + rules.rival_margin) * trace.loss]
     if rivals:
         doubts.append("a start elsewhere explains the images about as well; check the global position")
