@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,24 @@ def test_alpha_of_gray_is_dropped_and_of_colour_kept(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "la.png").data.numpy(), GRAY[None])
     PIL.Image.fromarray(FOUR).save(tmp_path / "rgba.png")
     assert np.array_equal(read_image(tmp_path / "rgba.png").data.numpy(), _channels(FOUR))
+
+
+def test_gray_with_a_transparent_value(tmp_path: Path) -> None:
+    for values in (GRAY, GRAY.astype(np.uint16) * 257):
+        PIL.Image.fromarray(values).save(tmp_path / "i.png", transparency=int(values[0, 0]))
+        image = read_image(tmp_path / "i.png")
+        assert image.dtype == str(values.dtype)
+        assert np.array_equal(image.data.numpy(), values[None])
+
+
+def test_gray_of_16_bits_with_alpha_is_named(tmp_path: Path) -> None:
+    """Written by hand: Pillow has no such mode."""
+    rows = b"".join(b"\0" + bytes(4 * 5) for _ in range(3))
+    parts = [(b"IHDR", struct.pack(">2I5B", 5, 3, 16, 4, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts]
+    (tmp_path / "i.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(InputError, match="gray of 16 bits with alpha is not supported"):
+        read_image(tmp_path / "i.png")
 
 
 def test_inks_become_rgb(tmp_path: Path) -> None:

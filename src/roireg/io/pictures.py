@@ -66,9 +66,11 @@ def through_pillow(path: Path, *, frame: int | None, indices: bool) -> NDArray[A
 
 
 def _values(path: Path, picture: PIL.Image.Image, *, indices: bool, all_kinds: bool) -> NDArray[Any] | None:
+    if picture.format == "PNG" and _start(path)[24:26] == b"\x10\x04":  # Pillow would halve its bits
+        raise InputError(f"{path}: gray of 16 bits with alpha is not supported; save it without alpha")
+    if picture.mode in ("1", "L", "I;16") and "transparency" in picture.info:  # ITK reads no gray that is transparent
+        return _planes(picture.convert("L") if picture.mode == "1" else picture)
     if picture.mode == "LA":
-        if picture.format == "PNG" and path.read_bytes()[24:25] == b"\x10":  # Pillow would halve its bits
-            raise InputError(f"{path}: gray of 16 bits with alpha is not supported; save it without alpha")
         return np.array(picture.getchannel("L"), dtype=np.uint8)[None]
     if picture.mode == "P":
         if indices:
@@ -81,6 +83,11 @@ def _values(path: Path, picture: PIL.Image.Image, *, indices: bool, all_kinds: b
     if all_kinds or picture.format in ("GIF", "WEBP"):
         return _planes(picture if picture.mode in ("L", "RGB", "RGBA", "I;16") else picture.convert("RGB"))
     return None
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(32)
 
 
 def _planes(picture: PIL.Image.Image) -> NDArray[Any]:
