@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roireg.core import masks as module
-from roireg.core.masks import bounding_boxes, box_nms, intersections, iou, mask_nms
+from roireg.core.masks import bounding_boxes, box_nms, dilated, intersections, iou, mask_nms
 
 
 @pytest.mark.parametrize("slab", [7, 1 << 18])
@@ -98,3 +98,13 @@ def test_boxes_of_thin_axes():
         mask[0].select(other, 3)[...] = True
         box = bounding_boxes(mask)[0]
         assert box[:, axis].tolist() == [0, 0] and box[:, other].tolist() == [3, 3]
+
+
+@given(st.integers(0, 99), st.lists(st.integers(0, 9), min_size=2, max_size=3))
+def test_a_box_reaches_what_its_definition_says(seed, radius):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((2, *rng.integers(1, 12, len(radius)))) < 0.05
+    expected = np.zeros_like(masks)
+    for k, *index in np.argwhere(masks):
+        expected[(k, *(slice(max(i - r, 0), i + r + 1) for i, r in zip(index, radius, strict=True)))] = True
+    assert np.array_equal(dilated(torch.as_tensor(masks), radius).numpy(), expected)

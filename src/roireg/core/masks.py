@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["bounding_boxes", "box_nms", "intersections", "iou", "mask_nms", "suppress"]
+__all__ = ["bounding_boxes", "box_nms", "dilated", "intersections", "iou", "mask_nms", "suppress"]
 
 SLAB = 1 << 18
 """Voxels that are compared at once: bounds the memory, and counts below 2^24 are exact in float32."""
@@ -24,6 +26,22 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     shared = intersections(a, b)
     sizes = [masks.flatten(1).sum(1).cpu().double() for masks in (a, b)]
     return shared / (sizes[0][:, None] + sizes[1][None] - shared).clamp(min=1)
+
+
+def dilated(masks: Tensor, radius: Sequence[int]) -> Tensor:
+    """(K, *shape) bool masks with everything that a box of `radius` voxels per axis around their voxels reaches."""
+    for axis, r in enumerate(radius, start=1):
+        n = masks.shape[axis]
+        reached, reach = masks, 0
+        while reach < min(r, n - 1):
+            # So far that what was cut at a border still touches itself.
+            step = min(reach + 1, min(r, n - 1) - reach)
+            wider = reached.clone()
+            wider.narrow(axis, step, n - step).logical_or_(reached.narrow(axis, 0, n - step))
+            wider.narrow(axis, 0, n - step).logical_or_(reached.narrow(axis, step, n - step))
+            reached, reach = wider, reach + step
+        masks = reached
+    return masks
 
 
 def suppress(overlap: Tensor, scores: Tensor, limit: float) -> list[int]:

@@ -52,6 +52,8 @@ def resize_masks(rois: ROISet, grid: Grid, *, mode: str = "soft") -> Tensor:
         ratio = float(np.prod(rois.grid.spacing) / np.prod(grid.spacing))
         if not len(rois):
             return torch.zeros((0, *grid.shape), device=device)
+        if rois.grid == grid:
+            return rois.masks.float()
         shares = _axis_shares(rois.grid, grid)
         parts = [_splat(m, rois.grid, grid) if shares is None else _share(m, shares) for m in rois.masks]
         return torch.stack(parts) * ratio
@@ -81,10 +83,11 @@ def _axis_shares(source: Grid, grid: Grid) -> list[Tensor] | None:
 
 
 def _share(mask: Tensor, shares: Sequence[Tensor]) -> Tensor:
-    """Do what `_splat` does one axis after the other, for grids with the same axes."""
+    """Do what `_splat` does one axis after the other, for grids with the same axes; what shrinks most comes first."""
     out = mask[None].float()
-    for axis, share in enumerate(shares):
-        out = apply_along(out, share, axis)
+    for axis in sorted(range(len(shares)), key=lambda a: shares[a].shape[0] / shares[a].shape[1]):
+        if not torch.equal(shares[axis], torch.eye(*shares[axis].shape)):
+            out = apply_along(out, shares[axis], axis)
     return out[0]
 
 

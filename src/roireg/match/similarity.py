@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from roireg.core.errors import InputError
-from roireg.core.filters import box_mean
 from roireg.core.image import Image
+from roireg.core.masks import dilated
 from roireg.core.rois import ROISet
 from roireg.match.prototypes import prototypes, resize_masks, weighted_mean
 
@@ -125,8 +125,7 @@ def appearance(features: Image, rois: ROISet, *, ring: float = 0.03) -> tuple[Te
     extent = float(np.exp(np.log(grid.extent[long]).mean())) if long.any() else float(grid.extent.max())
     radius = [max(1, round(ring * extent / s)) for s in grid.spacing]
     occupied = weights.clamp(max=1)
-    reached = (box_mean((weights > 0).float(), radius) > 0).float() if len(weights) else weights
-    around = reached * (1 - occupied)
+    around = dilated(weights > 0, radius) * (1 - occupied)
     context = weighted_mean(data, around)
     empty = around.flatten(1).sum(1, keepdim=True) <= 1e-6
     context = torch.where(empty, torch.zeros_like(inside), context - inside)
