@@ -97,6 +97,11 @@ MISTAKES = """
     register {fixed} {moving} -o out --preset best
     register {fixed} {moving} -o out --prompt a,b
     register {fixed} {moving} -o out --threads 2 --frame x
+    register {fixed} {moving} -o out --device gpu
+    register {fixed} {moving} -o out --model sam-vit-bas
+    register {fixed} {moving} -o out --features mnid
+    segment {fixed} -o out.png --segmenter meshnet
+    segment {fixed} -o out.png --model missing/weights.pt
     register {fixed} {moving} -o {fixed}/below
     apply missing.h5 {moving} -o w.png
     apply {truth} {moving} -o w.png

@@ -14,9 +14,11 @@ from app.scenes import RUNNER, fails, run
 from models import tiny
 from roireg.app.cli import app
 from roireg.core.errors import InputError
-from roireg.core.words import PresetName, ProfileName, PromptPresetName
+from roireg.core.words import FEATURES, MODELS, PresetName, ProfileName, PromptPresetName
+from roireg.features import available_extractors
 from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, MatchJob, PromptJob, RegisterJob, SegmentJob
 from roireg.jobs.options import PicturesOptions, parse_numbers, parse_size
+from roireg.models import available_models
 from roireg.models.profiles import PROFILES
 from roireg.pipeline import PRESETS
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS
@@ -35,6 +37,9 @@ COMMANDS = {
 def test_words_that_are_known_before_torch_is_loaded_are_those_of_the_pipeline():
     assert get_args(PresetName) == tuple(PRESETS)
     assert get_args(PromptPresetName) == tuple(PROMPT_PRESETS)
+    # Other tests add some of their own.
+    assert tuple(card.name for card in available_models())[: len(MODELS)] == MODELS
+    assert set(FEATURES) <= set(available_extractors())
     assert get_args(ProfileName) == tuple(PROFILES)
 
 

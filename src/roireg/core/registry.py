@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import re
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from roireg.core.errors import InputError
@@ -10,6 +12,26 @@ from roireg.core.errors import InputError
 __all__ = ["Registry"]
 
 T = TypeVar("T")
+
+
+def check_device(name: str) -> None:
+    """Refuse what names no device, whether there is one or not.
+
+    Raises
+    ------
+    InputError
+        When it is none of ``auto | cpu | cuda | cuda:N | mps``.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,4})?", name):
+        raise InputError(f"device {name!r} is unknown; use auto, cpu, cuda, cuda:N or mps")
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str) -> InputError:
+    """Return that a name is unknown, with those that are near, or else a hint."""
+    known = list(known)
+    begun = [k for k in known if name and k.startswith(name.lower())]
+    near = begun[:5] or difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    return InputError(f"{kind} {name!r} is unknown; " + (f"did you mean {' or '.join(near)}?" if near else hint))
 
 
 class Registry(Generic[T]):

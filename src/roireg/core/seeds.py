@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from roireg.core.errors import InputError
+from roireg.core.registry import check_device
 
 __all__ = ["generator", "resolve_device"]
 
@@ -26,12 +27,11 @@ def resolve_device(name: str) -> torch.device:
     InputError
         When the device is unknown or not available on this machine.
     """
+    check_device(name)
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in available or (index and not index.isdigit()):
-        raise InputError(f"device {name!r} is unknown; use auto, cpu, cuda, cuda:N or mps")
     if not available[kind] or (index and int(index) >= torch.cuda.device_count()):
         raise InputError(f"device {name!r} is not available on this machine; use --device cpu")
     return torch.device(name)

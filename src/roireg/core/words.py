@@ -6,9 +6,11 @@ from typing import Literal, get_args
 
 __all__ = [
     "CONVENTIONS",
+    "FEATURES",
     "GUIDE_WORDS",
     "IMAGE_FORMATS",
     "INIT_WORDS",
+    "MODELS",
     "OUTPUTS",
     "GlobalType",
     "GuideWord",
@@ -37,6 +39,19 @@ PromptPresetName = Literal["default", "promptreg"]
 
 ProfileName = Literal["fast", "balanced", "full"]
 """Keys of `roireg.models.profiles.PROFILES`."""
+
+FEATURES = ("embedding", "fused", "intensity", "mind", "model")
+"""Names of `roireg.features.available_extractors`; others may add to them."""
+
+MODELS = (
+    *("embedding-2d", "embedding-3d", "sam-vit-base", "sam-vit-large", "sam-vit-huge", "slimsam-50", "slimsam-77"),
+    *("medsam", "sam-hq-vit-base", "sam-hq-vit-large", "sam-hq-vit-huge", "sam2.1-tiny", "sam2.1-small"),
+    *("sam2.1-base-plus", "sam2.1-large", "medsam2", "sam-med2d", "mobile-sam", "sam-med3d-turbo", "sam-med3d"),
+    *("vista3d", "nninteractive", "dinov2-small", "dinov2-base", "dinov2-large", "dinov3-small", "dinov3-base"),
+    *("alike-t", "alike-n", "meshnet-30", "meshnet-21", "obelisk-tcia", "wnet-drive", "monai-bundle", "nnunet"),
+    "totalsegmentator-layers",
+)
+"""Names of `roireg.models.available_models`; others may add to them."""
 
 INIT_WORDS = ("auto", "identity", "centers")
 """Words that name a start; anything else is a transform."""

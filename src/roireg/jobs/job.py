@@ -16,7 +16,9 @@ import roireg
 from roireg.core.errors import InputError
 from roireg.core.files import check_file, check_folder, intact_record, mark_written, new_folder, write_json
 from roireg.core.progress import Progress, ProgressEvent, silent
+from roireg.core.registry import check_device
 from roireg.jobs.files import ants_files, check_image, check_input, parse_transform
+from roireg.jobs.names import Known
 from roireg.jobs.options import ASIDE, OutFolder, Resume, Words
 
 __all__ = ["FolderJob", "Job", "JobResult", "Work", "check_words", "code_version", "plain"]
@@ -275,6 +277,7 @@ def check_words(options: Any) -> None:
         When one is not.
     """
     kind: Any = type(options)
+    check_device(getattr(options, "device", "auto"))
     for name, declared in _declared(kind).items():
         _check_words(name, getattr(options, name), *declared)
 
@@ -284,6 +287,8 @@ def _check_words(name: str, value: Any, kind: Any, *marks: Any) -> None:
     # What `typer` takes first is the name of an option.
     names = [mark.default for mark in marks if str(getattr(mark, "default", "")).startswith("--")]
     option = names[0] if names else f"--{name.replace('_', '-')}"
+    for known in (mark for mark in marks if isinstance(mark, Known) and value is not None):
+        known.check(value)
     literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     if literals and value is not None and value not in get_args(literals[0]):
         raise InputError(f"{option} is {' or '.join(get_args(literals[0]))}, found {value!r}")

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from roireg.core.errors import InputError
-from roireg.core.words import PresetName, ProfileName, Unit
+from roireg.core.words import MODELS, PresetName, ProfileName, Unit
+from roireg.jobs.names import FEATURE_NAME, MODEL_NAME, completing
 
 __all__ = [
     "ASIDE",
@@ -75,11 +76,7 @@ several = partial(option, panel="Files that hold several pictures")
 
 def words_or_file(words: tuple[str, ...], *, help: str, panel: str | None = None) -> Any:
     """Return an option that completes `words`."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [word for word in words if word.startswith(incomplete)]
-
-    return option(help=help, panel=panel, metavar=f"[{'|'.join(words)}|FILE]", autocompletion=complete)
+    return option(help=help, panel=panel, metavar=f"[{'|'.join(words)}|FILE]", autocompletion=completing(words))
 
 
 # An image is given in its place or by name.
@@ -115,7 +112,12 @@ MaxMemory = Annotated[
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Equal seeds give equal results.")]
 Features = Annotated[
     str | None,
-    option(help="Features that regions are compared by; default: the network's, or intensity.", panel=NETWORK),
+    option(
+        help="Features that regions are compared by; default: the network's, or intensity.",
+        panel=NETWORK,
+        autocompletion=completing(FEATURE_NAME.names),
+    ),
+    FEATURE_NAME,
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 
@@ -285,7 +287,13 @@ class NetworkOptions:
 
     model: Annotated[
         str | None,
-        option(metavar="NAME|PATH", help="A network for the regions; see `roireg models list`.", panel=NETWORK),
+        option(
+            metavar="NAME|PATH",
+            help="A network for the regions; see `roireg models list`.",
+            panel=NETWORK,
+            autocompletion=completing(MODELS),
+        ),
+        MODEL_NAME,
     ] = None
     profile: Annotated[
         ProfileName | None,
@@ -321,8 +329,12 @@ class ClassOptions(NetworkOptions):
     segmenter: Annotated[
         str | None,
         option(
-            metavar="NAME|PATH", help="A network whose classes are the regions, such as meshnet-30.", panel=NETWORK
+            metavar="NAME|PATH",
+            help="A network whose classes are the regions, such as meshnet-30.",
+            panel=NETWORK,
+            autocompletion=completing(MODELS),
         ),
+        MODEL_NAME,
     ] = None
     segmenter_command: Annotated[
         str | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import torch
 
 from roireg.core.errors import InputError
+from roireg.core.registry import unknown
 from roireg.io.weights import SUFFIXES, find_weights, weight_files
 from roireg.models import (
     alike,
@@ -106,10 +106,7 @@ def find_card(name: str) -> ModelCard:
     cards = {card.name: card for card in available_models()}
     if name in cards:
         return cards[name]
-    begun = [known for known in cards if name and known.startswith(name.lower())]
-    near = begun[:5] or difflib.get_close_matches(name.lower(), cards, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see `roireg models list`"
-    raise InputError(f"model {name!r} is unknown; {hint}")
+    raise unknown("model", name, cards, "see `roireg models list`")
 
 
 def is_model_name(name: str) -> bool:
