@@ -318,6 +318,28 @@ def test_several_pages_of_a_cut_file_are_not_fewer(tmp_path: Path) -> None:
             read_image(tmp_path / "i.tif", page=0)
 
 
+def test_planes_of_another_file_that_is_not_there_are_not_zeros(tmp_path: Path) -> None:
+    values = _values((2, 24, 20), "uint8")
+    parts = "".join(
+        f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="{c}.ome.tif">urn:uuid:{c:08d}-0000-0000-0000-'
+        "000000000000</UUID></TiffData>"
+        for c in (0, 1)
+    )
+    for c in (0, 1):
+        text = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{c:08d}-0000-0000-0000-000000000000"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+            'DimensionOrder="XYCZT" Type="uint8" SizeX="20" SizeY="24" SizeC="2" SizeZ="1" SizeT="1">'
+            f'<Channel ID="C:0"/><Channel ID="C:1"/>{parts}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(tmp_path / f"{c}.ome.tif", values[c], description=text, metadata=None)
+    assert _same(read_image(tmp_path / "1.ome.tif"), values)
+    (tmp_path / "1.ome.tif").unlink()
+    with pytest.raises(InputError, match="1 of 2 planes that its OME metadata announce are neither in the file nor"):
+        read_image(tmp_path / "0.ome.tif")
+    assert _same(read_image(tmp_path / "0.ome.tif", channel=0), values[:1])
+
+
 def test_sizes_that_no_machine_holds(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "i.tif", _values((16, 16), "uint8"), tile=(16, 16))
     with tifffile.TiffFile(tmp_path / "i.tif", mode="r+") as tiff:

@@ -207,7 +207,7 @@ def _values(
     sides = [n for n, i in zip(shape, index, strict=True) if isinstance(i, slice)]
     advice = "choose one --channel or --frame" if full else "choose a higher --level"
     check_memory(name, int(np.prod(sides, dtype=object)) * np.dtype(series.dtype).itemsize, advice=advice)
-    array = _take(file, series, shape, index)
+    array = _take(file, name, series, shape, index)
     left = "".join(a for a, i in zip(axes, index, strict=True) if isinstance(i, slice))
     if picture.index is None and unknown:  # pages stacked as slices, or an axis of length 1
         keep = "".join(a if a in _KNOWN_AXES else "I" for a in left)
@@ -249,7 +249,7 @@ def _choose_channel(
 
 
 def _take(
-    file: tifffile.TiffFile, series: tifffile.TiffPageSeries, shape: tuple[int, ...], index: list[Any]
+    file: tifffile.TiffFile, name: str, series: tifffile.TiffPageSeries, shape: tuple[int, ...], index: list[Any]
 ) -> Array:
     """Return the part of a series at an index per axis, decoding only the pages it needs."""
     pages = list(series.pages)
@@ -259,7 +259,13 @@ def _take(
     if int(np.prod(shape[:leading])) != len(pages):
         leading = 0
     numbers = np.arange(len(pages)).reshape(shape[:leading])[tuple(index[:leading])]
-    whole = leading == 0 or numbers.size == len(pages) or any(p is None for p in pages)
+    missing = sum(pages[n] is None for n in numbers.ravel())
+    if missing:
+        raise InputError(
+            f"{name}: {missing} of {numbers.size} planes that its OME metadata announce are neither in the file nor "
+            "in those beside it; put all files of the set into one folder, or export it again"
+        )
+    whole = leading == 0 or numbers.size == len(pages)
     if whole and _obstacle(series.keyframe) is None:
         return np.asarray(series.asarray().reshape(shape)[tuple(index)])
     planes = [_page_values(file, pages[n]).reshape(shape[leading:]) for n in numbers.ravel()]
