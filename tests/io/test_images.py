@@ -156,6 +156,17 @@ def test_frame_of_a_series(tmp_path: Path, extension: str) -> None:
             read_image(tmp_path / f"i{extension}", frame=frame)
 
 
+def test_a_kind_that_itk_lacks_is_not_called_damaged(tmp_path: Path) -> None:
+    header = (
+        "NRRD0004\ntype: uint8\ndimension: 4\nspace: left-posterior-superior\nsizes: 4 5 6 2\nspace directions: "
+        "(1,0,0) (0,1,0) (0,0,1) none\nkinds: domain domain domain time\nencoding: raw\nspace origin: (0,0,0)\n\n"
+    )
+    (tmp_path / "i.nrrd").write_bytes(header.encode() + bytes(240))
+    with pytest.raises(InputError, match=r"ITK has no such kind.*not supported") as error:
+        read_image(tmp_path / "i.nrrd")
+    assert "damaged" not in str(error.value)
+
+
 def test_many_components_are_frames(tmp_path: Path) -> None:
     vectors = np.arange(6, dtype=np.int16) * np.ones((3, 4, 5, 6), np.int16)
     sitk.WriteImage(sitk.GetImageFromArray(vectors, isVector=True), str(tmp_path / "i.nrrd"))

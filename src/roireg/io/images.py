@@ -309,9 +309,11 @@ def _read_file(path: Path, frame: int | None) -> sitk.Image:
                 reader.SetExtractIndex([0, 0, 0, *index])
             return reader.Execute()
         except RuntimeError as error:
+            reason = itk_reason(error)
+            known = "not supported" not in reason
+            fault = "it looks truncated or damaged" if known else "ITK has no such kind"
             raise InputError(
-                f"{path}: the file cannot be read, it looks truncated or damaged ({itk_reason(error)}); "
-                "copy or export it again"
+                f"{path}: the file cannot be read, {fault} ({reason}); copy or export it again"
             ) from error
 
 
