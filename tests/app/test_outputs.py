@@ -302,7 +302,8 @@ def test_an_uncertain_verdict_is_exit_code_3_when_strict(scene, quick, monkeypat
     usual = registering.register
     monkeypatch.setattr(registering, "register", lambda *a, **o: replace(usual(*a, **o), verdict="uncertain"))
     register(scene, scene.folder / "a", *quick)
-    register(scene, scene.folder / "b", *quick, "--strict", code=3)
+    result = register(scene, scene.folder / "b", *quick, "--strict", code=3)
+    assert "uncertain: the result has to be checked by eye" in result.stderr
 
 
 def test_more_memory_than_allowed_is_refused_and_large_needs_are_told(scene, quick, monkeypatch):

@@ -208,7 +208,10 @@ def test_a_failed_verdict_writes_and_exits_with_3(flat, tmp_path, monkeypatch, q
     assert result.exit_code == 3
     assert (tmp_path / "o" / "transform.h5").is_file()
     assert "nothing fits" in result.stdout
-    assert "must not be used" in result.stderr
+    assert "must not be used as it is: the reasons are above" in result.stderr
+    quiet = run("register", flat.fixed, flat.moving, *quick, "-o", tmp_path / "o", "-q")
+    assert (quiet.exit_code, quiet.stdout) == (3, "")
+    assert quiet.stderr == "failed: the result must not be used as it is: nothing fits\n"
 
 
 def test_a_failure_while_writing_leaves_nothing(flat, tmp_path, monkeypatch, quick):

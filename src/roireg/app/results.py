@@ -41,11 +41,13 @@ def say_registration(session: Session, job: RegisterJob, result: JobResult) -> O
     for sentence in document["worse"]:
         session.say(f"  [red]-[/] {escape(sentence)}")
     session.say(metric_table(key_metrics({name: metric_of(m) for name, m in document["metrics"].items()})))
-    if verdict == "failed":
-        session.note("failed", "the result must not be used as it is; the reasons are above and in the report", "red")
+    bad = verdict == "failed" or (job.strict and verdict != "ok")
+    if bad:
+        what = "must not be used as it is" if verdict == "failed" else "has to be checked by eye"
+        why = "; ".join(document["reasons"]) if session.quiet or session.json else "the reasons are above"
+        session.note(verdict, f"the result {what}: {why}", colour)
     what = "report.html" if "report.html" in result.files else ", ".join(result.files)
     session.say(f"written: {escape(str(job.out / what) if what == 'report.html' else f'{job.out}: {what}')}")
-    bad = verdict == "failed" or (job.strict and verdict != "ok")
     return Outcome(_answer(job, result), EXIT_FAILED if bad else 0)
 
 
