@@ -112,9 +112,12 @@ class Book:
             with new_folder(self.out) as folder:
                 for name, text in texts.items():
                     (folder / name).write_text(text, encoding="utf-8")
-        except OSError as error:
+        except OutputError as error:
+            reason = error.__cause__
+            if not isinstance(reason, OSError):
+                raise
             raise OutputError(
-                f"{self.out}: the summary cannot be written ({error.strerror}); results of pairs are kept, give the "
+                f"{self.out}: the summary cannot be written ({reason.strerror}); results of pairs are kept, give the "
                 "same command again"
             ) from error
 
