@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
 from roireg_bench import prompts
+from roireg_bench.calibrate import UNSOUND
 from roireg_bench.methods import METHODS
 from roireg_bench.prompt_tables import PromptRow, calibration_table, read_prompts, transfer_table, write_prompts
 from roireg_bench.results import Row, read_rows, write_rows
@@ -120,14 +122,15 @@ def told(rows: Sequence[Row]) -> str:
     name = main_method(rows)
     own = [row for row in rows if row.method == name]
     worse = [row for row in own if got_worse(row)]
+    unsound = [row for row in worse if any(fnmatchcase(f"{row.set}/{row.pair}", pattern) for pattern in UNSOUND)]
     sure = sum(row.verdict == "ok" for row in worse)
     listed = ", ".join(f"{row.set} {row.pair} ({row.verdict})" for row in worse)
     folding = max(row.after.get("folding_percent", 0.0) for row in own)
     memory = max(row.peak_mb for row in own) / 1000
     return (
         f"Of all {len(own)} pairs of {len({row.set for row in own})} sets, `{name}` left {len(worse)} worse than "
-        f"before ({listed}); {sure} of these had the verdict `ok`. Largest folding {folding:.3f} %, largest memory "
-        f"{memory:.1f} GB.\n"
+        f"before ({listed}); {sure} of these had the verdict `ok`, and the truth of {len(unsound)} belongs to other "
+        f"images, see the cautions. Largest folding {folding:.3f} %, largest memory {memory:.1f} GB.\n"
     )
 
 

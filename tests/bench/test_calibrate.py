@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from roireg_bench.calibrate import (
     fit,
     left_out,
     read,
+    sound,
     true_error,
     write,
 )
@@ -88,3 +90,11 @@ def test_displaced_turns_about_the_center():
     matrix = displaced(GRID, 90.0, 0.0, np.random.default_rng(0))
     assert Affine(matrix).map_points(GRID.center[None])[0] == pytest.approx(GRID.center)
     assert abs(matrix[0, 1]) == pytest.approx(1)
+
+
+def test_pairs_without_a_sound_truth_are_left_out_and_named():
+    folder, other = (SimpleNamespace(content=SimpleNamespace(name=name)) for name in ("remote_sensing", "sar"))
+    cases = [(f, SimpleNamespace(id=i)) for f, i in ((folder, "sar_1"), (folder, "map_1"), (other, "sar_1"))]
+    said: list[str] = []
+    assert sound(cases, said.append) == cases[1:]
+    assert len(said) == 1 and "1 pairs of remote_sensing/sar_*" in said[0]
