@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from roireg.core.rois import ROIPairs, ROISet
 from roireg.core.transforms import Affine, Chain, DisplacementField, Transform
 from roireg.fit import Trace
 from roireg.fit.perspective import perspective_flow
-from roireg.pipeline import Config, Registration
+from roireg.pipeline import Config, Registration, verdict
 from roireg.pipeline.verdict import judge
 from support import centred, disc, painted
 
@@ -157,6 +158,24 @@ def test_a_rival_start_is_a_doubt_only_when_it_explains_the_images_as_well(rival
     found = judge(finished(image, image, Affine.identity(2)), start(*rivals))
     assert found.verdict == expected
     assert any("start elsewhere" in r for r in found.reasons) == (expected == "uncertain")
+
+
+@pytest.mark.parametrize(
+    "probability, contrast, local, elsewhere",
+    [(0.9, 0.2, False, False), (0.9, 0.9, False, True), (0.6, 0.2, True, True)],
+)
+def test_a_sure_position_outweighs_local_likeness_and_between_unlike_images_a_rival(
+    monkeypatch, probability, contrast, local, elsewhere
+):
+    trust = SimpleNamespace(probability=probability, within=1.0, evidence={"contrast": contrast})
+    monkeypatch.setattr(verdict, "calibration", lambda: SimpleNamespace(trust=lambda *_: trust))
+    less = iter([({"lncc2": 0.5, "ncc": 0.5}, {"lncc2": 0.4, "ncc": 0.6})])
+    monkeypatch.setattr(verdict, "_similarity", lambda *_: next(less))
+    image = painted(GRID)
+    search = SimpleNamespace(turned=lambda affine: 0.0)
+    reasons = judge(finished(image, image, Affine.identity(2)), start(0.2), search=search).reasons
+    assert any("agree locally less" in r for r in reasons) == local
+    assert any("start elsewhere" in r for r in reasons) == elsewhere
 
 
 def test_every_reason_is_kept_the_failures_first():

@@ -115,16 +115,17 @@ class VerdictConfig(Section):
         0.5, ge=0, le=1, description="probability of a right result below which it is to be checked"
     )
     probability_sure: float = Field(
-        0.75,
+        0.65,
         ge=0,
         le=1,
-        description="probability above which leaving out the deformation is noted and raises no doubt",
+        description="probability from which on a deformation that was left out, a lower local likeness and, between "
+        "unlike images, a rival start are no doubts",
     )
     probability_failed: float = Field(
         0.1, ge=0, le=1, description="probability of a right result below which it is not to be used"
     )
     turned_uncertain: float = Field(
-        0.9,
+        0.97,
         ge=0,
         description="agreement of volumes after quarter and half turns, as a part of that of the result, above which "
         "the orientation is to be checked",

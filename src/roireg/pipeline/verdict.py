@@ -20,7 +20,7 @@ from roireg.evaluate import (
 from roireg.fit import Trace
 from roireg.fit.level import level_spacings
 from roireg.fit.region_affine import overlaps_of
-from roireg.fit.search import GlobalSearch
+from roireg.fit.search import ALIKE, GlobalSearch
 from roireg.pipeline.registration import Registration
 from roireg.pipeline.trust import calibration
 
@@ -76,21 +76,19 @@ def judge(
         failed.append("after registration the images share no part of space")
     elif before is not None and all(after[name] < before[name] - LESS for name in after):
         failed.append("the images agree less than before by every measure of similarity")
-    elif before is not None and after["lncc2"] < before["lncc2"]:
-        doubts.append("the images agree locally less than before")
     # Of thick slices, the thickness: between slices the field is interpolated, and so is its inverse.
     # Of large pictures, what registration looks at.
     voxel = float(halved_grid(result.fixed.grid).spacing.max())
     p99 = consistency["inverse_consistency_p99"]
     if after is not None and not p99 <= rules.inverse_uncertain * voxel:
         doubts.append(f"the inverse misses by {p99:.2g} {result.fixed.unit} at the worst 1 % of points")
-    sure = False
+    sure = unlike = False
     if search is not None and after is not None:
         trust = calibration().trust(search, result.transform, result.affine)
         metrics["probability_right"] = metric("probability_right", trust.probability)
         metrics["right_within"] = metric("right_within", trust.within, unit=result.fixed.unit)
         result = replace(result, provenance={**result.provenance, "evidence": trust.evidence})
-        sure = trust.probability >= rules.probability_sure
+        sure, unlike = trust.probability >= rules.probability_sure, trust.evidence["contrast"] < ALIKE
         said = f"that the mean error is below {trust.within:.2g} {result.fixed.unit} has a probability of only"
         # Equal labels and pairs that a person has accepted are evidence that images alone do not have.
         confirmed = any(p.status == "accepted" or p.source == "labels" for p in result.pairs.active.pairs)
@@ -100,16 +98,15 @@ def judge(
             doubts.append(f"{said} {trust.probability:.0%}")
         if not confirmed and search.turned(result.affine) > rules.turned_uncertain:
             doubts.append("turned by a quarter or half turn the images agree about as well; check the orientation")
+    # Frames and apertures that lay on each other before count in this, but not in the probability.
+    if not failed and before is not None and after is not None and after["lncc2"] < before["lncc2"] and not sure:
+        doubts.append("the images agree locally less than before")
     if agreement is not None and agreement < rules.least_agreement:
         doubts.append(f"only {agreement:.0%} of the region pairs end up together")
-    kept = tuple(p for p in result.pairs.pairs if p.status == "accepted" and p.source != "labels")
-    if kept:
-        apart = overlaps_of(replace(result.pairs, pairs=kept), result.transform) < rules.least_overlap
-        if apart.any():
-            count = f"{int(apart.sum())} of {len(kept)} accepted pairs"
-            doubts.append(f"{count} overlap by less than {rules.least_overlap:.0%} under the result")
+    doubts += _apart(result, rules.least_overlap)
     rivals = [loss for _, loss in trace.rivals if loss <= (1 + rules.rival_margin) * trace.loss]
-    if rivals:
+    # What a short deformation brings together of unlike images says little beside the search.
+    if rivals and not (sure and unlike):
         doubts.append("a start elsewhere explains the images about as well; check the global position")
     if trace.notes and sure:
         result = replace(result, provenance={**result.provenance, "notes": list(trace.notes)})
@@ -136,6 +133,15 @@ def _similarity(
         mask = mask if judged is None else mask & judged
         values.append(similarity(fixed, warp(moving, transform, grid), mask) if bool(mask.any()) else None)
     return values[0], values[1]
+
+
+def _apart(result: Registration, least: float) -> list[str]:
+    """Return a doubt where pairs that a person has accepted overlap by less than a Dice under the result."""
+    kept = tuple(p for p in result.pairs.pairs if p.status == "accepted" and p.source != "labels")
+    if not kept:
+        return []
+    count = int((overlaps_of(replace(result.pairs, pairs=kept), result.transform) < least).sum())
+    return [f"{count} of {len(kept)} accepted pairs overlap by less than {least:.0%} under the result"] * bool(count)
 
 
 def _agreement(result: Registration) -> float | None:
