@@ -183,7 +183,7 @@ def test_given_warped_image_is_what_is_shown() -> None:
 def test_state_before_follows_the_initial_transform() -> None:
     image = phantom(GRIDS["2D"])
     transform = Affine.translation([9, 0])
-    page = Page(render_report(ReportInput("A", image, image, transform, initial=transform)))
+    page = Page(render_report(ReportInput("A", image, image, transform, start=transform)))
     assert page.images()[1]["src"] == page.images()[3]["src"]
     page = Page(render_report(ReportInput("A", image, image, transform)))
     assert page.images()[1]["src"] == page.images()[0]["src"]

@@ -103,7 +103,7 @@ def test_borders_are_settled_on_a_level_of_their_own_and_nothing_else_moves():
     fields, overlaps = [], []
     for bordered in (False, True):
         levels = build_levels(problem(image, image).pair, options=options, bordered=bordered)
-        found = fit_levels(levels, initial=Affine.identity(2), regions=regions).transform
+        found = fit_levels(levels, affine=Affine.identity(2), regions=regions).transform
         moved = warp(Image(masks[0].float(), GRID), found, GRID).data > 0.5
         overlaps.append(2 * float((moved & masks[1]).sum()) / float(moved.sum() + masks[1].sum()))
         fields.append(found.map_points(GRID.points()).reshape(*GRID.shape, 2))

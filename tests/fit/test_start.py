@@ -24,7 +24,7 @@ GRID = centred((60, 64), (1.5, 1.5))
 DEEP = centred((24, 26, 28), (3.0, 3.0, 3.0))
 SETTINGS = Search(
     affine=AffineOptions(model="rigid", screen_voxels=1500, refine_voxels=4000, iterations=40, keep=3),
-    trial=VelocityOptions(levels=2, iterations=(30, 20), max_voxels=1500, window=2, features=None),
+    trial=VelocityOptions(levels=2, iterations=(30, 20), max_voxels=1500, correlation_radius=2, features=None),
     trials=2,
     least_gain=0.02,
 )
@@ -143,7 +143,7 @@ def noisy(image, seed):
 def test_the_right_start_is_told_in_noise_with_any_window():
     truth = affine(turned(20, 3), (15.0, -9.0, 9.0))
     fixed, moving = noisy(painted(DEEP), 1), noisy(painted(DEEP, truth=truth), 2)
-    aware = [gain(fixed, moving, truth, window=w) for w in (1, 2)]
+    aware = [gain(fixed, moving, truth, correlation_radius=w) for w in (1, 2)]
     assert min(aware) > 0.9 * max(aware) > 0.4
 
 

@@ -324,7 +324,7 @@ def test_the_published_objective_scores_high_and_folds_where_this_one_does_not()
     options = BLIND.model_copy(update={"max_voxels": 10_000})
     ours = fit_velocity(problem(blank, blank, pairs=pairs), Affine.identity(2), options=options).transform
     # Rate and steps changed alike: the same path in a tenth of the time.
-    theirs = fit_published(pairs, grid, initial=Affine.identity(2), iterations=100, rate=1e-2)
+    theirs = fit_published(pairs, grid, start=Affine.identity(2), iterations=100, rate=1e-2)
 
     def overlap(t) -> float:
         warped = warp(Image(moving, grid), t, grid, mode="nearest", fill=0).data.bool()
@@ -493,11 +493,11 @@ def test_the_published_fit_refuses_no_pairs_and_leaves_regions_apart_alone():
     grid = centred((50, 50))
     fixed, moving = disc(grid, (-12, 0), 6), disc(grid, (12, 0), 6)
     pairs = single(fixed, grid, moving, grid)
-    found = fit_published(pairs, grid, initial=Affine.identity(2), iterations=20)
+    found = fit_published(pairs, grid, start=Affine.identity(2), iterations=20)
     assert isinstance(found, DisplacementField)
     assert true_error(found, Affine.translation((24.0, 0.0)), grid, fixed[0]) > 23
     with pytest.raises(InputError, match="no region pair"):
-        fit_published(replace(pairs, pairs=()), grid, initial=Affine.identity(2))
+        fit_published(replace(pairs, pairs=()), grid, start=Affine.identity(2))
 
 
 def test_noise_moves_little(monkeypatch):
@@ -538,7 +538,7 @@ def test_both_published_objectives_bring_regions_together():
     pairs = ROIPairs(ROISet(masks[1], grid), ROISet(masks[0], grid), (ROIPair(0, 0, 1.0, 1.0),))
     for objective in ("released", "printed"):
         found = fit_published(
-            pairs, grid, initial=Affine.identity(2), objective=objective, iterations=60, rate=1e-2, smoothness=0.1
+            pairs, grid, start=Affine.identity(2), objective=objective, iterations=60, rate=1e-2, smoothness=0.1
         )
         moved = warp(Image(masks[1].float(), grid), found, grid).data > 0.5
         dice = 2 * float((moved & masks[0]).sum()) / float(moved.sum() + masks[0].sum())

@@ -78,7 +78,7 @@ class Overlays:
         grid = plane.sampled(max(plane.display.shape))
         wanted = {
             "fixed": (fixed, None),
-            "before": (moving, report.initial),
+            "before": (moving, report.start),
             "after": (moving, report.transform),
         }
         return {
@@ -141,6 +141,6 @@ def _landmarks(report: ReportInput) -> dict[str, Array]:
     if moving is not None:
         moving = moving[:DRAWN_LANDMARKS]
         back = report.transform.inverse() if report.inverse is None else report.inverse
-        places["before"] = moving if report.initial is None else report.initial.inverse().map_points(moving)
+        places["before"] = moving if report.start is None else report.start.inverse().map_points(moving)
         places["after"] = back.map_points(moving)
     return places

@@ -31,7 +31,7 @@ class ReportInput:
     title : heading of the page.
     fixed, moving : the images; grids of any spacing and direction, 2D or 3D, gray or colour.
     transform : fixed to moving.
-    initial : the state before registration, fixed to moving; None is the identity.
+    start : the state before registration, fixed to moving; None is the identity.
     warped : the moving image on the fixed grid, if it is at hand; None samples the moving image where needed.
     inverse : moving to fixed, if it is at hand; moving landmarks are drawn where it brings them.
     pairs : corresponding regions, if any.
@@ -56,7 +56,7 @@ class ReportInput:
     fixed: Image
     moving: Image
     transform: Transform
-    initial: Transform | None = None
+    start: Transform | None = None
     warped: Image | None = None
     inverse: Transform | None = None
     pairs: ROIPairs | None = None
@@ -72,7 +72,7 @@ class ReportInput:
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise InputError(f"a verdict is one of {', '.join(VERDICTS)}, found {self.verdict!r}")
-        transforms = [t for t in (self.transform, self.initial) if t is not None]
+        transforms = [t for t in (self.transform, self.start) if t is not None]
         if len({self.fixed.ndim, self.moving.ndim, *(t.ndim for t in transforms)}) != 1:
             raise GeometryError("a report needs two images and transforms of one dimension, found 2D and 3D mixed")
         if self.warped is not None and not self.warped.grid.is_close(self.fixed.grid):

@@ -124,7 +124,7 @@ class Scene:
         pictures: dict[str, list[Picture]] = {"fixed": [], "before": [], "after": []}
         for plane in (plane for stack in stacks for plane in stack):
             pictures["fixed"].append(self.fixed_picture(plane))
-            pictures["before"].append(self._picture(report.moving, plane, "moving", report.initial))
+            pictures["before"].append(self._picture(report.moving, plane, "moving", report.start))
             after = (report.moving, report.transform) if report.warped is None else (report.warped, None)
             pictures["after"].append(self._picture(after[0], plane, "moving", after[1]))
         curves = _curves(pictures["after"], pictures["fixed"])

@@ -47,7 +47,7 @@ class AffineOptions(BaseModel):
     refine_voxels: int = Field(40_000, ge=100, description="voxels of the finest lattice of the refinement")
     keep: int = Field(4, ge=1, description="candidates that are refined before the best is chosen")
     iterations: int = Field(50, ge=0, description="steps per level of the refinement")
-    window: int = Field(2, ge=1, description="radius of the correlation window in voxels of the lattice")
+    correlation_radius: int = Field(2, ge=1, description="radius of the correlation window in voxels of the lattice")
     max_scale: float = Field(2.0, gt=1, description="largest plausible stretch along any direction (and its inverse)")
 
 
@@ -69,7 +69,7 @@ class _Judge:
             self.moving = torch.cat([self.moving, resample(pair.moving_mask, moving_grid).data])
         mask = pair.fixed_mask
         self.weight = torch.ones_like(self.fixed) if mask is None else resample(mask, self.grid).data
-        self.radius = [options.window if n > 1 else 0 for n in self.grid.shape]
+        self.radius = [options.correlation_radius if n > 1 else 0 for n in self.grid.shape]
         self.mean = box_mean(self.fixed, self.radius)
         self.variance = (box_mean(self.fixed**2, self.radius) - self.mean**2).clamp(min=0)
         self.points = torch.as_tensor(self.grid.points(), dtype=torch.float32, device=device)

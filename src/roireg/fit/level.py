@@ -86,7 +86,7 @@ class VelocityOptions(BaseModel):
     correlation_weight: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="weight of the local correlation of intensities"
     )
-    window: int | None = Field(
+    correlation_radius: int | None = Field(
         None, ge=1, description="radius of the correlation window in control steps; None: 1 in 3D, 2 in 2D"
     )
     features: str | None = Field(
@@ -184,10 +184,10 @@ class _Pull:
     linear: Tensor  # (d, d), voxels of the source per world mm
 
     @classmethod
-    def of(cls, grid: Grid, source: Grid, initial: Affine, device: torch.device) -> _Pull:
-        parts = [voxel_coords(source, initial.map_points(points)).float() for _, points in slab_points(grid, device)]
+    def of(cls, grid: Grid, source: Grid, affine: Affine, device: torch.device) -> _Pull:
+        parts = [voxel_coords(source, affine.map_points(points)).float() for _, points in slab_points(grid, device)]
         base = torch.cat(parts).reshape(*grid.shape, grid.ndim)
-        linear = np.linalg.inv(source.affine[:-1, :-1])[::-1] @ initial.matrix[:-1, :-1]
+        linear = np.linalg.inv(source.affine[:-1, :-1])[::-1] @ affine.matrix[:-1, :-1]
         return cls(base, torch.as_tensor(linear.copy(), dtype=torch.float32, device=device))
 
     def __call__(self, data: Tensor, displacement: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -248,8 +248,8 @@ class Level:
         self.moving_weight = None if mask is None else resample(mask, self.moving_grid).data
         if options.correlation_weight > 0:
             # At least a hundred voxels either way: fewer correlate by chance.
-            window = options.window or (1 if self.grid.ndim == 3 else 2)
-            radius = [window if n > 1 else 0 for n in self.control.shape]
+            steps = options.correlation_radius or (1 if self.grid.ndim == 3 else 2)
+            radius = [steps if n > 1 else 0 for n in self.control.shape]
             # A window of a volume has voxels enough: there a floor for noise hides the texture of organs.
             noise = noise_level(f.data) if self.grid.ndim == 2 else 0.0
             self.correlation = LocalCorrelation(f.data, step=step.tolist(), radius=radius, weight=weight, noise=noise)
@@ -272,12 +272,12 @@ class Level:
         self.distance = FeatureDistance(warp(maps[0], None, self.compared).data, weight=importance)
         self.moving_features = maps[1]
 
-    def place(self, initial: Affine, rest: VelocityField | None = None) -> None:
-        """Begin a fit without regions, `initial` (fixed world -> moving world) to follow the flow.
+    def place(self, affine: Affine, rest: VelocityField | None = None) -> None:
+        """Begin a fit without regions, `affine` (fixed world -> moving world) to follow the flow.
 
         `rest` is the flow that costs nothing; None is no motion.
         """
-        self.initial, self.regions, self.codes = initial, None, None
+        self.affine, self.regions, self.codes = affine, None, None
         self.low_pass = self.options.low_pass
         device = self.world_from_voxel.device
         self.rest = torch.zeros(self.grid.ndim, *self.control.shape, device=device)
@@ -285,10 +285,10 @@ class Level:
             parameters = rest.field.displacement if self.options.model == "displacement" else rest.velocity
             self.rest = warp(Image(parameters.to(device), rest.grid), None, self.control).data
         if self.correlation is not None:
-            self.pull = _Pull.of(self.grid, self.moving_grid, initial, device)
+            self.pull = _Pull.of(self.grid, self.moving_grid, affine, device)
         if self.distance is not None:
-            self.feature_pull = _Pull.of(self.compared, self.moving_features.grid, initial, device)
-            self.feature_mask_pull = _Pull.of(self.compared, self.moving_grid, initial, device)
+            self.feature_pull = _Pull.of(self.compared, self.moving_features.grid, affine, device)
+            self.feature_mask_pull = _Pull.of(self.compared, self.moving_grid, affine, device)
 
     def add_regions(self, regions: RegionPairs) -> None:
         """Add the region term: signed distances, which pull from afar, and codes, which are exact at borders.
@@ -300,7 +300,7 @@ class Level:
         if regions.codes is not None:
             # The last level sees borders as sharp as they are.
             spacing = float(self.grid.spacing.min()) if self.part[1] < 1 else 0.0
-            self.codes = CodedAgreement(regions.codes.at(spacing), self.initial, self.control)
+            self.codes = CodedAgreement(regions.codes.at(spacing), self.affine, self.control)
             # Borders that are known may bend the field more than what images suggest.
             self.low_pass = (0.5 if self.anchored else 0.75) * self.options.low_pass
             # Codes take over where distances to all of the borders cost too much.
@@ -315,7 +315,7 @@ class Level:
         grid = part.moving_grid
         coarse = grid.with_spacing(np.maximum(grid.spacing, self.grid.spacing.min()))
         self.moving_regions = warp(Image(part.moving, grid), None, coarse).data
-        self.region_pull = _Pull.of(self.control, coarse, self.initial, part.fixed.device)
+        self.region_pull = _Pull.of(self.control, coarse, self.affine, part.fixed.device)
 
     def smooth(self, parameters: Tensor) -> Tensor:
         """Return the velocity whose deviation from the flow at rest is low-passed."""

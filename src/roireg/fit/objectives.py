@@ -108,16 +108,16 @@ class LocalCorrelation:
         lattice = self.block_size.shape[1:]
         self.window_size = _window_sizes(lattice, self.radius).to(fixed)
 
-    def window(self, data: Tensor, inside: Tensor | None = None, share: Tensor | None = None) -> Tensor:
+    def window_mean(self, data: Tensor, inside: Tensor | None = None, share: Tensor | None = None) -> Tensor:
         """Window means on the lattice, of what is inside."""
         mean = box_mean(block_mean(data if inside is None else data * inside, self.step), self.radius)
         return mean if share is None else mean / share
 
     def side(self, inside: Tensor | None) -> _FixedSide:
         """Take the windows of the fixed image with (1, *spatial) weights."""
-        share = None if inside is None else self.window(inside).clamp(min=1e-6)
-        mean = self.window(self.fixed, inside, share)
-        variance = (self.window(self.fixed * self.fixed, inside, share) - mean**2).clamp(min=0) + self.floor
+        share = None if inside is None else self.window_mean(inside).clamp(min=1e-6)
+        mean = self.window_mean(self.fixed, inside, share)
+        variance = (self.window_mean(self.fixed * self.fixed, inside, share) - mean**2).clamp(min=0) + self.floor
         return _FixedSide(mean, variance, inside, share)
 
     def coefficients(self, warped: Tensor, side: _FixedSide) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -127,7 +127,7 @@ class LocalCorrelation:
         equal images are exactly at the optimum.
         """
         data = torch.cat([warped, warped * warped, self.fixed * warped])
-        mean, square, product = self.window(data, side.inside, side.share).split(1)
+        mean, square, product = self.window_mean(data, side.inside, side.share).split(1)
         variance = (square - mean**2).clamp(min=0) + self.floor
         covariance = product - side.mean * mean + self.floor
         slope = covariance / (side.variance * variance)

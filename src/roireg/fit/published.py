@@ -54,7 +54,7 @@ class Published(Stage):
         field = fit_published(
             pairs,
             problem.pair.fixed.grid,
-            initial=start,
+            start=start,
             objective=self.objective,
             iterations=self.iterations,
             smoothness=self.smoothness,
@@ -106,7 +106,7 @@ def fit_published(
     pairs: ROIPairs,
     grid: Grid,
     *,
-    initial: Transform,
+    start: Transform,
     objective: Literal["released", "printed"] = "released",
     iterations: int = 1000,
     smoothness: float = 1.0,
@@ -120,7 +120,7 @@ def fit_published(
     ----------
     pairs : corresponding regions; at least one active.
     grid : the fixed image's grid; the field lives on a grid over the same box with at most `max_voxels`.
-    initial : fixed world -> moving world, applied after the field.
+    start : fixed world -> moving world, applied after the field.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def fit_published(
     lattice = grid.coarsened(max_voxels)
     fixed = resample(Image(active.fixed_masks().masks.float(), active.fixed.grid), lattice).data
     source = Image(active.moving_masks().masks.float(), active.moving.grid)
-    moving = warp(source, initial, lattice)
+    moving = warp(source, start, lattice)
     identity = identity_coords(lattice.shape, fixed.device)
     half = torch.tensor([n / 2 for n in lattice.shape[::-1]], device=fixed.device)
     field = torch.zeros(grid.ndim, *lattice.shape, device=fixed.device, requires_grad=True)  # [-1, 1] units

@@ -109,14 +109,14 @@ class CodedAgreement:
     Parameters
     ----------
     codes : at the resolution of the level.
-    initial : affine that follows the flow.
+    affine : map that follows the flow.
     control : lattice of the displacement.
     seed : of the places that are drawn; equal seeds and calls give equal places.
     """
 
-    def __init__(self, codes: RegionCodes, initial: Affine, control: Grid, *, seed: int = 0) -> None:
+    def __init__(self, codes: RegionCodes, affine: Affine, control: Grid, *, seed: int = 0) -> None:
         fixed, device = codes.fixed, codes.fixed.data.device
-        moved = warp(codes.moving, initial, fixed.grid, fill=0.0)
+        moved = warp(codes.moving, affine, fixed.grid, fill=0.0)
         # Everything within three voxels of a border in either image; elsewhere nothing would pull.
         span = torch.zeros_like(fixed.data[0])
         for data in (fixed.data, moved.data):
@@ -126,8 +126,8 @@ class CodedAgreement:
         points = torch.as_tensor(fixed.grid.world_from_index(near.cpu().numpy()))
         self.codes = fixed.data[(slice(None), *near.T)]
         self.control_coords = voxel_coords(control, points).float().to(device)
-        self.coords = voxel_coords(codes.moving.grid, initial.map_points(points)).float().to(device)
-        linear = np.linalg.inv(codes.moving.grid.affine[:-1, :-1])[::-1] @ initial.matrix[:-1, :-1]
+        self.coords = voxel_coords(codes.moving.grid, affine.map_points(points)).float().to(device)
+        linear = np.linalg.inv(codes.moving.grid.affine[:-1, :-1])[::-1] @ affine.matrix[:-1, :-1]
         self.linear = torch.as_tensor(linear.copy(), dtype=torch.float32, device=device)
         self.moving = codes.moving.data[None]
         self.size = torch.tensor(codes.moving.grid.shape[::-1], dtype=torch.float32, device=device)

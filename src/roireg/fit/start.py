@@ -71,7 +71,7 @@ class Search(Stage):
     affine: AffineOptions = AffineOptions()
     trials: int = Field(4, ge=1, description="proposals from which a coarse deformation is tried")
     trial: VelocityOptions = Field(
-        VelocityOptions(levels=2, iterations=(30, 20), max_voxels=16_000, window=2, feature_weight=0.5),
+        VelocityOptions(levels=2, iterations=(30, 20), max_voxels=16_000, correlation_radius=2, feature_weight=0.5),
         description="that coarse deformation; which start is right shows in features and on wide windows, since "
         "narrow ones find a match anywhere",
     )
@@ -248,7 +248,7 @@ def find_start(
     radius = float(np.linalg.norm(pair.fixed.grid.extent)) / 2
 
     def try_from(c: Candidate, levels: Sequence[Level]) -> Candidate:
-        fit = fit_levels(levels, initial=c.affine)
+        fit = fit_levels(levels, affine=c.affine)
         return replace(c, score=fit.loss, trial=fit.transform)
 
     moved = sorted((try_from(c, once) for c in refined), key=lambda c: c.score)[: max(1, options.trials // 2)]

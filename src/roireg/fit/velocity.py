@@ -163,7 +163,7 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
         bordered=regions is not None and regions.codes is not None and not options.blind,
         **_features(problem, options),
     )
-    fit = fit_levels(levels, initial=affine, rest=flow, regions=regions, progress=problem.progress)
+    fit = fit_levels(levels, affine=affine, rest=flow, regions=regions, progress=problem.progress)
     assert fit.field is not None
     return replace(fit, transform=Chain((fit.field, *rest)))
 
@@ -252,7 +252,7 @@ def _features(problem: Problem, options: VelocityOptions) -> dict[str, Any]:
 def fit_levels(
     levels: Iterable[Level],
     *,
-    initial: Affine,
+    affine: Affine,
     rest: VelocityField | None = None,
     regions: RegionPairs | None = None,
     progress: Progress = silent,
@@ -262,19 +262,19 @@ def fit_levels(
     Parameters
     ----------
     levels : coarse to fine.
-    initial : affine from fixed to moving world, applied after the field.
+    affine : from fixed to moving world, applied after the field.
     rest : flow to begin with, from which deviations are smooth; None is no motion.
     regions : corresponding regions.
 
     Returns
     -------
-    A fit whose transform is the field, then `initial`.
+    A fit whose transform is the field, then `affine`.
     """
     velocity: Tensor | None = None
     deviation = torch.zeros(0)
     losses = []
     for level in levels:
-        level.place(initial, rest)
+        level.place(affine, rest)
         if level.anchored and velocity is not None:
             level.rest = resize(velocity, level.control.shape)
             deviation = torch.zeros_like(level.rest)
@@ -299,7 +299,7 @@ def fit_levels(
         velocity, loss = level.rest, unmoved
     kind = DisplacementField if level.options.model == "displacement" else VelocityField
     field = kind(*faded(level.control, velocity))
-    return VelocityFit(Chain((field, initial)), field, tuple(losses), loss)
+    return VelocityFit(Chain((field, affine)), field, tuple(losses), loss)
 
 
 def _descend(level: Level, start: Tensor, report: Callable[[float, float], None]) -> tuple[Tensor, float, float]:
