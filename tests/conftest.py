@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ torch.set_num_threads(1)
 # The same examples on every run: a failure in CI is a failure at the desk.
 settings.register_profile("roireg", deadline=None, derandomize=True, max_examples=40, database=None)
 settings.load_profile("roireg")
+
+# Modules and collected tests stay until the end: looking for garbage among them takes a fifth of the collection, and
+# again and again some of the tests.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
