@@ -201,6 +201,21 @@ def test_regions_apart_still_pull_in_the_right_direction():
     assert loss_moved(1) < loss_moved(0) < loss_moved(-1)
 
 
+def test_within_its_tolerance_a_region_costs_nothing_and_beyond_it_pulls():
+    grid = centred((40, 40))
+    fixed = distances(grid, (0, 0), 8, 10)
+    loose, exact = (
+        RegionAgreement(fixed, torch.ones(1), tolerance=torch.tensor([0.25])),
+        RegionAgreement(fixed, torch.ones(1)),
+    )
+    for shift, free in ((2, True), (5, False)):
+        moved = distances(grid, (shift, 0), 8, 10).requires_grad_()
+        loss = loose(moved)
+        (gradient,) = torch.autograd.grad(loss, moved)
+        assert (loss.item() == 0 and not gradient.any()) is free
+        assert exact(moved).item() > loss.item()
+
+
 def test_every_region_counts_by_its_weight():
     grid = centred((30, 30))
     fixed = torch.cat([distances(grid, (-5, 0), 4, 6), distances(grid, (6, 4), 3, 6)])

@@ -26,6 +26,7 @@ from roireg.features import make_extractor
 from roireg.fit.level import VelocityOptions, build_levels, level_spacings, normalise
 from roireg.fit.perspective import perspective_flow
 from roireg.fit.published import bending_energy, fit_published, printed_loss, released_loss, squared_gradient
+from roireg.fit.region_affine import overlaps_of
 from roireg.fit.velocity import fit_velocity
 from roireg.synth import GaussianBumps, make_pair
 from support import Homography, centred, dice, disc, grids, painted, rotation, turned
@@ -312,6 +313,22 @@ def test_regions_apart_are_brought_together_without_folds():
     truth = Affine.translation((18.0, 0.0))
     assert true_error(found, truth, grid, fixed[0]) < 4
     assert float(jacobian_determinant(found, grid).min()) > 0
+
+
+@pytest.mark.parametrize("source, exact", [("prompt", False), ("user", True)])
+def test_a_kept_pair_brings_together_and_only_a_drawn_one_says_where_borders_are(source, exact):
+    """The image says nothing; the regions are two discs of different size, apart or one in the other."""
+    grid = centred((64, 64))
+    blank = Image(torch.zeros(1, 64, 64), grid)
+    overlaps = []
+    for place in (14.0, 0.0):
+        drawn = single(disc(grid, (0, 0), 9), grid, disc(grid, (place, 0), 8), grid)
+        pairs = replace(drawn, pairs=(replace(drawn.pairs[0], status="accepted", source=source),))
+        found = fit_velocity(problem(blank, blank, pairs=pairs), Affine.identity(2)).transform
+        overlaps.append(float(overlaps_of(pairs, found)[0]))
+    before = 2 * 8**2 / (8**2 + 9**2)
+    assert overlaps[0] > 0.7
+    assert (overlaps[1] > before + 0.03) is exact
 
 
 def test_the_published_objective_scores_high_and_folds_where_this_one_does_not():

@@ -106,7 +106,8 @@ class VelocityOptions(BaseModel):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="weight of all accepted pairs and prompts together; None: twice region_weight",
+        description="weight of all accepted pairs and prompts together; None: twice region_weight. Borders that were "
+        "found in the images may stay apart by 1.5 % of the longest side",
     )
     label_weight: float = Field(
         3.0, ge=0, allow_inf_nan=False, description="weight of all pairs of label maps together"
@@ -310,7 +311,7 @@ class Level:
         if part is None:
             return
         on_control = warp(Image(part.fixed, part.fixed_grid), None, self.control).data
-        self.regions = RegionAgreement(on_control, part.weights)
+        self.regions = RegionAgreement(on_control, part.weights, tolerance=part.tolerance)
         # Distances are smooth: at the voxels of the level they are as good, and a small array is faster to sample.
         grid = part.moving_grid
         coarse = grid.with_spacing(np.maximum(grid.spacing, self.grid.spacing.min()))

@@ -203,11 +203,18 @@ class RegionAgreement:
     fixed : (K, *spatial) signed distances of the fixed regions divided by the truncation distance,
         clamped to -1..1, negative inside.
     weight : (K,) weight of every pair in the loss.
+    tolerance : (K,) how far distances may differ at no cost. Of regions that have one the shape does not count, so
+        that a pair pulls things together and leaves it to the images where exactly they end. None is 0 for all.
     softness : half-width of the soft boundary, as a fraction of the truncation distance.
     """
 
-    def __init__(self, fixed: Tensor, weight: Tensor, *, softness: float = 0.1) -> None:
+    def __init__(
+        self, fixed: Tensor, weight: Tensor, *, tolerance: Tensor | None = None, softness: float = 0.1
+    ) -> None:
         self.fixed, self.softness, self.weight = fixed, softness, weight
+        tolerance = torch.zeros_like(weight) if tolerance is None else tolerance
+        self.shaped = (tolerance == 0).to(weight)
+        self.tolerance = tolerance.reshape(-1, *[1] * (fixed.ndim - 1))
         self.mask = torch.sigmoid(-fixed / softness)
         self.axes = tuple(range(1, fixed.ndim))
         # Each region is judged over its own truncation band, so that small ones count as much as large ones.
@@ -215,14 +222,15 @@ class RegionAgreement:
 
     def __call__(self, warped: Tensor) -> Tensor:
         """Loss of the warped (K, *spatial) signed distances of the moving regions."""
-        distance = (((warped - self.fixed) ** 2).sum(self.axes)) / self.band
+        apart = ((warped - self.fixed).abs() - self.tolerance).clamp(min=0)
+        distance = apart.square().sum(self.axes) / self.band
         mask = torch.sigmoid(-warped / self.softness)
         both = (mask * self.mask).sum(self.axes)
         # Squares in the denominator (Milletari et al., 3DV 2016): with sums, soft masks that are equal would not be
         # at the optimum, and the fit would squeeze their boundaries.
         dice = 1 - 2 * both / (mask.square() + self.mask.square()).sum(self.axes).clamp(min=1e-6)
         square = ((mask - self.mask) ** 2).sum(self.axes) / self.band
-        return ((distance + dice + square) * self.weight).sum()
+        return ((distance + (dice + square) * self.shaped) * self.weight).sum()
 
 
 def diffusion(field: Tensor, spacing: NDArray[np.float64]) -> Tensor:
