@@ -11,14 +11,25 @@ from functools import partial
 
 import pytest
 
-from roireg.fit import Search
+from roireg.fit import Search, Velocity
 from roireg.fit.search import SearchOptions
 from roireg.pipeline import PRESETS, Config, recipe
 from roireg.pipeline.config import QUICK
 from roireg.pipeline.sections import VerdictConfig
+from roireg.segment import hierarchy
+from roireg.segment.kept import Kept
 
 UNJUDGED = VerdictConfig(probability=False)
 COARSE = SearchOptions(cells=24, polish=6)
+
+
+PREPARED: Kept[hierarchy.HierarchyImage] = Kept(24)
+"""What the segmenter made of the images of tests, which is half of the time of a small registration."""
+
+
+def keep_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare an equal image once for all tests that say so, as a cohort does for its template."""
+    monkeypatch.setattr(hierarchy, "KEPT", PREPARED)
 
 
 def cheaper(config: Config) -> Config:
@@ -29,6 +40,13 @@ def cheaper(config: Config) -> Config:
     )
     verdict = config.verdict.model_copy(update={"probability": False})
     return config.model_copy(update={"stages": stages, "verdict": verdict})
+
+
+def shorter(config: Config) -> Config:
+    """Cheaper settings with the same stages, whose deformation takes a few steps."""
+    few = {"levels": 1, "iterations": (10,), "max_voxels": 6000}
+    stages = tuple(s.model_copy(update=few) if isinstance(s, Velocity) else s for s in cheaper(config).stages)
+    return cheaper(config).model_copy(update={"stages": stages})
 
 
 def cheapen(monkeypatch: pytest.MonkeyPatch, change: Callable[[Config], Config] = cheaper) -> None:

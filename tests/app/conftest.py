@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from app.scenes import Scene, make_scene, volume_grid
+from cheaper import keep_prepared
 from roireg.core.grid import Grid
+
+
+@pytest.fixture(autouse=True)
+def prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_prepared(monkeypatch)
 
 
 @pytest.fixture(scope="session")

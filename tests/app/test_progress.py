@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from app.scenes import run
+from cheaper import cheapen, shorter
 from roireg.app import cohort
 from roireg.app import progress as module
 from roireg.app.console import Session
@@ -38,8 +39,8 @@ def test_one_bar_shows_the_clock_and_what_is_left(monkeypatch):
     assert [event.detail for event in notices] == ["slow"]
 
 
-@pytest.mark.usefixtures("cheap_presets")
-def test_every_stage_of_a_run_has_its_share(flat, tmp_path):
+def test_every_stage_of_a_run_has_its_share(flat, tmp_path, monkeypatch):
+    cheapen(monkeypatch, shorter)
     result = run("register", flat.fixed, flat.moving, "-o", tmp_path / "a", "--prompt", "34,29", "-v")
     asked = run("prompt", flat.fixed, flat.moving, "-o", tmp_path / "b", "--point", "34,29", "-v")
     stages = [line.partition(": ")[2] for line in (result.stderr + asked.stderr).splitlines() if line[:5] == "stage"]

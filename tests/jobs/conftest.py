@@ -1,3 +1,3 @@
 """The scenes of the app: jobs are what its commands run."""
 
-from app.conftest import flat, quick, settings  # noqa: F401
+from app.conftest import flat, prepared_once, quick, settings  # noqa: F401

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from cheaper import UNJUDGED
+from cheaper import UNJUDGED, keep_prepared
 from roireg.fit import RegionAffine, Velocity
 from roireg.io import write_image, write_labels
 from roireg.pipeline import Config, PromptSession, Registration, register
@@ -41,13 +41,14 @@ class Client:
         return answer.json() if kind == "application/json" and answer.content else answer.content
 
     def until(self, ready: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        """Wait for the state of the session to be as wanted."""
-        end = time.monotonic() + PATIENCE
+        """Wait for the state of the session to be as wanted; who asks all the time takes the cores from the work."""
+        end, pause = time.monotonic() + PATIENCE, 0.02
         while time.monotonic() < end:
             state = self("GET")
             if ready(state):
                 return state
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(1.3 * pause, 0.25)
         raise AssertionError(f"the session did not get there: {state['fitting']} {state['preparing']}")
 
     def prepared(self) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "REFIT", Config(stages=(SMALL,), verdict=UNJUDGED))
     monkeypatch.setattr(fitting, "with_settings", lambda job: CHEAP)
     monkeypatch.setattr(fitting, "QUIET", 0.01)
+    keep_prepared(monkeypatch)
 
 
 @pytest.fixture(scope="session")

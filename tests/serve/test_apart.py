@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,13 @@ def setup(*, progress: Progress) -> dict[str, Any]:
     return {"nice": os.nice(0), "threads": torch.get_num_threads(), "interrupt": os.getpgrp()}
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Functions of this file can be called in the process, which is a new one for it."""
+@pytest.fixture(autouse=True, scope="module")
+def importable() -> Iterator[None]:
+    """Functions of this file can be called in the process, which is a new one for the file, not for every test."""
     module._end()
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+        yield
 
 
 def test_the_answer_and_the_events_come_back_and_the_process_stays() -> None:
