@@ -135,7 +135,7 @@ for line in sys.stdin.read().splitlines():
 def test_mistakes_are_told_before_anything_heavy_is_loaded(flat, tmp_path):
     lines = MISTAKES.format(fixed=flat.fixed, moving=flat.moving, truth=flat.truth).strip()
     child = [sys.executable, "-c", WATCH]
-    done = subprocess.run(child, input=lines, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(child, input=lines, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     count = len(lines.splitlines())
     assert found == [[2, []]] * (count - 1) + [[0, []]]

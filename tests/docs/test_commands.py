@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import typer
 from typer.testing import CliRunner
 
-from cheaper import COARSE, UNJUDGED, cheapen
+from cheaper import COARSE, UNJUDGED, cheapen, keep_prepared
 from roireg.app.cli import app
 from roireg.app.train import train_app
 from roireg.core.image import Image
@@ -116,6 +116,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "render_report", first_report)
     monkeypatch.setattr(viewer_session, "QUICK", Config(stages=(RegionAffine(),), verdict=UNJUDGED))
     cheapen(monkeypatch, _quickened)
+    keep_prepared(monkeypatch)
     # What a page sets by itself searches and is judged with a probability, coarsely.
     for module in (start_module, stage_module):
         monkeypatch.setattr(module, "GlobalSearch", lambda pair, options: GlobalSearch(pair, COARSE))
