@@ -111,6 +111,13 @@ def test_files_of_other_people_are_refused_before_anything_is_computed(scene, ne
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize(("command", "name"), [("register", "warped.nii.gz"), ("match", "pairs.json")])
+def test_a_folder_is_not_called_like_a_file(scene, never, command, name):
+    out = scene.folder / name
+    fails(command, scene.fixed, scene.moving, "-o", out, words=(name, "--out names a folder", "-o"))
+    assert not out.exists()
+
+
 def test_edited_pairs_are_not_lost(scene, quick):
     out = scene.folder / "out"
     register(scene, out, *quick[:2], "--only", "pairs")

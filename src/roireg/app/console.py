@@ -28,9 +28,10 @@ from typer.core import TyperGroup
 
 from roireg.app.progress import bar
 from roireg.app.streams import Terminal, silence
-from roireg.core.errors import HeaderWarning, InputError, RoiregError
-from roireg.jobs.files import check_input
-from roireg.jobs.job import STAGES, Job, JobResult, plain
+from roireg.core.errors import HeaderWarning, InputError, OutputError, RoiregError
+from roireg.core.files import extension_of
+from roireg.jobs.files import FILES, check_input
+from roireg.jobs.job import STAGES, FolderJob, Job, JobResult, plain
 
 __all__ = ["Outcome", "Session", "command", "plain"]
 
@@ -222,6 +223,8 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
                 filled: Any = None if options is None else _filled(options, values)
                 if options is not None:
                     # Before the function imports what takes a second to load.
+                    if isinstance(filled, FolderJob):
+                        _check_folder_name(filled.out)
                     filled.check()
                 for host in general.get("allow_remote") or ():
                     from roireg.models import allow_remote
@@ -243,6 +246,16 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
         return function
 
     return decorate
+
+
+def _check_folder_name(out: Path) -> None:
+    """Refuse the name of a file for a new folder: whoever writes one expects that file, as of other programs."""
+    ending = extension_of(out)
+    if ending in FILES and not out.exists():
+        raise OutputError(
+            f"{out}: --out names a folder, which several files are written into; leave out {ending}, as in "
+            f"-o {out.name[: -len(ending)]}"
+        )
 
 
 BY_NAME = "_by_name"

@@ -9,7 +9,7 @@ from roireg.core.errors import InputError
 from roireg.core.files import extension_of
 from roireg.core.words import CONVENTIONS, IMAGE_FORMATS
 
-__all__ = ["POINTS", "ants_files", "check_image", "check_input", "kind_of", "parse_transform"]
+__all__ = ["FILES", "POINTS", "ants_files", "check_image", "check_input", "kind_of", "parse_transform"]
 
 TRANSFORMS = (".h5", ".hdf5", ".tfm", ".mat", ".lta")
 TEXT_HEADER = re.compile(rb"\s*(#|NRRD|\w+\s*=)")
@@ -19,6 +19,11 @@ START = 256
 """Bytes that are looked at."""
 
 POINTS = (".csv", ".tsv", ".fcsv", ".json", ".mrk.json")
+
+PICTURES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+FILES = (*PICTURES, *TRANSFORMS, *POINTS, ".html", ".txt")
+"""Endings of what is written as a single file; no folder of results is meant by such a name."""
 
 
 def ants_files(prefix: Path) -> list[Path]:
