@@ -57,6 +57,23 @@ def test_apply_to_labels_makes_no_new_label_and_keeps_integers(flat, tmp_path):
     assert torch.equal(warped[:, 4:-4, 5:-5], truth[:, 4:-4, 5:-5])
 
 
+def test_apply_doubts_a_label_map_that_is_not_called_one(flat, tmp_path):
+    def told(image, *options):
+        done = run("apply", flat.truth, image, "--reference", flat.fixed, "-o", tmp_path / "l.png", *options)
+        assert done.exit_code == 0
+        return "add --labels" in " ".join(done.stderr.split())
+
+    write_image(
+        tmp_path / "mask.png",
+        Image.from_numpy(255 * (read_labels(flat.moving_labels).data[0].numpy() == 1).astype(np.uint8)),
+    )
+    assert told(flat.moving_labels)
+    assert told(tmp_path / "mask.png")
+    assert not told(flat.moving_labels, "--labels")
+    assert not told(flat.moving_labels, "--interpolation", "nearest")
+    assert not told(flat.moving)
+
+
 def test_apply_maps_points_forward_and_back(flat, tmp_path):
     there, back = tmp_path / "there.csv", tmp_path / "back.csv"
     document = answer("apply", flat.truth, flat.fixed_points, "-o", there)

@@ -38,7 +38,7 @@ from roireg.jobs.apply import ApplyJob
 from roireg.jobs.job import Work
 from roireg.jobs.options import parse_fill, parse_numbers
 from roireg.jobs.reading import MOST_TRIED, inverted, load_chain, load_transform, read_picture, read_reference
-from roireg.jobs.resampling import check_fill, outside_value, resampled, unmoved
+from roireg.jobs.resampling import check_fill, looks_like_labels, outside_value, resampled, unmoved
 from roireg.pipeline import Registration
 from roireg.pipeline.saved import SavedRegistration
 
@@ -193,6 +193,11 @@ def _image(job: ApplyJob, mapping: Transform) -> Work:
     outside = outside_value(image, labels=job.labels, series=series) if fill is None else fill
     mode = "nearest" if job.labels else job.interpolation or "linear"
     notes = notes or _end_notes(mapping, grid)
+    if mode != "nearest" and not series and looks_like_labels(image):
+        notes.append(
+            f"{job.subject} looks like a label map, and what was written between its labels is a mean of them; if it "
+            "is one, add --labels"
+        )
     warped = replace(resampled(image, mapping, grid, mode=mode, fill=outside), unit=unit)
     document = {"out": job.out, "kind": "labels" if job.labels else "image", "size": grid.shape[::-1]}
 
