@@ -223,7 +223,7 @@ def command(app: typer.Typer, name: str, *, example: str, **settings: Any) -> Ca
                 filled: Any = None if options is None else _filled(options, values)
                 if options is not None:
                     # Before the function imports what takes a second to load.
-                    if isinstance(filled, FolderJob):
+                    if isinstance(filled, FolderJob) and filled.folder == filled.out:
                         _check_folder_name(filled.out)
                     filled.check()
                 for host in general.get("allow_remote") or ():
