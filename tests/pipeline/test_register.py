@@ -250,12 +250,12 @@ def test_a_rotation_that_a_deformation_alone_could_not_follow_is_undone(flat):
     assert np.median(after) < 0.5 * np.median(before)
 
 
-def test_an_image_and_itself_stay_where_they_are(flat, deep):
-    for image in (flat.fixed, deep.fixed):
-        result = roireg.register(image, image, config=quick())
-        points = image.grid.corners()
-        assert np.abs(result.map_points(points) - points).max() < 0.01 * image.grid.spacing.min()
-        assert result.verdict == "ok", result.reasons
+def test_a_volume_and_itself_stay_where_they_are(deep):
+    image = deep.fixed
+    result = roireg.register(image, image, config=quick())
+    points = image.grid.corners()
+    assert np.abs(result.map_points(points) - points).max() < 0.01 * image.grid.spacing.min()
+    assert result.verdict == "ok", result.reasons
 
 
 # -- masks and methods ------------------------------------------------------------------------------
