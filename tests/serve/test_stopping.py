@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from roireg.serve.hub import Hub
+from roireg.serve.running import Server
 from roireg.serve.tasks import Task
 
 WORK = """
@@ -100,3 +103,12 @@ def test_work_of_a_closed_session_is_waited_for(tmp_path: Path) -> None:
     assert not hub.end(), "it has not come to its next step"
     released.append(True)
     assert hub.end(wait=60)
+
+
+def test_requests_that_the_end_cuts_off_are_no_news(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Server(Hub([], tmp_path, None)).close()
+    log = logging.getLogger("uvicorn.error")
+    for error in (asyncio.CancelledError(), ValueError("a fault")):
+        log.error("in a request", exc_info=error)
+    said = capsys.readouterr().err
+    assert said.count("in a request") == 1 and "a fault" in said

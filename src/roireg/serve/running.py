@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 import socket
 import threading
@@ -23,6 +25,11 @@ LARGEST_UPLOAD = 2_000_000_000
 
 CLOSING = 3
 """Seconds that open requests are given at the end."""
+
+
+def _told(record: logging.LogRecord) -> bool:
+    """Tell whether a message of uvicorn is news: requests that are cut off at the end are not."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 class Server:
@@ -56,6 +63,7 @@ class Server:
             lifespan="off",
             ws="none",
         )
+        logging.getLogger("uvicorn.error").addFilter(_told)  # once, however often
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 
