@@ -292,7 +292,7 @@ def test_convert_deletes_nothing_of_others(flat, tmp_path):
     rois = ROISet(torch.ones((1, 6, 6), dtype=torch.bool), Grid.pixels((6, 6)))
     write_pairs(tmp_path / "pairs", ROIPairs(rois, rois, (ROIPair(0, 0, 1.0, 0.5),)))
     run("convert", tmp_path / "pairs", tmp_path / "pp")
-    assert (tmp_path / "pp" / "mine.txt").read_text() == "precious"
+    assert (tmp_path / "pp" / "mine.txt").read_text(encoding="utf-8") == "precious"
     before = flat.truth.read_bytes()
     fails("convert", flat.truth, flat.truth, words=("truth.h5",))
     assert flat.truth.read_bytes() == before

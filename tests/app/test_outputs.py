@@ -108,7 +108,7 @@ def test_files_of_other_people_are_refused_before_anything_is_computed(scene, ne
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     fails("register", scene.fixed, scene.moving, "-o", scene.folder / "out", words=(name, "not written by roireg"))
-    assert mine.read_text() == "mine"
+    assert mine.read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(("command", "name"), [("register", "warped.nii.gz"), ("match", "pairs.json")])
@@ -122,9 +122,9 @@ def test_edited_pairs_are_not_lost(scene, quick):
     out = scene.folder / "out"
     register(scene, out, *quick[:2], "--only", "pairs")
     file = out / "pairs" / "pairs.json"
-    file.write_text(file.read_text().replace("proposed", "accepted"))
+    file.write_text(file.read_text(encoding="utf-8").replace("proposed", "accepted"))
     fails("register", scene.fixed, scene.moving, "-o", out, words=("pairs.json", "was changed since it was written"))
-    assert "accepted" in file.read_text()
+    assert "accepted" in file.read_text(encoding="utf-8")
 
 
 def test_a_new_result_replaces_the_earlier_one_whole(scene, quick):
@@ -181,7 +181,7 @@ def test_convert_deletes_nothing_of_the_user(scene, quick):
     (place / "fixed_rois_of_mine.png").write_text("mine")
     assert run("convert", scene.folder / "out" / "pairs", place).exit_code == 0
     assert run("convert", scene.folder / "out" / "pairs", place).exit_code == 0
-    assert (place / "fixed_rois_of_mine.png").read_text() == "mine"
+    assert (place / "fixed_rois_of_mine.png").read_text(encoding="utf-8") == "mine"
     (scene.folder / "qq").mkdir()
     (scene.folder / "qq" / "pairs.json").write_text("mine")
     words = ("pairs.json", "not written by roireg")
@@ -210,7 +210,7 @@ def test_a_report_that_fails_does_not_cost_the_transform(scene, settings, monkey
     assert files_in(out) == {"transform.h5", "result.json"}
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     assert "report.html could not be made" in line and "broken data stream" in line
-    assert json.loads((out / "result.json").read_text())["notes"]
+    assert json.loads((out / "result.json").read_text(encoding="utf-8"))["notes"]
 
 
 def test_a_picture_that_fails_does_not_cost_the_pairs(scene, monkeypatch):
@@ -249,7 +249,7 @@ def test_a_folder_with_half_a_result_is_told(scene, quick):
     out = scene.folder / "out"
     register(scene, out, *quick)
     record = out / "result.json"
-    content = json.loads(record.read_text())
+    content = json.loads(record.read_text(encoding="utf-8"))
     record.write_text(json.dumps({"written": content["written"], "complete": False}))
     fails("info", out, words=("out", "was stopped while it wrote", "register again"))
     fails("report", out, words=("result.json", "register again"))
@@ -350,7 +350,7 @@ def test_a_file_of_others_is_replaced_only_when_that_is_said(scene, tmp_path):
     }
     for file, command in commands.items():
         fails(*command, words=(file.name, "was not written by roireg", "--replace"))
-        assert file.read_text() == "precious"
+        assert file.read_text(encoding="utf-8") == "precious"
         assert run(*command, "--replace").exit_code == 0
         assert file.read_bytes() != b"precious"
 
@@ -361,7 +361,7 @@ def test_a_file_of_roireg_is_replaced_until_it_is_changed(scene, tmp_path):
     convert = ("convert", scene.folder / "fixed_points.csv", out)
     for _ in range(2):
         assert run(*convert).exit_code == 0
-    out.write_text(out.read_text() + "\n")
+    out.write_text(out.read_text(encoding="utf-8") + "\n")
     fails(*convert, words=("points.csv", "changed since"))
     shutil.copyfile(out, tmp_path / "copy.csv")
     fails("convert", scene.folder / "fixed_points.csv", tmp_path / "copy.csv", words=("was not written",))

@@ -163,7 +163,7 @@ def test_summary_for_people(flat, tmp_path, settings):
 def test_landmarks_that_got_worse_are_said_and_stored(flat, tmp_path, quick):
     points = ("--fixed-points", flat.fixed_points, "--moving-points", flat.fixed_points)
     result = run("register", flat.fixed, flat.moving, "-o", tmp_path / "out", *points, *quick)
-    (sentence,) = json.loads((tmp_path / "out" / "result.json").read_text())["worse"]
+    (sentence,) = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))["worse"]
     assert "3 of 3 landmarks lie farther apart than before" in sentence
     assert f"  - {sentence}" in result.stdout
 

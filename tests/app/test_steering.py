@@ -55,7 +55,7 @@ def test_voxels_and_mm_are_the_same_place_of_a_volume(volume, tmp_path, settings
         images = (volume.fixed, volume.moving, "-o", tmp_path / name, "--init", volume.truth)
         result = run("register", *images, "--config", settings, *options)
         assert result.exit_code == 0, result.output
-        found.append(json.loads((tmp_path / name / "pairs" / "pairs.json").read_text())["pairs"][0])
+        found.append(json.loads((tmp_path / name / "pairs" / "pairs.json").read_text(encoding="utf-8"))["pairs"][0])
     assert found[0]["status"] == "accepted"
     assert found[0] == found[1]
 
@@ -112,7 +112,7 @@ def test_decided_pairs_steer_and_others_are_found_unless_refused(flat, tmp_path,
     first = tmp_path / "first"
     answer("register", flat.fixed, flat.moving, "-o", first, *options)
     file = first / "pairs" / "pairs.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     assert len(content["pairs"]) >= 3
     kept, gone = content["pairs"][:2]
     content["pairs"] = [kept | {"status": "accepted"}, gone | {"status": "rejected"}]
@@ -145,7 +145,7 @@ def test_register_with_a_network_says_how_long_and_which(flat, tmp_path, setting
     assert result.exit_code == 0, result.output
     lines = [line for line in result.stderr.splitlines() if "takes about" in line]
     assert lines == ["note: finding regions: the network takes about 1 s"]
-    stored = json.loads((tmp_path / "out" / "result.json").read_text())["provenance"]
+    stored = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))["provenance"]
     assert stored["model"]["name"] == "sam" and stored["model"]["key"]
     assert stored["settings"]["network"]["profile"] == "fast"
     assert stored["settings"]["match"]["features"] == "model"

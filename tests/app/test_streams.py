@@ -81,7 +81,7 @@ def test_closed_streams(tmp_path):
     done = shell("roireg write p.csv >&- 2>&- <&-", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     # Nothing that was to be printed is in the file that was opened first.
-    assert (tmp_path / "p.csv").read_text() == "written\n"
+    assert (tmp_path / "p.csv").read_text(encoding="utf-8") == "written\n"
     assert shell("roireg show --wrong 2>&-", tmp_path).returncode == 2
 
 

@@ -69,7 +69,7 @@ def test_files(rows, tmp_path):
     again = read(tmp_path / "results.csv")
     assert [(r.set, r.start, r.right) for r in again] == [(r.set, r.start, r.right) for r in rows]
     model, figures = conclude(again, tmp_path)
-    stored = json.loads((tmp_path / "calibration.json").read_text())
+    stored = json.loads((tmp_path / "calibration.json").read_text(encoding="utf-8"))
     assert Calibration(**stored).probability(rows[0].evidence) == pytest.approx(model.probability(rows[0].evidence))
     assert figures["results"] == 200 and (tmp_path / "calibration.png").stat().st_size > 5000
 

@@ -79,8 +79,8 @@ def test_pairs_run_in_batch_jobs(tmp_path, batch_system, monkeypatch):
     (row,) = read_rows(tmp_path / "out/results.csv")
     assert row.place == ("flat", "one", "shift") and row.status == "ok"
     assert row.change("dice_mean") == row.change("landmark_error_mean") == 0
-    job = (batch_system / "jobs.txt").read_text()
-    assert "#SBATCH -p short" in job and (batch_system / "cancelled.txt").read_text().split()
+    job = (batch_system / "jobs.txt").read_text(encoding="utf-8")
+    assert "#SBATCH -p short" in job and (batch_system / "cancelled.txt").read_text(encoding="utf-8").split()
 
 
 def test_check_names_every_problem(tmp_path):

@@ -66,9 +66,9 @@ def test_derivatives_have_the_names_and_the_direction_that_others_expect(dataset
     assert expected <= written
     assert {name.replace(".nii.gz", ".json").replace(".h5", ".json") for name in expected} <= written
     assert {"sub-01.html", "dataset_description.json", ".bidsignore", "README"} <= written
-    description = json.loads((out / "dataset_description.json").read_text())
+    description = json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))
     assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "roireg"
-    side = json.loads((out / f"{stem}_from-T1w_to-X_mode-image_xfm.json").read_text())
+    side = json.loads((out / f"{stem}_from-T1w_to-X_mode-image_xfm.json").read_text(encoding="utf-8"))
     assert side["Points"] == "maps points of X to points of T1w"
     # Another program resamples with the transform: the same image comes out, on the grid of the template.
     moving = sitk.ReadImage(str(dataset / "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"), sitk.sitkFloat32)
@@ -89,8 +89,8 @@ def test_derivatives_have_the_names_and_the_direction_that_others_expect(dataset
     assert all(pair["kept"] for pair in again["pairs"])
     assert {name: (out / name).stat().st_mtime_ns for name in expected} == times
     answer("bids", dataset, out, "group", *chosen, *options, code=None)
-    assert "sub-01/figures/sub-01_ses-1_from-T1w_to-X/report.html" in (out / "group.html").read_text()
-    table = (out / "group_desc-roireg_volumes.tsv").read_text().splitlines()
+    assert "sub-01/figures/sub-01_ses-1_from-T1w_to-X/report.html" in (out / "group.html").read_text(encoding="utf-8")
+    table = (out / "group_desc-roireg_volumes.tsv").read_text(encoding="utf-8").splitlines()
     assert table[0] == "participant_id\tfile\tlabel\tvolume_mm3" and len(table) > 3
 
 

@@ -46,7 +46,9 @@ def test_a_cohort_from_its_first_run_to_its_last(table, tmp_path, settings, pict
     first = answer("cohort", table, "-o", out, "--config", settings, code=3)
     assert first["counts"]["error"] == 1 and states(first)["lost"] == "error"
     (cause,) = [pair["cause"] for pair in first["pairs"] if pair["id"] == "lost"]
-    assert "none.png" in cause and json.loads((out / "failures/lost.json").read_text())["cause"] == cause
+    assert (
+        "none.png" in cause and json.loads((out / "failures/lost.json").read_text(encoding="utf-8"))["cause"] == cause
+    )
     good = {id: state for id, state in states(first).items() if id != "lost"}
     assert set(good) == set("abc") and set(good.values()) <= {"ok", "uncertain"}
     # A table of all, the failed one too, and a page with the worst first.
@@ -54,14 +56,14 @@ def test_a_cohort_from_its_first_run_to_its_last(table, tmp_path, settings, pict
         rows = {row["id"]: row for row in csv.DictReader(stream, delimiter="\t")}
     assert list(rows) == ["a", "lost", "b", "c"] and rows["lost"]["why"] == cause
     assert float(rows["a"]["ncc"]) > float(rows["a"]["ncc_before"])
-    page = (out / "index.html").read_text()
+    page = (out / "index.html").read_text(encoding="utf-8")
     assert page.index('data-sort="lost"') < page.index('data-sort="a"')
     assert 'href="pairs/a/report.html"' in page and 'href="pairs/b/"' in page
     assert all((out / f"thumbnails/{id}.jpg").stat().st_size > 500 for id in "abc")
 
     # Once more: what is there is kept; what came, changed or went is registered.
     shutil.copy(pictures / "b" / "moving.png", tmp_path / "none.png")
-    table.write_text(table.read_text().replace(str(pictures / "none.png"), "none.png"))
+    table.write_text(table.read_text(encoding="utf-8").replace(str(pictures / "none.png"), "none.png"))
     (out / "pairs/b/transform.h5").unlink()
     second = answer("cohort", table, "-o", out, "--config", settings)
     assert kept(second) == {"a", "c"} and not (out / "failures/lost.json").exists()
@@ -69,7 +71,7 @@ def test_a_cohort_from_its_first_run_to_its_last(table, tmp_path, settings, pict
     # Other settings for those that need it: only they run.
     only = answer("cohort", table, "-o", out, "--config", settings, "--only", "failed,error", "--seed", 5)
     assert states(only) == states(second)
-    assert json.loads((out / "pairs/a/result.json").read_text())["provenance"]["seed"] == 0
+    assert json.loads((out / "pairs/a/result.json").read_text(encoding="utf-8"))["provenance"]["seed"] == 0
     # One row for itself, as in an array of jobs.
     shutil.rmtree(out / "pairs/c")
     alone = answer("cohort", table, "-o", out, "--config", settings, "--index", 3)

@@ -92,10 +92,12 @@ def test_batch_jobs_run_tasks_and_are_taken_back(batch_system, system, asked):
     pytest.importorskip("dask_jobqueue")
     ended = run(EngineOptions(**{system: batch_system / "slurm.yaml"}, jobs=2), list(echoes(5)))
     assert {e.value["i"] for e in ended.values()} == set(range(5))
-    script = (batch_system / "jobs.txt").read_text()
+    script = (batch_system / "jobs.txt").read_text(encoding="utf-8")
     assert script.count("#!") == 1 and all(words in script for words in asked)
     assert "--nthreads 2" in script and "MB=2000" in script, "two at once, and placed by memory"
-    assert len((batch_system / "cancelled.txt").read_text().split()) == 1, "the job that is no longer needed is ended"
+    assert len((batch_system / "cancelled.txt").read_text(encoding="utf-8").split()) == 1, (
+        "the job that is no longer needed is ended"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="batch systems run on Unix")
@@ -107,7 +109,7 @@ def test_a_batch_job_that_ends_before_its_time_is_submitted_again(batch_system, 
         task = deed("die_once", mark=str(tmp_path / "mark"), victim="batch job")
         ended = run(EngineOptions(slurm=batch_system / "slurm.yaml", jobs=2), [task, *echoes(2)])
     assert ended["die_once"].value == {"second": True} and len(ended) == 3
-    assert (batch_system / "jobs.txt").read_text().count("#!") == 2
+    assert (batch_system / "jobs.txt").read_text(encoding="utf-8").count("#!") == 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

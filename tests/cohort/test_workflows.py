@@ -48,7 +48,7 @@ def shell(script: str, folder: Path, index: int, code: int) -> tuple[int, list[s
     bash = shutil.which("bash")
     assert bash
     done = subprocess.run([bash, "-c", before + script], env={"SLURM_ARRAY_TASK_ID": str(index)}, check=False)
-    return done.returncode, (folder / "given").read_text().splitlines()
+    return done.returncode, (folder / "given").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.usefixtures("warm")

@@ -139,7 +139,7 @@ def test_files_of_other_people_are_not_replaced(tmp_path):
     for attempt in (lambda: check_folder(out, names=("a",)), lambda: fill(out, a="2")):
         with pytest.raises(OutputError, match="was not written by roireg"):
             attempt()
-    assert files_in(out) == {"a"} and (out / "a").read_text() == "mine"
+    assert files_in(out) == {"a"} and (out / "a").read_text(encoding="utf-8") == "mine"
     (out / "a").unlink()
     (out / RECORD).write_text("{}")
     with pytest.raises(OutputError, match="was not written by roireg"):
@@ -159,7 +159,7 @@ def test_edited_files_and_links_are_not_replaced(tmp_path):
     (out / "b").symlink_to(tmp_path / "precious")
     with pytest.raises(OutputError, match="b: this file was changed"):
         fill(out, b="2")
-    assert (tmp_path / "precious").read_text() == "1"
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "1"
 
 
 def test_inputs_are_not_replaced(tmp_path):
@@ -233,7 +233,7 @@ def test_a_run_that_is_stopped_between_renames_leaves_one_result_or_says_so(tmp_
         "    for name in 'ab': (folder / name).write_text('new')\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], timeout=60, check=False)
-    texts = {name: (tmp_path / "out" / name).read_text() for name in "ab"}
+    texts = {name: (tmp_path / "out" / name).read_text(encoding="utf-8") for name in "ab"}
     if number == signal.SIGTERM:
         assert done.returncode == 143
         assert texts == {"a": "new", "b": "new"} and intact_record(tmp_path / "out")
@@ -258,7 +258,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_what_was_there(tmp_path, monkeypa
     monkeypatch.setattr(Path, "write_text", write_text)
     with pytest.raises(OutputError, match=r"No space left"):
         fill(tmp_path / "out", a="new")
-    assert (tmp_path / "out" / "a").read_text() == "old" and intact_record(tmp_path / "out")
+    assert (tmp_path / "out" / "a").read_text(encoding="utf-8") == "old" and intact_record(tmp_path / "out")
 
 
 @pytest.mark.parametrize("named", [False, True])

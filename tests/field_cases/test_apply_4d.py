@@ -75,7 +75,7 @@ def test_several_transforms_are_one(scene: Path) -> None:
 def test_nan_stays_nan_and_does_not_spread(scene: Path, interpolation: str) -> None:
     out = scene / "x.nii.gz"
     (scene / "voxel.tfm").write_text(
-        (scene / "shift.tfm").read_text().replace("9 -6 4", "-2 0 0")  # one voxel along x of the file
+        (scene / "shift.tfm").read_text(encoding="utf-8").replace("9 -6 4", "-2 0 0")  # one voxel along x of the file
     )
     options = ("--reference", scene / "image.nii.gz", "--interpolation", interpolation, "-o", out)
     assert run("apply", scene / "voxel.tfm", scene / "tmap_nan.nii.gz", *options).exit_code == 0

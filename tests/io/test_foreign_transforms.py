@@ -220,7 +220,7 @@ def elastix_chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.nd
     itk.transformix_pointset(
         moving, result, fixed_point_set_file_name=str(folder / "in.txt"), output_directory=str(folder)
     )
-    text = (folder / "outputpoints.txt").read_text()
+    text = (folder / "outputpoints.txt").read_text(encoding="utf-8")
     moved = [line.split("OutputPoint = [")[1].split("]")[0].split() for line in text.splitlines()]
     return folder, points, np.array(moved, dtype=np.float64)
 
@@ -233,7 +233,9 @@ def test_elastix_chains_are_read(elastix_chain, tmp_path: Path) -> None:
     np.testing.assert_allclose(ours.map_points(points), moved, atol=1e-3)
     # The files are moved together: the path to the initial transform is another now.
     for n in (0, 1):
-        text = (folder / f"TransformParameters.{n}.txt").read_text().replace(str(folder), "/elsewhere")
+        text = (
+            (folder / f"TransformParameters.{n}.txt").read_text(encoding="utf-8").replace(str(folder), "/elsewhere")
+        )
         (tmp_path / f"TransformParameters.{n}.txt").write_text(text)
     np.testing.assert_allclose(
         read_transform(tmp_path / "TransformParameters.1.txt").map_points(points), moved, atol=1e-3

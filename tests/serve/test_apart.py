@@ -105,7 +105,12 @@ def test_it_waits_while_something_else_is_first() -> None:
     paused: list[str] = []
 
     def state() -> str:
-        return Path(f"/proc/{module._BUSY[0].process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return (
+            Path(f"/proc/{module._BUSY[0].process.pid}/stat")
+            .read_text(encoding="utf-8")
+            .rpartition(")")[2]
+            .split()[0]
+        )
 
     def listen(event: ProgressEvent) -> None:
         if event.stage == "doubling":
@@ -150,7 +155,9 @@ def test_it_ends_with_the_program_even_when_that_is_killed() -> None:
     for _ in range(600):
         try:
             os.kill(pid, 0)
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":  # nobody waits for it here
+            if (
+                Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+            ):  # nobody waits for it here
                 break
         except (ProcessLookupError, FileNotFoundError):
             break

@@ -254,7 +254,7 @@ def test_a_fit_is_exported_as_register_writes_it(flat: Client, photos: Synthetic
     names = {p.name for p in out.iterdir()}
     assert {"transform.h5", "inverse.h5", "warped.png", "pairs", "result.json", "report.html"} <= names
     assert {"landmarks_fixed.csv", "landmarks_moving.csv", "decisions.zip"} <= names
-    record = json.loads((out / "result.json").read_text())
+    record = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert [a["action"] for a in record["interaction"]["actions"]] == ["accept", "landmark", "landmark"]
     assert record["metrics"]["landmark_error_mean"]["value"] is not None
     assert record["provenance"]["inputs"]["fixed"]["sha256"]
