@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from roireg.core.errors import InputError
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "unknown"]
 
 T = TypeVar("T")
-
-
-def check_device(name: str) -> None:
-    """Refuse what names no device, whether there is one or not.
-
-    Raises
-    ------
-    InputError
-        When it is none of ``auto | cpu | cuda | cuda:N | mps``.
-    """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,4})?", name):
-        raise InputError(f"device {name!r} is unknown; use auto, cpu, cuda, cuda:N or mps")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str) -> InputError:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from roireg.core.devices import check_device
 from roireg.core.errors import InputError
-from roireg.core.registry import check_device
 
 __all__ = ["generator", "resolve_device"]
 

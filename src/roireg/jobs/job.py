@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import roireg
+from roireg.core.devices import check_device
 from roireg.core.errors import InputError
 from roireg.core.files import check_file, check_folder, intact_record, mark_written, new_folder, write_json
 from roireg.core.progress import Progress, ProgressEvent, silent
-from roireg.core.registry import check_device
 from roireg.jobs.files import ants_files, check_image, check_input, parse_transform
 from roireg.jobs.names import Known
 from roireg.jobs.options import ASIDE, OutFolder, Resume, Words

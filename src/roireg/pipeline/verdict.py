@@ -141,7 +141,8 @@ def _apart(result: Registration, least: float) -> list[str]:
     if not kept:
         return []
     count = int((overlaps_of(replace(result.pairs, pairs=kept), result.transform) < least).sum())
-    return [f"{count} of {len(kept)} accepted pairs overlap by less than {least:.0%} under the result"] * bool(count)
+    said = f"{count} of {len(kept)} accepted pairs overlap by less than {least:.0%} under the result"
+    return [said] if count else []
 
 
 def _agreement(result: Registration) -> float | None:

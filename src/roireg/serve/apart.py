@@ -25,13 +25,11 @@ import torch
 
 from roireg.core.errors import RoiregError
 from roireg.core.progress import Progress, ProgressEvent
+from roireg.serve.tasks import NICE
 
 __all__ = ["apart", "waiting", "warm"]
 
 T = TypeVar("T")
-
-NICE = 10
-"""How far the process stands behind answers to clicks, where both want the same core."""
 
 POLL = 0.1
 """Seconds after which a listener is asked again whether anybody still wants the answer."""

@@ -14,7 +14,7 @@ from typing import Any
 from roireg.core.errors import RoiregError
 from roireg.core.progress import Position, Progress, ProgressEvent
 
-__all__ = ["Stopped", "Task", "stand_behind"]
+__all__ = ["NICE", "Stopped", "Task", "stand_behind"]
 
 log = logging.getLogger(__name__)
 
