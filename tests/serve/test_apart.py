@@ -36,6 +36,11 @@ class Odd(Exception):
         self.fine = lambda: None  # cannot be pickled
 
 
+class Unreadable:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
+
+
 def broken(*, progress: Progress) -> None:
     raise Odd(1, 2)
 
@@ -89,6 +94,11 @@ def test_errors_come_out_as_what_they_are_and_the_next_work_is_done() -> None:
     with pytest.raises(RuntimeError, match="Odd: 1 and 2"):
         apart(broken, silent)
     assert apart(doubled, silent, torch.ones(1))[1] == 2
+
+
+def test_work_that_the_process_cannot_load_is_told() -> None:
+    with pytest.raises(ValueError, match="no number"):
+        apart(doubled, silent, Unreadable())
 
 
 def test_a_process_that_is_gone_is_told_and_replaced() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -18,6 +20,7 @@ from starlette.testclient import TestClient
 import roireg
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.io import read_labels, read_pairs, read_points, write_image
+from roireg.serve import apart as processes
 from roireg.serve import fitting
 from roireg.serve.exporting import ViewerJob
 from roireg.serve.hub import Hub, take_labels
@@ -332,6 +335,8 @@ def test_a_stored_result_opens_again(flat: Client, hub, http: TestClient, tmp_pa
 
 def test_a_fit_is_stopped(flat: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     apart, entered = fitting.apart, threading.Event()
+    processes._end()  # one that waits could not import what is here
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
 
     def endless(function: Any, progress: Progress, *given: Any) -> None:
         entered.set()

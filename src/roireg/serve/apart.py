@@ -184,8 +184,11 @@ def main() -> None:
         answers.flush()
 
     while True:
-        function, args, kwargs = received.get()
+        work = received.get()
         try:
+            if isinstance(work, Exception):
+                raise work
+            function, args, kwargs = work
             send("done", function(*args, **kwargs, progress=lambda event: send("event", event)))
         except Exception as error:
             if not isinstance(error, RoiregError):
@@ -197,11 +200,15 @@ def main() -> None:
 
 
 def _receive(source: BinaryIO, received: queue.SimpleQueue[Any]) -> None:
-    # Whoever asked is gone, also when that is noticed in the middle of its work.
-    with contextlib.suppress(EOFError):
-        while True:
+    while True:
+        try:
             received.put(pickle.load(source))
-    os._exit(0)
+        except EOFError:
+            # Whoever asked is gone, also when that is noticed in the middle of its work.
+            os._exit(0)
+        except Exception as error:  # such as a class that this process cannot import
+            received.put(error)
+            return
 
 
 if __name__ == "__main__":
