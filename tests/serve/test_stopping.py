@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -103,6 +105,28 @@ def test_work_of_a_closed_session_is_waited_for(tmp_path: Path) -> None:
     assert not hub.end(), "it has not come to its next step"
     released.append(True)
     assert hub.end(wait=60)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
+def test_a_server_stopped_by_a_signal_ends_before_its_socket(tmp_path: Path) -> None:
+    server = Server(Hub([], tmp_path, None)).start()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    faults: list[object] = []
+    before, hook = signal.signal(signal.SIGALRM, stop), threading.excepthook
+    threading.excepthook = faults.append
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            server.wait()
+        assert server.close()
+        time.sleep(0.5)  # a thread that still answers would find its socket closed
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        threading.excepthook = hook
+    assert not faults
 
 
 def test_requests_that_the_end_cuts_off_are_no_news(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,8 @@ class Server:
         )
         logging.getLogger("uvicorn.error").addFilter(_told)  # once, however often
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
     def origin(self) -> str:
@@ -79,24 +80,30 @@ class Server:
     def start(self) -> Server:
         """Begin to answer; return the server itself."""
         self._thread.start()
-        while not self._server.started and self._thread.is_alive():
+        while not self._server.started and not self._ended.is_set():
             time.sleep(0.01)
         return self
 
     def wait(self) -> None:
         """Wait until it is closed, or Ctrl-C."""
-        while self._thread.is_alive():
-            self._thread.join(0.5)
+        while not self._ended.wait(0.5):
+            pass
 
     def close(self) -> bool:
         """Stop answering, stop what is computed, keep what was decided; return whether all of it has stopped."""
         self.hub.closing = True
         self._server.should_exit = True
-        if self._thread.ident is not None:  # it was started
-            self._thread.join(CLOSING + 2)
+        stopped = self._thread.ident is None or self._ended.wait(CLOSING + 2)
         ended = self.hub.end(wait=CLOSING)
         self._socket.close()
-        return ended and not self._thread.is_alive()
+        return ended and stopped
+
+    def _run(self) -> None:
+        # Not `Thread.join`: before Python 3.13 a signal that interrupts it makes a thread that runs count as ended.
+        try:
+            self._server.run([self._socket])
+        finally:
+            self._ended.set()
 
 
 @contextmanager
