@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,71 @@ def test_scaling_of_every_frame(tmp_path: Path) -> None:
     image = read_image(tmp_path / "i.dcm")
     assert image.dtype == "float32"
     assert image.data[0].numpy() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(("maps", "scaled"), [(1, False), (1, True), (2, False)])
+def test_real_world_values(tmp_path: Path, maps: int, scaled: bool) -> None:
+    """They are taken where one map says them and no rescaling says others, as ITK takes it; else it is told."""
+
+    def mapped(data: FileDataset, k: int) -> None:
+        entries = [Dataset() for _ in range(maps)]
+        for entry in entries:
+            entry.RealWorldValueFirstValueMapped, entry.RealWorldValueLastValueMapped = -1000, 1000
+            entry.RealWorldValueSlope, entry.RealWorldValueIntercept = 0.5, -3.0
+        data.RealWorldValueMappingSequence = entries
+        if scaled:
+            data.RescaleSlope, data.RescaleIntercept = 2, 1
+
+    values = write_series(tmp_path, _heights([3.0]), STRAIGHT, change=mapped)
+    expected = 2 * values + 1.0 if scaled else values if maps > 1 else 0.5 * values - 3
+    told = "taken as stored.* by 2 maps" if maps > 1 else "real-world ones of its only map"
+    with nullcontext() if scaled else pytest.warns(HeaderWarning, match=told):
+        image = read_image(tmp_path)
+    assert image.data[0].numpy() == pytest.approx(expected)
+
+
+def test_a_map_for_every_frame_is_followed(tmp_path: Path) -> None:
+    file = tmp_path / "e.dcm"
+    write_enhanced(file, _frames())
+    before = read_image(file).data.numpy()
+    data = pydicom.dcmread(file)
+    for k, group in enumerate(data.PerFrameFunctionalGroupsSequence):
+        entry = Dataset()
+        entry.RealWorldValueSlope, entry.RealWorldValueIntercept = k + 1.0, 0.0
+        group.RealWorldValueMappingSequence = [entry]
+    data.save_as(file)
+    with pytest.warns(HeaderWarning, match="real-world"):
+        assert read_image(file).data.numpy() == pytest.approx(before * np.arange(1.0, 9)[:, None, None])
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"PhotometricInterpretation": "YBR_PARTIAL_422"}, "its colours are YBR_PARTIAL_422"),
+        ({"PhotometricInterpretation": "YBR_ICT"}, "its colours are YBR_ICT"),
+        ({"TotalPixelMatrixColumns": 64}, "holds a slide in tiles"),
+    ],
+)
+def test_colours_and_tiles_that_are_not_read_are_named(tmp_path: Path, header: dict[str, Any], message: str) -> None:
+    write_series(
+        tmp_path, _heights([]), STRAIGHT, change=lambda data, k: [setattr(data, *entry) for entry in header.items()]
+    )
+    with pytest.raises(InputError, match=message):
+        read_image(tmp_path)
+
+
+def test_colours_of_half_as_many_places_are_those_of_pydicom(tmp_path: Path) -> None:
+    def ultrasound(data: FileDataset, k: int) -> None:
+        rows, columns = data.Rows, data.Columns
+        data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "YBR_FULL_422", 0
+        data.BitsAllocated = data.BitsStored = 8
+        data.HighBit, data.PixelRepresentation = 7, 0
+        data.PixelData = (np.arange(2 * rows * columns) % 251).astype(np.uint8).tobytes()
+        data["PixelData"].VR = "OB"
+
+    write_series(tmp_path, _heights([]), STRAIGHT, change=ultrasound)
+    reference = pydicom.pixels.pixel_array(pydicom.dcmread(next(tmp_path.iterdir())))
+    assert np.array_equal(read_image(tmp_path).data[:, 0].numpy(), np.moveaxis(reference, -1, 0))
 
 
 def test_volumes_of_several_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -116,6 +116,21 @@ def test_luma_and_chroma_become_rgb(tmp_path: Path, compression: str | None) -> 
         read_image(tmp_path / "d.tif")
 
 
+def test_other_luma_and_chroma_are_refused_by_name(tmp_path: Path) -> None:
+    file, values = tmp_path / "y.tif", _values((6, 8, 3), "uint8")
+    tifffile.imwrite(file, values, photometric="ycbcr")
+    with tifffile.TiffFile(file, mode="r+") as tiff:
+        tiff.pages[0].tags["YCbCrSubSampling"].overwrite((2, 2))
+    with pytest.raises(
+        InputError, match="chroma at fewer places than its luma, which is not read; convert it to RGB"
+    ):
+        read_image(file)
+    rec709 = (529, 5, 3, (2126, 10000, 7152, 10000, 722, 10000), True)
+    tifffile.imwrite(file, values, photometric="ycbcr", extratags=[rec709])
+    with pytest.raises(InputError, match=r"YCbCrCoefficients are \(0.2126.*convert it to RGB"):
+        read_image(file)
+
+
 def test_orientation_tag_does_not_turn_the_pixels(tmp_path: Path) -> None:
     values = _values((5, 6), "uint8")
     for turn in range(2, 9):

@@ -20,7 +20,7 @@ from pydicom.errors import BytesLengthException
 from roireg.core.errors import HeaderWarning, InputError
 from roireg.io._itk import warn_header
 from roireg.io.dicom_labels import LABEL_CLASSES, read_label_file
-from roireg.io.dicom_planes import frame_count, one_volume, planes_of
+from roireg.io.dicom_planes import frame_count, one_volume, planes_of, tell_maps
 from roireg.io.dicom_volume import load_planes
 from roireg.io.raster import Selection, Stored
 
@@ -106,6 +106,7 @@ def read_dicom(place: Path, selection: Selection, *, indices: bool = False) -> S
         raise InputError(f"{place}: this DICOM file ({kind}) holds no image; name a file or folder with images")
     try:
         planes = [plane for file, header in _without_copies(name, entries) for plane in planes_of(file, header)]
+        tell_maps(name, first)
     except (BytesLengthException, NotImplementedError, OSError) as error:
         # Elements are parsed when they are looked at.
         reason = " ".join(str(error).split())[:120]

@@ -20,7 +20,7 @@ from roireg.core.errors import GeometryError, InputError
 from roireg.io._itk import warn_header
 from roireg.io.raster import choose
 
-__all__ = ["Plane", "frame_count", "numbers", "one_volume", "planes_of"]
+__all__ = ["Plane", "frame_count", "numbers", "one_volume", "planes_of", "tell_maps"]
 
 Array = NDArray[Any]
 
@@ -66,8 +66,10 @@ def planes_of(file: Path, header: Dataset) -> list[Plane]:
     InputError
         When its header has malformed values, or it is of a kind that is no image of parallel planes.
     """
-    if header.get("SOPClassUID") == _WHOLE_SLIDE:
-        raise InputError(f"{file}: DICOM of whole slides is not supported; convert it to OME-TIFF")
+    if header.get("SOPClassUID") == _WHOLE_SLIDE or "TotalPixelMatrixColumns" in header:
+        raise InputError(
+            f"{file}: this DICOM file holds a slide in tiles, which is not put together; convert it to OME-TIFF"
+        )
     frames = frame_count(file, header)
     groups = header.get("PerFrameFunctionalGroupsSequence")
     if groups:
@@ -78,7 +80,8 @@ def planes_of(file: Path, header: Dataset) -> list[Plane]:
         shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
         spatial = _spatial_dimensions(header)
         return [_grouped(file, header, i, shared, group, spatial) for i, group in enumerate(groups)]
-    first = _plane(file, header, 0, _place(header), header, header, order=(_instance(file, header), 0))
+    order = (_instance(file, header), 0)
+    first = _plane(file, header, 0, _place(header), header, header, maps=_maps(header), order=order)
     if frames == 1:
         return [first]
     offsets = _frame_offsets(file, header, first, frames)
@@ -114,6 +117,7 @@ def _plane(
     measures: Dataset,
     scale: Dataset,
     *,
+    maps: Sequence[Dataset],
     order: tuple[int, ...],
     orientation: Dataset | None = None,
 ) -> Plane:
@@ -135,7 +139,10 @@ def _plane(
     thickness = _number(file, measures, "SliceThickness", None) or _number(
         file, measures, "SpacingBetweenSlices", None
     )
-    slope = _number(file, scale, "RescaleSlope", 1.0)
+    kind = "Rescale"
+    if _only_map(header, scale, maps):
+        kind, scale = "RealWorldValue", maps[0]
+    slope = _number(file, scale, f"{kind}Slope", 1.0)
     if header.get("Modality") == "RTDOSE":
         slope = _number(file, header, "DoseGridScaling", 1.0)
     return Plane(
@@ -147,7 +154,7 @@ def _plane(
         thickness=abs(thickness) if thickness else 1.0,
         order=order,
         slope=slope or 1.0,
-        intercept=_number(file, scale, "RescaleIntercept", 0.0) or 0.0,
+        intercept=_number(file, scale, f"{kind}Intercept", 0.0) or 0.0,
     )
 
 
@@ -170,9 +177,37 @@ def _grouped(
         entry("PlanePositionSequence"),
         entry("PixelMeasuresSequence"),
         entry("PixelValueTransformationSequence"),
+        maps=_maps(group) or _maps(shared) or _maps(header),
         order=(time, *others, _instance(file, header), frame),
         orientation=entry("PlaneOrientationSequence"),
     )
+
+
+def _maps(holder: Dataset) -> Sequence[Dataset]:
+    """Return the maps from stored to real-world values, of which a file may have several."""
+    return holder.get("RealWorldValueMappingSequence") or ()
+
+
+def _only_map(header: Dataset, scale: Dataset, maps: Sequence[Dataset]) -> bool:
+    """Tell whether values are those of a real-world map: the only one, of a line, and nothing else scales them."""
+    if len(maps) != 1 or "RealWorldValueSlope" not in maps[0]:
+        return False
+    return "RescaleSlope" not in scale and not {"ModalityLUTSequence", "DoseGridScaling"} & set(header.dir())
+
+
+def tell_maps(name: str, header: Dataset) -> None:
+    """Warn where values are real-world ones, which others leave as stored, or are not although they could be."""
+    groups = header.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    scale = groups[0].get("PixelValueTransformationSequence") or shared.get("PixelValueTransformationSequence")
+    maps = _maps(groups[0]) or _maps(shared) or _maps(header)
+    if not maps or "RescaleSlope" in (scale[0] if scale else header):
+        return
+    if _only_map(header, header, maps):
+        warn_header(name, "its values are the real-world ones of its only map, not those that are stored")
+    else:
+        what = f"by {len(maps)} maps, of which none is" if len(maps) > 1 else "by a table, which is not"
+        warn_header(name, f"its values are taken as stored: real-world ones are given {what} applied")
 
 
 def _spatial_dimensions(header: Dataset) -> list[bool]:

@@ -30,6 +30,11 @@ Array = NDArray[Any]
 _TOLERANCE = 0.02
 """Largest distance of a plane from an even grid, in voxels, that is rounding of its header."""
 
+_COMPRESSED_COLOURS = ("YBR_ICT", "YBR_RCT")
+"""Colours that the decoder of JPEG 2000 turns into RGB."""
+
+_COLOURS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", *_COMPRESSED_COLOURS)
+
 
 def load_planes(name: str, planes: Sequence[Plane], *, nearest: bool = False) -> Stored:
     """Return the values of planes of one volume on an even grid whose axes are orthogonal.
@@ -163,6 +168,7 @@ def _pixels(file: Path, planes: Sequence[Plane]) -> tuple[Array, bool]:
         warnings.filterwarnings("ignore", module="pydicom")
         try:
             data = pydicom.dcmread(file, force=True)
+            _check_colours(file, data)
             if "TransferSyntaxUID" not in data.file_meta:
                 data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
             values = pydicom.pixels.pixel_array(data)
@@ -172,6 +178,8 @@ def _pixels(file: Path, planes: Sequence[Plane]) -> tuple[Array, bool]:
                 values = pydicom.pixels.apply_color_lut(values, data)
             if "ModalityLUTSequence" in data:
                 values = pydicom.pixels.apply_modality_lut(values, data)
+        except InputError:
+            raise
         except (RuntimeError, NotImplementedError):  # no decoder for this compression
             return _through_itk(file, planes), True
         except Exception as error:  # pydicom raises whatever its parser meets
@@ -181,6 +189,14 @@ def _pixels(file: Path, planes: Sequence[Plane]) -> tuple[Array, bool]:
             ) from error
         gray = int(data.get("SamplesPerPixel", 1)) == 1 and data.PhotometricInterpretation != "PALETTE COLOR"
     return (values[None] if values.ndim == (2 if gray else 3) else values), False
+
+
+def _check_colours(file: Path, data: pydicom.Dataset) -> None:
+    """Refuse colours whose samples nothing here turns into gray or RGB, by their name."""
+    colours = str(data.get("PhotometricInterpretation") or "MONOCHROME2")
+    plain = not data.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed
+    if colours not in _COLOURS or (plain and colours in _COMPRESSED_COLOURS):
+        raise InputError(f"{file}: its colours are {colours}, which is not read; convert it to RGB or gray")
 
 
 def _negative(values: Array, bits: int) -> Array:

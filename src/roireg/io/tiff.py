@@ -37,6 +37,9 @@ _UNSUPPORTED = {"CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV", "CFA", "LINEAR_R
 _LEFT_YCBCR = {1, 5, 8, 32773, 32946, 33003, 34925, 50000}
 """Compressions that know no colours: none, LZW, deflate, packbits, Aperio's JPEG 2000 of YCbCr, LZMA, zstd."""
 
+_USUAL_YCBCR = {"YCbCrCoefficients": (0.299, 0.587, 0.114), "ReferenceBlackWhite": (0, 255, 128, 255, 128, 255)}
+"""How Luma, Cb and Cr are made of colours where the tags that can say otherwise are missing."""
+
 
 @dataclass(frozen=True)
 class _Picture:
@@ -347,10 +350,18 @@ def _colours(array: Array, name: str, page: Any) -> Array:
     if page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression in _LEFT_YCBCR and _obstacle(page) is None:
         if len(array) != 3 or array.dtype != np.uint8:
             raise InputError(f"{name}: YCbCr colours are read as three samples of 8 bits; convert it to RGB")
+        for tag, usual in _USUAL_YCBCR.items():
+            if (found := page.tags.valueof(tag)) is not None and _quotients(found) != usual:
+                raise InputError(f"{name}: its {tag} are {_quotients(found)}, not those of JPEG; convert it to RGB")
         flat = [PIL.Image.fromarray(np.ascontiguousarray(c.reshape(-1, c.shape[-1]))) for c in array]
         rgb = np.asarray(PIL.Image.merge("YCbCr", flat).convert("RGB"))
         return np.moveaxis(rgb, -1, 0).reshape(array.shape)
     return array
+
+
+def _quotients(values: Any) -> tuple[float, ...]:
+    """Return the numbers of a tag of rationals, which come as numerators and denominators."""
+    return tuple(round(n / d, 4) if d else 0.0 for n, d in zip(values[::2], values[1::2], strict=False))
 
 
 # -- what cannot be read ----------------------------------------------------------------------------
@@ -377,6 +388,10 @@ def _check_readable(file: tifffile.TiffFile, name: str, series: tifffile.TiffPag
             if count and offset + count > size:
                 raise _damaged(name, f"its data end at byte {offset + count}, the file at {size}")
     obstacle = _obstacle(page)
+    if obstacle is not None and "subsampling" in obstacle:
+        raise InputError(
+            f"{name}: the file stores chroma at fewer places than its luma, which is not read; convert it to RGB"
+        )
     if obstacle is not None and not ("imagecodecs" in obstacle and _libtiff_decodes(file, page)):
         raise InputError(_missing_codec(name, page, obstacle))
 
