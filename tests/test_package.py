@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,3 +50,43 @@ def test_every_public_name_is_there_and_listed():
         assert getattr(roireg, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         roireg.nothing  # noqa: B018
+
+
+def test_files_are_looked_at_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, content in {
+        "i.png": "\x89PNG\r\n\x1a\n",
+        "p.csv": "x,y\n1,two\n",
+        "p.fcsv": "# Markups fiducial file version = 4.11\nnonsense",
+        "p.mrk.json": '{"markups": [',
+        "no.yaml": "match: [1,\n",
+        "other.yaml": "matching: {}\n",
+    }.items():
+        (tmp_path / name).write_text(content, encoding="latin-1")
+    wrong = [
+        {"fixed": "empty"},
+        {"fixed": "p.csv"},
+        {"moving_labels": "p.csv"},
+        {"fixed_rois": "empty"},
+        {"fixed_points": "p.csv"},
+        {"fixed_points": "p.fcsv"},
+        {"moving_points": "p.mrk.json"},
+        {"moving_points": "i.png"},
+        {"config": "no.yaml"},
+        {"config": "other.yaml"},
+        {"out": "i.png"},
+    ]
+    code = f"""
+import os, sys
+from pathlib import Path
+from roireg.core.errors import RoiregError
+from roireg.jobs import RegisterJob
+os.chdir({str(tmp_path)!r})
+for options in {wrong}:
+    places = {{"fixed": "i.png", "moving": "i.png", "out": "o", **options}}
+    try:
+        RegisterJob(**{{name: Path(place) for name, place in places.items()}}).check()
+    except RoiregError:
+        print("torch" in sys.modules)
+"""
+    assert child(code).stdout.split() == ["False"] * len(wrong)

@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from roireg.core.later import later
 
 if TYPE_CHECKING:
     from roireg.core.image import Image
@@ -58,36 +59,25 @@ __version__ = "0.1.0"
 # runtime of OpenMP reads this when torch is loaded, which nothing here does before it is needed.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_PLACES = {
-    "Config": ("roireg.pipeline", "Config"),
-    "Image": ("roireg.core.image", "Image"),
-    "Prompt": ("roireg.core.rois", "Prompt"),
-    "PromptSession": ("roireg.pipeline", "PromptSession"),
-    "Registration": ("roireg.pipeline", "Registration"),
-    "SavedRegistration": ("roireg.pipeline", "SavedRegistration"),
-    "apply": ("roireg.jobs.applying", "apply"),
-    "find_pairs": ("roireg.pipeline", "find_pairs"),
-    "load": ("roireg.pipeline", "load"),
-    "preset": ("roireg.pipeline", "preset"),
-    "prompt": ("roireg.pipeline", "prompt"),
-    "prompt_session": ("roireg.pipeline", "prompt_session"),
-    "read": ("roireg.io", "read_image"),
-    "register": ("roireg.pipeline", "register"),
-    "to_nibabel": ("roireg.io", "to_nibabel"),
-    "to_sitk": ("roireg.io", "to_sitk"),
-    "view": ("roireg.serve.notebook", "view"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for: torch takes a second to load, which `roireg --help` should not wait for."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'roireg' has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    value = getattr(import_module(module), attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+__getattr__, __dir__ = later(
+    __name__,
+    {
+        "Config": "roireg.pipeline",
+        "Image": "roireg.core.image",
+        "Prompt": "roireg.core.rois",
+        "PromptSession": "roireg.pipeline",
+        "Registration": "roireg.pipeline",
+        "SavedRegistration": "roireg.pipeline",
+        "apply": "roireg.jobs.applying",
+        "find_pairs": "roireg.pipeline",
+        "load": "roireg.pipeline",
+        "preset": "roireg.pipeline",
+        "prompt": "roireg.pipeline",
+        "prompt_session": "roireg.pipeline",
+        "read": "roireg.io:read_image",
+        "register": "roireg.pipeline",
+        "to_nibabel": "roireg.io",
+        "to_sitk": "roireg.io",
+        "view": "roireg.serve.notebook",
+    },
+)

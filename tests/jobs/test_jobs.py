@@ -14,13 +14,14 @@ from app.scenes import RUNNER, fails, run
 from models import tiny
 from roireg.app.cli import app
 from roireg.core.errors import InputError
-from roireg.core.words import FEATURES, MODELS, PresetName, ProfileName, PromptPresetName
+from roireg.core.words import FEATURES, MODELS, SECTIONS, PresetName, ProfileName, PromptPresetName
 from roireg.features import available_extractors
 from roireg.jobs import ApplyJob, ConvertJob, EvaluateJob, MatchJob, PromptJob, RegisterJob, SegmentJob
+from roireg.jobs.files import ants_files
 from roireg.jobs.options import PicturesOptions, parse_numbers, parse_size
 from roireg.models import available_models
 from roireg.models.profiles import PROFILES
-from roireg.pipeline import PRESETS
+from roireg.pipeline import PRESETS, Config
 from roireg.pipeline.prompt_settings import PROMPT_PRESETS
 
 COMMANDS = {
@@ -36,6 +37,7 @@ COMMANDS = {
 
 def test_words_that_are_known_before_torch_is_loaded_are_those_of_the_pipeline():
     assert get_args(PresetName) == tuple(PRESETS)
+    assert ("preset", *Config.model_fields) == SECTIONS
     assert get_args(PromptPresetName) == tuple(PROMPT_PRESETS)
     # Other tests add some of their own.
     assert tuple(card.name for card in available_models())[: len(MODELS)] == MODELS
@@ -158,3 +160,8 @@ def test_other_weights_are_another_result(flat, tmp_path):
     assert before == [job.stamp() for job in jobs]
     os.utime(weights, ns=(0, 0))
     assert not set(before) & {job.stamp() for job in jobs}
+
+
+@pytest.mark.parametrize("folder", [".", "/", ".."])
+def test_folders_without_a_name_of_their_own_begin_no_files_of_ants(folder: str) -> None:
+    assert ants_files(Path(folder)) == []

@@ -4,6 +4,8 @@ Every message is one sentence that names the input, what was found, what was exp
 The command line prints it without a traceback and exits with the class's `exit_code`.
 """
 
+import warnings
+
 
 class RoiregError(Exception):
     """Base of every error this package raises on purpose."""
@@ -33,3 +35,8 @@ class OptionalDependencyError(RoiregError):
 
 class HeaderWarning(UserWarning):
     """A header is contradictory or incomplete in a way that may put the image in the wrong place."""
+
+
+def warn_header(name: str, text: str) -> None:
+    """Warn that the header of `name` has a real problem."""
+    warnings.warn(f"{name}: {text}", HeaderWarning, stacklevel=3)

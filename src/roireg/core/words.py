@@ -12,6 +12,7 @@ __all__ = [
     "INIT_WORDS",
     "MODELS",
     "OUTPUTS",
+    "SECTIONS",
     "GlobalType",
     "GuideWord",
     "Interpolation",
@@ -33,6 +34,9 @@ Interpolation = Literal["nearest", "linear", "bspline", "lanczos"]
 
 PresetName = Literal["default", "regions", "samreg", "promptreg", "paper", "same", "same-convex"]
 """Keys of `roireg.pipeline.PRESETS`."""
+
+SECTIONS = ("preset", "segment", "network", "classes", "match", "prompt", "stages", "verdict")
+"""What a settings file has: the name of a preset, and fields of `roireg.pipeline.Config`."""
 
 PromptPresetName = Literal["default", "promptreg"]
 """Keys of `roireg.pipeline.prompt_settings.PROMPT_PRESETS`."""

@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,10 +16,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
-from roireg.core.errors import GeometryError, HeaderWarning, InputError, OutputError
+from roireg.core.errors import GeometryError, InputError, OutputError, warn_header
 from roireg.core.grid import FARTHEST, Grid
 
-__all__ = ["HeaderWarning", "grid_from_itk", "itk_reason", "quiet", "to_itk_image", "warn_header"]
+__all__ = ["grid_from_itk", "itk_reason", "quiet", "to_itk_image"]
 
 log = logging.getLogger("roireg.io")
 
@@ -29,11 +28,6 @@ SHEAR_REFUSED = 0.02
 """Largest |cosine| between two image axes that needs no word (noticed) and that is usable (refused, 1.1 degrees)."""
 
 _LOCK = threading.RLock()
-
-
-def warn_header(name: str, text: str) -> None:
-    """Warn that the header of `name` has a real problem."""
-    warnings.warn(f"{name}: {text}", HeaderWarning, stacklevel=3)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,14 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 
-from roireg.core.errors import HeaderWarning, InputError
-from roireg.io._itk import warn_header
+from roireg.core.errors import HeaderWarning, InputError, warn_header
 from roireg.io.dicom_labels import LABEL_CLASSES, read_label_file
 from roireg.io.dicom_planes import frame_count, one_volume, planes_of, tell_maps
 from roireg.io.dicom_volume import load_planes
+from roireg.io.folders import dicom_inside, is_dicom, no_series
 from roireg.io.raster import Selection, Stored
 
-__all__ = ["DicomSeries", "is_dicom", "list_series", "read_dicom"]
-
-_GROUPS = (b"\x02\x00", b"\x08\x00")
-"""How a DICOM file without preamble begins: group 2 or 8, little endian."""
+__all__ = ["DicomSeries", "list_series", "read_dicom"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,6 @@ class DicomSeries:
     description: str
     modality: str
     files: tuple[str, ...]
-
-
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file begins as DICOM files do."""
-    with path.open("rb") as stream:
-        start = stream.read(132)
-    return start[128:] == b"DICM" or (start[:2] in _GROUPS and start[4:6].isalpha() and start[4:6].isupper())
 
 
 @contextmanager
@@ -142,16 +132,8 @@ def _scan(folder: Path) -> dict[str, Entries]:
             "move them elsewhere"
         )
     if not groups:
-        inside = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and any(_dicom_inside(p))]
-        advice = (
-            f"its folder {inside[0]} does: name that" if inside else "name a folder of DICOM slices or an image file"
-        )
-        raise InputError(f"{folder}: the folder holds no DICOM series; {advice}")
+        raise no_series(folder)
     return groups
-
-
-def _dicom_inside(folder: Path) -> Sequence[Path]:
-    return [f for f in sorted(folder.iterdir())[:20] if f.is_file() and is_dicom(f)]
 
 
 def _header(file: Path) -> Dataset | None:
@@ -226,7 +208,7 @@ def _series_near(folder: Path, uid: str) -> Stored | None:
     beside = [folder, *(p for p in sorted(folder.iterdir()) if p.is_dir())]
     beside += [p for p in sorted(folder.parent.iterdir()) if p.is_dir() and p != folder]
     for place in beside:
-        if not _dicom_inside(place):
+        if not dicom_inside(place):
             continue
         entries = _scan(place).get(uid)
         if entries:

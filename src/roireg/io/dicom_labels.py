@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 
-from roireg.core.errors import InputError, OptionalDependencyError, RoiregError
+from roireg.core.errors import InputError, OptionalDependencyError, RoiregError, warn_header
 from roireg.core.grid import Grid
-from roireg.io._itk import warn_header
 from roireg.io.raster import Stored
 
 __all__ = ["LABEL_CLASSES", "read_label_file"]

@@ -16,8 +16,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from roireg.core.errors import GeometryError, InputError
-from roireg.io._itk import warn_header
+from roireg.core.errors import GeometryError, InputError, warn_header
 from roireg.io.raster import choose
 
 __all__ = ["Plane", "frame_count", "numbers", "one_volume", "planes_of", "tell_maps"]

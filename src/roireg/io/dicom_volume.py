@@ -17,9 +17,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from roireg.core.errors import InputError
+from roireg.core.errors import InputError, warn_header
 from roireg.core.grid import Grid
-from roireg.io._itk import itk_reason, plain_name, quiet, warn_header
+from roireg.io._itk import itk_reason, plain_name, quiet
 from roireg.io.dicom_planes import Plane
 from roireg.io.raster import Stored
 

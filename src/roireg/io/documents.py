@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from roireg.core.errors import InputError
+from roireg.core.words import SECTIONS
 from roireg.io.streams import refuse_special
 
-__all__ = ["parse_json", "parse_yaml", "read_json", "read_text", "read_yaml"]
+__all__ = ["parse_json", "parse_yaml", "read_json", "read_settings", "read_text", "read_yaml"]
 
 DEEPEST = 100
 """Lists and mappings within each other; documents of this package have six."""
@@ -28,6 +29,31 @@ def read_json(path: Path, *, names: bool = False) -> Any:
 def read_yaml(path: Path) -> Any:
     """Read a YAML file; see `parse_yaml`."""
     return parse_yaml(read_text(path), str(path))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the sections of a settings file; what is in them, `roireg.pipeline.Config` checks.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, not YAML, holds no sections or one that there is not, or names a program to run.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: there is no such configuration file; check the path")
+    content = read_yaml(path)
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected sections such as `match:` with settings, found {type(content).__name__}")
+    for name in content:
+        if name not in SECTIONS:
+            raise InputError(f"{path}: unknown setting {str(name)[:80]!r}; `roireg info --presets` lists all")
+    classes = content.get("classes")
+    if isinstance(classes, dict) and classes.get("command") is not None:
+        raise InputError(
+            f"{path}: a settings file runs no programs; leave classes.command out and give --segmenter-command"
+        )
+    return content
 
 
 def read_text(path: Path, name: str | None = None) -> str:

@@ -23,7 +23,7 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from roireg.core.errors import InputError
+from roireg.core.errors import InputError, warn_header
 from roireg.core.grid import Grid
 from roireg.core.image import Image, extremes, intensities, stored_values
 from roireg.core.words import IMAGE_FORMATS
@@ -38,10 +38,10 @@ from roireg.io._itk import (
     plain_name,
     quiet,
     to_itk_image,
-    warn_header,
     write_itk,
 )
-from roireg.io.dicom import is_dicom, read_dicom
+from roireg.io.dicom import read_dicom
+from roireg.io.folders import is_dicom
 from roireg.io.headers import check_data, companions
 from roireg.io.nifti import is_analyze, is_nifti, read_analyze, read_nifti, write_nifti
 from roireg.io.pictures import PICTURES, through_pillow

@@ -15,9 +15,9 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from roireg.core.errors import InputError
+from roireg.core.errors import InputError, warn_header
 from roireg.core.grid import Grid
-from roireg.io._itk import chosen_frame, warn_header
+from roireg.io._itk import chosen_frame
 from roireg.io.nifti_place import RAS_FROM_LPS, grid_of_header, grid_of_matrix, other_order
 from roireg.io.raster import Stored
 from roireg.io.streams import first_bytes, read_exactly

@@ -22,7 +22,7 @@ import nibabel.quaternions
 import numpy as np
 from numpy.typing import NDArray
 
-from roireg.core.errors import GeometryError, InputError
+from roireg.core.errors import GeometryError, InputError, warn_header
 from roireg.core.grid import Grid
 from roireg.io._itk import (
     SHEAR_NOTICED,
@@ -30,7 +30,6 @@ from roireg.io._itk import (
     degrees,
     refuse_shear,
     shear_of,
-    warn_header,
     warn_shear,
 )
 

@@ -10,8 +10,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from roireg.core.errors import InputError
-from roireg.io._itk import warn_header
+from roireg.core.errors import InputError, warn_header
 from roireg.io.raster import choose, rgb_from_cmyk
 
 __all__ = ["PICTURES", "through_pillow"]

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roireg.core.errors import InputError
+from roireg.core.errors import InputError, warn_header
 from roireg.core.files import atomic_path
-from roireg.io._itk import warn_header
 from roireg.io.documents import parse_json
 
 __all__ = ["PointSet", "pair_points", "read_points", "write_points"]

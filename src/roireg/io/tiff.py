@@ -21,8 +21,7 @@ import PIL.Image
 import tifffile
 from numpy.typing import NDArray
 
-from roireg.core.errors import InputError, RoiregError
-from roireg.io._itk import warn_header
+from roireg.core.errors import InputError, RoiregError, warn_header
 from roireg.io.raster import Selection, Stored, check_memory, choose, rgb_from_cmyk
 from roireg.io.tiff_place import ome_pixels, place_of
 

@@ -12,7 +12,7 @@ from roireg.core.errors import InputError
 from roireg.core.files import extension_of
 from roireg.core.progress import Progress
 from roireg.core.words import Interpolation
-from roireg.jobs.files import POINTS, parse_transform
+from roireg.jobs.files import POINTS, check_image, check_points, parse_transform
 from roireg.jobs.job import Job, Work
 from roireg.jobs.options import OutFile, PictureOptions, Replace, option, parse_fill, parse_numbers
 
@@ -87,6 +87,7 @@ class ApplyJob(PictureOptions, Job):
         return {**places, "subject": self.subject, **super().inputs()}
 
     def check_options(self) -> None:
+        (check_points if self.carries_points else check_image)(self.subject)
         _ = self.picture, parse_fill(self.fill)
         if self.spacing is not None and min(parse_numbers("--spacing", self.spacing, (1, 2, 3))) <= 0:
             raise InputError(f"--spacing takes positive numbers, found {self.spacing!r}")

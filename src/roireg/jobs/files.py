@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
-from roireg.core.errors import InputError
+from roireg.core.errors import HeaderWarning, InputError
 from roireg.core.files import extension_of
 from roireg.core.words import CONVENTIONS, IMAGE_FORMATS
+from roireg.io.folders import check_series
 
-__all__ = ["FILES", "POINTS", "ants_files", "check_image", "check_input", "kind_of", "parse_transform"]
+__all__ = [
+    "FILES",
+    "POINTS",
+    "ants_files",
+    "check_image",
+    "check_input",
+    "check_points",
+    "kind_of",
+    "parse_transform",
+]
 
 TRANSFORMS = (".h5", ".hdf5", ".tfm", ".mat", ".lta")
 TEXT_HEADER = re.compile(rb"\s*(#|NRRD|\w+\s*=)")
@@ -31,7 +42,9 @@ def ants_files(prefix: Path) -> list[Path]:
 
     Of ``prefix0GenericAffine.mat``, ``prefix1Warp.nii.gz`` the highest number comes first.
     """
-    files = []
+    files: list[Path] = []
+    if not prefix.name:  # "." and "/" begin no names
+        return files
     for number in range(10):
         for ending in (f"{number}GenericAffine.mat", f"{number}Warp.nii.gz"):
             file = prefix.with_name(prefix.name + ending)
@@ -85,8 +98,10 @@ def check_image(path: Path) -> None:
     Raises
     ------
     InputError
-        When the file is such a text, or empty.
+        When the file is such a text, or empty, or a folder has no DICOM file.
     """
+    if path.is_dir():
+        check_series(path)
     if not path.is_file():
         return
     try:
@@ -99,6 +114,21 @@ def check_image(path: Path) -> None:
     printable = all(byte >= 32 or byte in b"\t\n\r" for byte in first)
     if printable and not TEXT_HEADER.match(first.removeprefix(b"\xef\xbb\xbf")) and _is_text(first):
         raise InputError(f"{path}: the file is text, not an image; expected {IMAGE_FORMATS}")
+
+
+def check_points(path: Path) -> None:
+    """Refuse a file that holds no points; what else is to be known of them is told when they are used.
+
+    Raises
+    ------
+    InputError
+        As `read_points`.
+    """
+    from roireg.io.points import read_points
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeaderWarning)
+        read_points(path)
 
 
 def _is_text(first: bytes) -> bool:

@@ -380,6 +380,13 @@ class SettingsOptions(ClassOptions):
         settings = Config.load(self.config)
         return settings.classes.segmenter or settings.network.model
 
+    def check_network(self) -> None:
+        super().check_network()
+        if self.config is not None:
+            from roireg.io.documents import read_settings
+
+            read_settings(self.config)
+
     def stage_weights(self) -> list[str]:
         """Return the files of trained networks that stages of the settings use."""
         if self.config is None:

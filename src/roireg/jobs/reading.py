@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roireg.core.bspline import BSpline
-from roireg.core.errors import GeometryError, InputError
+from roireg.core.errors import GeometryError, InputError, warn_header
 from roireg.core.files import extension_of, is_complete
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -19,7 +19,6 @@ from roireg.core.rois import Prompt
 from roireg.core.scales import field_grid
 from roireg.core.transforms import Affine, Chain, Transform
 from roireg.io import read_image, read_labels, read_transform
-from roireg.io._itk import warn_header
 from roireg.io.images import TIFF, read_stored
 from roireg.io.raster import Selection
 from roireg.jobs.files import ants_files, parse_transform

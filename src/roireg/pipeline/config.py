@@ -29,7 +29,7 @@ from roireg.fit import (
 )
 from roireg.fit.search import SearchOptions
 from roireg.io import atomic_path
-from roireg.io.documents import read_yaml
+from roireg.io.documents import read_settings
 from roireg.io.programs import split_command
 from roireg.match import DescriptorWeights
 from roireg.models.preprocess import CT_WINDOWS
@@ -122,20 +122,7 @@ class Config(Section):
             When the file is missing, not YAML, or has an unknown key or an impossible value (which is named).
         """
         path = Path(path)
-        if not path.exists():
-            raise InputError(f"{path}: there is no such configuration file; check the path")
-        content = read_yaml(path)
-        if content is None:
-            content = {}
-        if not isinstance(content, dict):
-            raise InputError(
-                f"{path}: expected sections such as `match:` with settings, found {type(content).__name__}"
-            )
-        classes = content.get("classes")
-        if isinstance(classes, dict) and classes.get("command") is not None:
-            raise InputError(
-                f"{path}: a settings file runs no programs; leave classes.command out and give --segmenter-command"
-            )
+        content = read_settings(path)
         try:
             return cls.of(content)
         except InputError as error:

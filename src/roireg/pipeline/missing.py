@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from roireg.core.errors import InputError
+from roireg.core.errors import InputError, warn_header
 from roireg.core.image import Image
-from roireg.io._itk import warn_header
 
 __all__ = ["masked", "without_missing"]
 

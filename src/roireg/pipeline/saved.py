@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from roireg.core.errors import InputError
+from roireg.core.errors import InputError, warn_header
 from roireg.core.files import file_digest
 from roireg.core.image import Image
 from roireg.core.rois import ROIPairs
@@ -20,7 +20,6 @@ from roireg.core.transforms import Transform
 from roireg.evaluate import MetricValue
 from roireg.evaluate.summary import metric_of, summary_html
 from roireg.io import read_image, read_pairs, read_transform
-from roireg.io._itk import warn_header
 from roireg.io.documents import read_json
 
 __all__ = ["SavedRegistration", "load"]
