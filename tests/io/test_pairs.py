@@ -172,8 +172,14 @@ MISTAKES: dict[str, tuple[Edit, str]] = {
     "version": (lambda d: d.update(schema_version=9), "expected schema_version 1, found 9"),
     "missing": (lambda d: d["pairs"][0].pop("similarity"), r"pairs\.0\.similarity is missing"),
     "unknown": (lambda d: d["pairs"][0].update(colour="red"), r"pairs\.0\.colour is not a known entry"),
-    "status": (lambda d: d["pairs"][1].update(status="maybe"), r"pairs\.1\.status: .*found 'maybe'"),
-    "number": (lambda d: d["pairs"][1].update(confidence="high"), r"pairs\.1\.confidence: .*found 'high'"),
+    "status": (
+        lambda d: d["pairs"][1].update(status="maybe"),
+        r"1\.status must be .*'accepted'.*found 'maybe'",
+    ),
+    "number": (
+        lambda d: d["pairs"][1].update(confidence="high"),
+        r"1\.confidence must be a number, found 'high'",
+    ),
     "label": (lambda d: d["pairs"][1].update(fixed=99), "pair 2 names the fixed label 99, which fixed.rois does not"),
     "twice": (lambda d: d["fixed"]["rois"].append(d["fixed"]["rois"][0]), "lists label .* twice"),
     "unpainted": (

@@ -237,7 +237,7 @@ def test_settings_that_contradict_each_other(tmp_path):
         ("network: same\ngrow: [5]", "only lapirn has levels that join"),
         ("network: lapirn\ngrow: [5, 5]", "in rising order"),
         ("weights: {similarity: 0}", "every part of the loss that tells where things go has weight 0"),
-        ("network: transmorph", "network: Input should be 'voxelmorph', 'localnet', 'lapirn' or 'same'"),
+        ("network: transmorph", "network must be 'voxelmorph', 'localnet', 'lapirn' or 'same', found 'transmorph'"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=sentence):

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from roireg.core.errors import InputError
 from roireg.io import sha256_of
+from roireg.io.mistakes import explained
 from roireg_bench.protocol import Modality
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "CaseSet",
     "choose_cases",
     "data_files",
-    "explained",
     "find_faults",
     "find_folders",
     "OpenSet",
@@ -217,18 +216,12 @@ def open_set(place: Path) -> OpenSet:
     for problem in problems:
         # One sentence for each pair, and for each key of the set.
         part = problem["loc"][: 2 if problem["loc"][:1] == ("pairs",) else 1]
-        wrong.setdefault(part, f"{file}: {explained(problem)}; correct the file")
+        wrong.setdefault(part, f"{file}: {explained([problem])}; correct the file")
     folder = None
     sound = [pair for i, pair in enumerate(pairs) if ("pairs", i) not in wrong]
     if sound and all(len(part) == 2 for part in wrong):
         folder = CaseFolder(place, CaseSet.model_validate(content | {"pairs": sound}))
     return OpenSet(place, folder, len(pairs), list(wrong.values()))
-
-
-def explained(problem: ErrorDetails) -> str:
-    """Return where a value is wrong and what pydantic says about it."""
-    where = ".".join(str(part) for part in problem["loc"]) or "the whole"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _all_sound(sets: Sequence[OpenSet]) -> list[CaseFolder]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,14 +118,12 @@ def _check_stored(content: dict[str, Any], file: Path) -> None:
     from pydantic import ValidationError
 
     from roireg.app.stored import StoredResult
+    from roireg.io.mistakes import explained
 
     try:
         StoredResult.model_validate(content, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part)[:40] for part in first["loc"])
-        text = reprlib.repr(first["input"])
-        raise InputError(f"{file}: {place}: {first['msg']}, found {text}; correct it or register again") from error
+        raise InputError(f"{file}: {explained(error.errors())}; correct it or register again") from error
 
 
 def _carried(stored: Mapping[str, Any], folder: Path, fixed: Any, moving: Any) -> Any:

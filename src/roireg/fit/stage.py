@@ -214,16 +214,16 @@ def _from_settings(value: Any) -> Any:
         return value
     name = value.get("stage")
     if not isinstance(name, str) or name not in _STAGES:
-        context = {"where": "stage", "kind": "literal", "input": name}
-        context["message"] = f"Input should be one of {', '.join(sorted(_STAGES))}"
+        names = ", ".join(sorted(_STAGES))
+        problems = [
+            {"type": "literal_error", "loc": ("stage",), "ctx": {"expected": f"one of {names}"}, "input": name}
+        ]
     else:
         try:
             return _STAGES[name].model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, (name, *first["loc"])))
-            context = {"where": where, "kind": first["type"], "message": first["msg"], "input": first["input"]}
-    raise PydanticCustomError("stage_option", "{where}: {message}, found {input}", context)
+            problems = [{**problem, "loc": (name, *problem["loc"])} for problem in error.errors()]
+    raise PydanticCustomError("stage_option", "a wrong option", {"problems": problems})
 
 
 StageField = Annotated[SerializeAsAny[Stage], BeforeValidator(_from_settings)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import reprlib
 import tempfile
 import zipfile
 import zlib
@@ -29,6 +28,7 @@ from roireg.core.lattice import stored_on
 from roireg.core.rois import Prompt, ROIPair, ROIPairs, ROISet
 from roireg.io.documents import parse_json, read_text
 from roireg.io.images import read_labels, write_labels
+from roireg.io.mistakes import explained
 from roireg.io.streams import refuse_special
 
 __all__ = ["read_pairs", "write_pairs"]
@@ -159,7 +159,7 @@ def _fill(folder: Path, pairs: ROIPairs) -> None:
             ],
         )
     except ValidationError as error:
-        raise InputError(f"the ROI pairs cannot be written: {_first(error)}") from error
+        raise InputError(f"the ROI pairs cannot be written: {explained(error.errors())}") from error
     text = json.dumps(document.model_dump(), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "pairs.json").write_text(_compact(text) + "\n", encoding="utf-8")
 
@@ -305,7 +305,7 @@ def _read_folder(folder: Path, name: str) -> ROIPairs:
     try:
         document = _Document.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{where}: {_first(error)}; correct this entry") from error
+        raise InputError(f"{where}: {explained(error.errors())}; correct this entry") from error
     ids = [p.id for p in document.pairs]
     if len(set(ids)) < len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
@@ -403,15 +403,3 @@ def _prompt_in(data: _Prompt, ndim: int) -> Prompt:
     points = np.array(data.points, dtype=np.float64).reshape(-1, ndim)
     box = None if data.box is None else np.array(data.box, dtype=np.float64)
     return Prompt(points, np.array(data.labels, dtype=np.int64), box)
-
-
-def _first(error: ValidationError) -> str:
-    """Say the first problem of a pydantic error in one clause."""
-    problem = error.errors()[0]
-    place = ".".join(str(part)[:40] for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"{place} is missing"
-    if problem["type"] == "extra_forbidden":
-        return f"{place} is not a known entry"
-    text = str(problem["msg"])
-    return f"{place}: {text[0].lower()}{text[1:]}, found {reprlib.repr(problem['input'])}"

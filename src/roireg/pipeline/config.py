@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from roireg.fit import (
 from roireg.fit.search import SearchOptions
 from roireg.io import atomic_path
 from roireg.io.documents import read_settings
+from roireg.io.mistakes import explained
 from roireg.io.programs import split_command
 from roireg.match import DescriptorWeights
 from roireg.models.preprocess import CT_WINDOWS
@@ -225,6 +226,12 @@ def _merge(base: dict[str, Any], changes: dict[Any, Any]) -> dict[str, Any]:
                     f"the preset has no stage {unknown[0]!r}, only {', '.join(names)}; to have others, write "
                     "`stages:` as a list, each with its name as `- stage: NAME`"
                 )
+            wrong = [name for name in names if not isinstance(value.get(name) or {}, dict)]
+            if wrong:
+                found = reprlib.repr(value[wrong[0]])
+                raise InputError(
+                    f"setting 'stages.{wrong[0]}' must be a section with values of its own, found {found}"
+                )
             merged[key] = [_merge(stage, value.get(name) or {}) for name, stage in zip(names, old, strict=True)]
         elif isinstance(old, dict) and isinstance(value, dict):
             merged[key] = _merge(old, value)
@@ -244,17 +251,14 @@ def _check_sizes(content: object) -> None:
 
 def _first_mistake(error: ValidationError) -> str:
     """Return the first thing that is wrong with settings, in one sentence."""
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"]]
-    kind, message, value = first["type"], first["msg"], first["input"]
-    if kind == "stage_option":
+    problems: Sequence[Mapping[str, Any]] = error.errors()
+    if problems[0]["type"] == "stage_option":
         # The place in the list, then the place in the stage.
-        context = first["ctx"]
-        where, kind = [where[0], *context["where"].split(".")], context["kind"]
-        message, value = context["message"], context["input"]
-    if kind == "extra_forbidden":
-        return f"unknown setting {'.'.join(where)[:80]!r}; `roireg info --presets` lists all"
-    return f"setting {'.'.join(where)!r}: {message}, found {reprlib.repr(value)}"
+        problems = [{**p, "loc": (problems[0]["loc"][0], *p["loc"])} for p in problems[0]["ctx"]["problems"]]
+    if problems[0]["type"] == "extra_forbidden":
+        where = ".".join(map(str, problems[0]["loc"]))
+        return f"unknown setting {where[:80]!r}; `roireg info --presets` lists all"
+    return explained(problems, "setting '{}'")
 
 
 def _regions_alone() -> tuple[Stage, ...]:

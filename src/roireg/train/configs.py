@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from roireg.core.errors import InputError
 from roireg.io.documents import read_yaml
+from roireg.io.mistakes import explained
 
 __all__ = ["SHIPPED", "read_config"]
 
@@ -31,6 +32,4 @@ def read_config(name: str | Path, kind: type[T]) -> T:
     try:
         return kind.model_validate({} if content is None else content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
-        raise InputError(f"{path}: {where}: {first['msg']}; see docs/embedding.md for the settings") from error
+        raise InputError(f"{path}: {explained(error.errors())}; see docs/embedding.md for the settings") from error

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from roireg.core.errors import InputError
 from roireg.io import PointSet, new_folder, write_points
-from roireg_bench.cases import FILE, CaseFolder, CaseSet, explained, find_faults, load_folder
+from roireg.io.mistakes import explained
+from roireg_bench.cases import FILE, CaseFolder, CaseSet, find_faults, load_folder
 
 __all__ = [
     "Found",
@@ -115,7 +116,7 @@ def store(collection: Found, source: Path, target: Path, *, absolute: bool) -> C
         try:
             cases = CaseSet.model_validate(content)
         except ValidationError as error:
-            raise InputError(f"{source}: {explained(error.errors()[0])}; correct the data set") from error
+            raise InputError(f"{source}: {explained(error.errors())}; correct the data set") from error
         if faults := find_faults(CaseFolder(folder, cases)):
             raise InputError(f"{source}: {next(iter(faults.values()))}")
         # Relative paths hold in the place that the folder is not in yet.

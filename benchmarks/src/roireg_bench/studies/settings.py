@@ -32,8 +32,8 @@ from roireg.core.warp import warp
 from roireg.core.words import TransformType
 from roireg.evaluate import score
 from roireg.io.documents import read_yaml
+from roireg.io.mistakes import explained
 from roireg.pipeline import Config, register
-from roireg_bench.cases import explained
 from roireg_bench.scoring import numbers
 from roireg_bench.studies.study import Column, Scene, Study
 
@@ -121,7 +121,7 @@ class SettingsStudy(Study):
                 raise InputError("a study has either a `sweep` or `variants`")
             return cls(path.stem, study)
         except ValidationError as error:
-            raise InputError(f"{path}: {explained(error.errors()[0])}") from None
+            raise InputError(f"{path}: {explained(error.errors())}") from None
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
