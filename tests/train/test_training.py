@@ -179,7 +179,7 @@ def test_configurations(tmp_path):
     assert [read_config(f"embedding-{n}d", EmbeddingConfig).ndim for n in (2, 3)] == [2, 3]
     path = tmp_path / "mine.yaml"
     path.write_text("train: {steps: 0}\n")
-    with pytest.raises(InputError, match=r"mine\.yaml: train\.steps: "):
+    with pytest.raises(InputError, match=r"mine\.yaml: train\.steps must be "):
         read_config(path, EmbeddingConfig)
     with pytest.raises(InputError, match="cannot be read"):
         read_config(tmp_path / "none.yaml", EmbeddingConfig)
