@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from typer.testing import CliRunner
 
+from app.scenes import RUNNER
 from bench.shift import Shift
 from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.synth import SyntheticPair, as_raster, make_pair, trunk_grid
@@ -81,7 +81,7 @@ def write_both(root: Path) -> list[CaseFolder]:
 
 def bench(*arguments):
     """Run ``roireg bench ARGUMENTS``."""
-    return CliRunner().invoke(bench_app, [str(a) for a in arguments], catch_exceptions=False)
+    return RUNNER.invoke(bench_app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def end_at_once() -> None:

@@ -1,4 +1,4 @@
-"""A method whose outcome is known, in a module that its process loads at once."""
+"""Methods that take no time, in a module that its process loads at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roireg.core.transforms import Affine
+from roireg.fit import RegionAffine
 from roireg.io import write_transform
+from roireg.pipeline import Config
+from roireg.pipeline.sections import VerdictConfig
+from roireg_bench.methods import PresetMethod
 from roireg_bench.protocol import Inputs, Output
 
 
@@ -27,3 +31,12 @@ class Shift:
         file = folder / "moved.tfm"
         write_transform(file, Affine.translation([self.offset, *[0.0] * (self.ndim - 1)]))
         return Output((file,), 1.5, 1.0, "uncertain")
+
+
+@dataclass(frozen=True)
+class Regions(PresetMethod):
+    """A method of this package that fits an affine map to regions and is judged without a probability."""
+
+    @property
+    def config(self) -> Config:
+        return Config(stages=(RegionAffine(),), verdict=VerdictConfig(probability=False))

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import typer
 
 from bench.scenes import bench, change_json, write_set
-from bench.shift import Shift
+from bench.shift import Regions, Shift
 from roireg_bench.cases import load_folder
 from roireg_bench.cli import bench_app
 from roireg_bench.methods import METHODS
@@ -27,7 +28,9 @@ def one_thread(monkeypatch):
         monkeypatch.setenv(variable, "1")
 
 
-def test_a_run_goes_on_and_its_page_can_be_made_again(tmp_path):
+def test_a_run_goes_on_and_its_page_can_be_made_again(tmp_path, monkeypatch):
+    # How well the preset does is tested elsewhere.
+    monkeypatch.setitem(METHODS, "default", partial(Regions, "default"))
     data, out = write_set(tmp_path / "flat", ndim=2), tmp_path / "out"
     options = ("--methods", "default,demons", "--threads", "1", "--limit", "1", "-o", out)
     first = bench(data, *options)

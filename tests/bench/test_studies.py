@@ -91,6 +91,7 @@ def test_an_unknown_study_names_those_there_are(tmp_path):
         find_study(str(tmp_path / "none.yaml"))
 
 
+@pytest.mark.usefixtures("cheap_presets")
 def test_prompts_inside_the_labels_lie_in_them(tmp_path):
     text = """
 title: t

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import typer
-from typer.testing import CliRunner
 
+from app.scenes import RUNNER
 from cheaper import COARSE, UNJUDGED, cheapen, keep_prepared
 from roireg.app.cli import app
 from roireg.app.train import train_app
@@ -40,7 +40,6 @@ from roireg_bench import prompts
 from roireg_bench.cli import bench_app
 from roireg_bench.methods import METHODS
 from roireg_bench.studies import find_study
-from support import threads_kept
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -128,7 +127,8 @@ def _quickened(config: Config) -> Config:
         if isinstance(stage, Search):
             stage = RegionAffine()
         elif isinstance(stage, Velocity):
-            stage = stage.model_copy(update={"levels": 1, "iterations": (10,), "max_voxels": 6000})
+            few = {"levels": 1, "iterations": (10,), "max_voxels": 6000, "checked": False}
+            stage = stage.model_copy(update=few)
         stages.append(stage)
     return config.model_copy(
         update={
@@ -182,8 +182,7 @@ def run_roireg(arguments: list[str], output: Path | None) -> None:
     if arguments[0] == "bench":
         check_bench(arguments[1:])
         return
-    with threads_kept():
-        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = RUNNER.invoke(app, arguments, catch_exceptions=False)
     # Regions alone may fail on these images by their own verdict; everything else succeeds.
     expected = (0, 3) if "samreg" in arguments else (0,)
     assert result.exit_code in expected, f"roireg {shlex.join(arguments)}\n{result.output}\n{result.stderr}"
@@ -326,10 +325,10 @@ def test_the_tutorial_names_the_sections_of_the_report() -> None:
 def test_options_that_are_named_exist() -> None:
     known = set()
     for name in [c.name for c in app.registered_commands]:
-        known |= set(re.findall(r"--[a-z0-9-]+", CliRunner().invoke(app, [str(name), "--help"], env=WIDE).output))
+        known |= set(re.findall(r"--[a-z0-9-]+", RUNNER.invoke(app, [str(name), "--help"], env=WIDE).output))
     for group in (bench_app, train_app):
         for name in typer.main.get_command(group).commands:
-            known |= set(re.findall(r"--[a-z0-9-]+", CliRunner().invoke(group, [name, "--help"], env=WIDE).output))
+            known |= set(re.findall(r"--[a-z0-9-]+", RUNNER.invoke(group, [name, "--help"], env=WIDE).output))
     known |= {"--version", "--prompts"} | OTHERS
     for page in PAGES:
         text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

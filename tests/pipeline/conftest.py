@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 import roireg
+from cheaper import keep_prepared
 from pipeline.cases import DEEP, FLAT, quick
 from roireg.core.transforms import Affine
 from roireg.synth import SyntheticPair, as_raster, make_pair
+
+
+@pytest.fixture(autouse=True)
+def prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_prepared(monkeypatch)
 
 
 @pytest.fixture(scope="session")
