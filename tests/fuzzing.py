@@ -286,13 +286,14 @@ def _read_settings(path: Path) -> None:
 
 
 def _read_result(path: Path) -> None:
-    from roireg.app.report import ReportOptions, _page, _stored_result
+    from roireg.app.report import ReportOptions, _page
+    from roireg.app.stored import stored_result
 
     options = ReportOptions(
         folder=path, fixed=path / "fixed.nii.gz", moving=path / "moving.nii.gz", out=path / "p.html"
     )
     options.check()
-    _page(options, _stored_result(path))
+    _page(options, stored_result(path))
 
 
 TEXT, JSON, PACKED = ("bytes", "words"), ("bytes", "words", "json"), ("bytes", "packed")

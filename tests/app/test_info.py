@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import nibabel
@@ -14,6 +15,7 @@ from app.scenes import answer, bent, fails, run, volume_grid
 from roireg.app.info import axis_letters
 from roireg.core.grid import Grid
 from roireg.core.rois import ROIPair, ROIPairs, ROISet
+from roireg.core.transforms import Affine, Chain, in_words
 from roireg.io import read_image, write_pairs, write_transform
 from roireg.pipeline import PRESETS, Config, preset
 from support import axis_orders, make_grid
@@ -53,12 +55,40 @@ def test_a_transform_points_and_pairs(volume, tmp_path):
     write_pairs(tmp_path / "pairs", ROIPairs(rois, rois, (ROIPair(0, 1, 0.9, 0.5, name="liver"),)))
     transform, points, pairs = answer("info", tmp_path / "t.h5", volume.fixed_points, tmp_path / "pairs")["files"]
     assert [p["type"] for p in transform["parts"]] == ["displacement field", "affine"]
+    assert (transform["dimension"], transform["motion"]) == (3, "displacement field, then translation")
     assert transform["parts"][0]["largest_displacement"] == pytest.approx(2 * np.sqrt(3), rel=0.05)
     assert transform["parts"][1]["translation"] == [1, 2, 3]
     assert transform["parts"][1]["determinant"] == pytest.approx(1)
     assert (points["count"], points["dimension"], points["names"]) == (3, 3, ["a", "b", "c"])
     assert pairs["pairs"][0]["name"] == "liver"
     assert pairs["fixed_regions"] == 2
+
+
+def test_a_result_says_its_verdict_and_what_is_in_it(flat, tmp_path):
+    out = tmp_path / "out"
+    assert run("register", flat.fixed, flat.moving, "-o", out, "--only", "transform,pairs").exit_code in (0, 3)
+    said = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    found = answer("info", out)["files"][0]
+    assert found["kind"] == "result"
+    assert (found["verdict"], found["reasons"]) == (said["verdict"], said["reasons"])
+    assert found["files"] == ["pairs", "result.json", "transform.h5"]
+    assert (found["fixed"], found["dimension"]) == (str(flat.fixed), 2)
+    assert found["motion"] and found["parts"]
+    text = " ".join(run("info", out).stdout.split())
+    assert all(words in text for words in (f"verdict {said['verdict']}", found["motion"], "pairs, result.json"))
+    (out / "transform.h5").unlink()
+    assert "transform not written" in " ".join(run("info", out).stdout.split())
+    (out / "result.json").write_text('{"verdict": "ok", "provenance": 3}')
+    fails("info", out, words=("result.json", "provenance must be"))
+
+
+def test_the_kind_of_a_transform_in_words():
+    turn = np.array([[0, -1.0, 5], [1, 0, 0], [0, 0, 1]])
+    affine = np.diag([2.0, 3, 1])
+    maps = {"rigid": turn, "similarity": np.diag([2.0, 2, 1]) @ turn, "affine": affine, "identity": np.eye(3)}
+    for words, matrix in maps.items():
+        assert in_words(Affine(matrix)) == words
+    assert in_words(Chain((Affine(turn), Affine.translation([1, 2])))) == "rigid, then translation"
 
 
 def test_a_displacement_field_image_is_a_transform(tmp_path):

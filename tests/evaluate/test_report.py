@@ -361,4 +361,4 @@ def test_a_field_that_moves_nothing_is_not_named_as_the_motion() -> None:
         ReportInput("A case", image, image, Chain((moving, affine)))
     )
     rigid = render_report(ReportInput("A case", image, image, Chain((still, Affine.translation([3.0, 4.0])))))
-    assert "<dd>rigid<" in rigid
+    assert "<dd>translation<" in rigid

@@ -12,19 +12,21 @@ from rich.text import Text
 from scipy.optimize import linear_sum_assignment
 
 from roireg.app.console import Outcome, Session
+from roireg.app.stored import RECORD, stored_result
 from roireg.app.summary import escape, listed, number, rows_table, size_of
 from roireg.core.bspline import BSpline
 from roireg.core.errors import InputError
-from roireg.core.files import extension_of
+from roireg.core.files import extension_of, is_complete
 from roireg.core.grid import Grid
-from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField
+from roireg.core.transforms import Affine, Chain, DisplacementField, Transform, VelocityField, in_words
 from roireg.io import PointSet, list_series, read_pairs, read_points
+from roireg.io.documents import read_json
 from roireg.io.fields import FIELD
 from roireg.io.images import read_stored
 from roireg.io.raster import Selection, Stored
 from roireg.jobs.files import kind_of
 from roireg.jobs.reading import load_transform
-from roireg.pipeline import PRESETS
+from roireg.pipeline import PRESETS, SavedRegistration, load
 
 __all__ = ["axis_letters", "describe", "say_files", "say_presets"]
 
@@ -56,6 +58,11 @@ def describe(path: Path, **picture: Any) -> dict[str, Any]:
         return document | _points(read_points(path))
     if kind == "pairs":
         return document | _pairs(path)
+    if kind == "result" and (path / RECORD).is_file() and is_complete(path, record=RECORD):
+        if "verdict" not in (read_json(path / RECORD, names=True) or {}) and (path / "pairs").is_dir():
+            return describe(path / "pairs")  # of `match` or `prompt`
+        stored_result(path)
+        return document | _result(load(path))
     if kind in ("transform", "result"):
         return document | {"kind": "transform"} | _transform(load_transform(path))
     if path.is_dir():
@@ -162,9 +169,24 @@ def _pairs(path: Path) -> dict[str, Any]:
     }
 
 
+def _result(saved: SavedRegistration) -> dict[str, Any]:
+    record = saved.record
+    inputs = saved.provenance.get("inputs", {})
+    document = {
+        "verdict": saved.verdict,
+        "reasons": saved.reasons,
+        "worse": record.get("worse", []),
+        **{side: inputs.get(side, {}).get("path") for side in ("fixed", "moving")},
+        "pairs": record.get("pairs"),
+        "made_by": f"roireg {saved.provenance.get('roireg', '')}".strip(),
+        "files": sorted({name.split("/")[0] for name in (*record.get("written", ()), RECORD)}),
+    }
+    return document | (_transform(saved.transform) if (saved.folder / "transform.h5").is_file() else {})
+
+
 def _transform(transform: Transform) -> dict[str, Any]:
     parts = transform.transforms if isinstance(transform, Chain) else (transform,)
-    return {"dimension": transform.ndim, "parts": [_part(p) for p in parts]}
+    return {"dimension": transform.ndim, "motion": in_words(transform), "parts": [_part(p) for p in parts]}
 
 
 def _part(part: Transform) -> dict[str, Any]:
@@ -201,7 +223,13 @@ def _unit(ndim: int) -> str:
 
 def _say(session: Session, document: dict[str, Any]) -> None:
     session.say(f"[bold]{escape(document['file'])}[/]  {document['kind']}")
-    rows = {"points": _point_rows, "pairs": _pair_rows, "transform": _transform_rows, "image": _image_rows}
+    rows = {
+        "result": _result_rows,
+        "points": _point_rows,
+        "pairs": _pair_rows,
+        "transform": _transform_rows,
+        "image": _image_rows,
+    }
     session.say(rows_table(rows.get(document["kind"], _series_rows)(document)))
 
 
@@ -252,16 +280,33 @@ def _pair_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _result_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("verdict", d["verdict"]), *(("", said) for said in (*d["reasons"], *d["worse"]))]
+    rows += [(side, d[side]) for side in ("fixed", "moving") if d[side]]
+    rows += _transform_rows(d) if "parts" in d else [("transform", "not written")]
+    return [*rows, ("files", ", ".join(d["files"])), ("made by", d["made_by"])]
+
+
 def _transform_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [("dimension", f"{d['dimension']}D, {len(d['parts'])} part(s), applied in this order")]
+    rows = [("transform", f"{d['dimension']}D, {d['motion']}; {len(d['parts'])} part(s), applied in this order")]
     for part in d["parts"]:
         if part["type"] == "affine":
             rows.append(("affine", "; ".join(_triple(row) for row in np.asarray(part["matrix"])[:-1])))
             rows.append(("", f"stretch {_triple(part['stretch'])}, volume x {part['determinant']:.4g}"))
         elif "text" in part:
             rows.append((part["type"], part["text"]))
+            rows.append(("", f"spans {_triple(part['from'])}  to  {_triple(part['to'])} {_unit(d['dimension'])}"))
             largest = f"{part['largest_displacement']:.3g} {_unit(d['dimension'])}"
             rows.append(("", f"mean {part['mean_displacement']:.3g}, up to {largest}"))
         else:
             rows.append((part["type"], ""))
     return rows
+
+
+_ROWS = {
+    "image": _image_rows,
+    "pairs": _pair_rows,
+    "points": _point_rows,
+    "result": _result_rows,
+    "transform": _transform_rows,
+}

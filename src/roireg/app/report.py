@@ -11,7 +11,6 @@ import typer
 from rich.markup import escape
 
 from roireg.app.console import Outcome, Session
-from roireg.core.errors import InputError
 from roireg.core.files import atomic_path, check_file, check_folder, mark_written, new_folder
 from roireg.jobs.files import check_input
 from roireg.jobs.options import PicturesOptions, Replace
@@ -50,7 +49,9 @@ class ReportOptions(PicturesOptions):
 
 def report(session: Session, options: ReportOptions) -> Outcome:
     """Render the report of a saved result again; see the command's help."""
-    stored = _stored_result(options.folder)
+    from roireg.app.stored import stored_result
+
+    stored = stored_result(options.folder)
     page = _page(options, stored)
     if options.out is None:
         with new_folder(options.folder, record=RECORD, keep=True) as folder:
@@ -95,35 +96,6 @@ def _page(options: ReportOptions, stored: Mapping[str, Any]) -> str:
             provenance=stored.get("provenance", {}),
         )
     )
-
-
-def _stored_result(folder: Path) -> dict[str, Any]:
-    file = folder / RECORD
-    if not file.is_file():
-        raise InputError(
-            f"{folder}: the folder holds no result.json; expected a result folder that `roireg register` wrote with "
-            "its transform"
-        )
-    from roireg.io.documents import read_json
-
-    content = read_json(file, names=True)
-    if not isinstance(content, dict) or "verdict" not in content:
-        raise InputError(f"{file}: expected the result of a registration with a verdict; register again")
-    _check_stored(content, file)
-    return content
-
-
-def _check_stored(content: dict[str, Any], file: Path) -> None:
-    """Refuse a result that was edited so that no page can be made of it."""
-    from pydantic import ValidationError
-
-    from roireg.app.stored import StoredResult
-    from roireg.io.mistakes import explained
-
-    try:
-        StoredResult.model_validate(content, strict=True)
-    except ValidationError as error:
-        raise InputError(f"{file}: {explained(error.errors())}; correct it or register again") from error
 
 
 def _carried(stored: Mapping[str, Any], folder: Path, fixed: Any, moving: Any) -> Any:

@@ -6,6 +6,7 @@ same components. `a @ b` is function composition: (a @ b)(x) = a(b(x)).
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ __all__ = [
     "DisplacementField",
     "Transform",
     "VelocityField",
+    "in_words",
     "jacobian_determinant",
 ]
 
@@ -394,3 +396,27 @@ def jacobian_determinant(transform: Transform | Sequence[Transform], grid: Grid)
         - j[0, 1] * (j[1, 0] * j[2, 2] - j[1, 2] * j[2, 0])
         + j[0, 2] * (j[1, 0] * j[2, 1] - j[1, 1] * j[2, 0])
     )
+
+
+def in_words(transform: Transform) -> str:
+    """Return of what kind a transform is: ``displacement field, then rigid``; without parts that move nothing."""
+    parts = transform.transforms if isinstance(transform, Chain) else (transform,)
+    kinds = [_kind(part) for part in parts]
+    return ", then ".join(kind for kind in kinds if kind != "identity") or "identity"
+
+
+def _kind(transform: Transform) -> str:
+    if isinstance(transform, Affine):
+        linear = transform.matrix[:-1, :-1]
+        if np.array_equal(transform.matrix, np.eye(len(transform.matrix))):
+            return "identity"
+        if np.allclose(linear, np.eye(len(linear)), atol=1e-9):
+            return "translation"
+        scale = np.abs(np.linalg.det(linear)) ** (1 / len(linear))
+        turned = np.allclose(linear.T @ linear, scale**2 * np.eye(len(linear)), atol=1e-6 * scale**2)
+        if not turned or np.linalg.det(linear) < 0:
+            return "affine"
+        return "rigid" if np.isclose(scale, 1, atol=1e-6) else "similarity"
+    if isinstance(transform, DisplacementField) and not bool(transform.displacement.any()):
+        return "identity"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(transform).__name__).lower()

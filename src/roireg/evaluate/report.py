@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -14,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_rgb
 
 from roireg.core.files import readable
-from roireg.core.transforms import Affine, Chain, DisplacementField, Transform
+from roireg.core.transforms import in_words
 from roireg.evaluate import palette
 from roireg.evaluate.metrics import MetricValue, centroid_errors, metric
 from roireg.evaluate.palette import distinct_colours
@@ -81,19 +80,8 @@ def _facts(report: ReportInput) -> list[dict[str, str]]:
     coarse = report.fixed.grid.with_shape([min(n, 24) for n in report.fixed.grid.shape]).points()
     motion = np.linalg.norm(report.transform.map_points(coarse) - coarse, axis=1)
     text = f"mean {motion.mean():.3g} {report.fixed.unit}, up to {motion.max():.3g} {report.fixed.unit}"
-    steps = report.transform.transforms if isinstance(report.transform, Chain) else (report.transform,)
-    # A field that moves nothing says only which grid the result was made for.
-    told = [t for t in steps if not (isinstance(t, DisplacementField) and not bool(t.displacement.any()))] or steps
-    rows.append({"label": "Motion", "name": ", then ".join(map(_kind, told)), "text": text})
+    rows.append({"label": "Motion", "name": in_words(report.transform), "text": text})
     return rows
-
-
-def _kind(transform: Transform) -> str:
-    """Return in words what a transform is."""
-    if isinstance(transform, Affine):
-        linear = transform.matrix[:-1, :-1]
-        return "rigid" if np.allclose(linear.T @ linear, np.eye(len(linear)), atol=1e-6) else "affine"
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(transform).__name__).lower()
 
 
 def _pair_rows(report: ReportInput, drawn: list[int]) -> dict[str, Any] | None:

@@ -151,7 +151,7 @@ def kind_of(path: Path) -> str:
     if path.is_dir():
         if (path / "pairs.json").is_file():
             return "pairs"
-        return "result" if (path / "transform.h5").is_file() else "image"
+        return "result" if any((path / name).is_file() for name in ("transform.h5", "result.json")) else "image"
     if not path.exists():
         return "image" if "::" in path.name else "transform"  # marked, or a prefix
     kind = extension_of(path)
