@@ -21,7 +21,7 @@ from roireg.segment import hierarchy
 from roireg.segment.kept import Kept
 
 UNJUDGED = VerdictConfig(probability=False)
-COARSE = SearchOptions(cells=24, polish=6)
+COARSE = SearchOptions(cells=24, polish=6, max_scale=1)
 
 FEW: dict[str, Any] = {
     "exhaustive": COARSE,

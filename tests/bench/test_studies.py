@@ -8,6 +8,7 @@ import torch
 
 import roireg
 from bench.scenes import bench, write_set
+from cheaper import cheapen, keep_prepared, shorter
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
@@ -91,8 +92,9 @@ def test_an_unknown_study_names_those_there_are(tmp_path):
         find_study(str(tmp_path / "none.yaml"))
 
 
-@pytest.mark.usefixtures("cheap_presets")
-def test_prompts_inside_the_labels_lie_in_them(tmp_path):
+def test_prompts_inside_the_labels_lie_in_them(tmp_path, monkeypatch):
+    cheapen(monkeypatch, shorter)
+    keep_prepared(monkeypatch)
     text = """
 title: t
 preset: promptreg

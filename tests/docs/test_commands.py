@@ -21,6 +21,7 @@ from cheaper import COARSE, UNJUDGED, cheapen, keep_prepared
 from roireg.app.cli import app
 from roireg.app.train import train_app
 from roireg.core.image import Image
+from roireg.core.progress import Progress
 from roireg.evaluate import ReportInput, render_report
 from roireg.features.base import _EXTRACTORS
 from roireg.fit import RegionAffine, Search, Stage, Velocity
@@ -31,6 +32,7 @@ from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.models import registry
 from roireg.pipeline import PRESETS, Config, registration
 from roireg.segment.base import _SEGMENTERS
+from roireg.serve import fitting as viewer_fitting
 from roireg.serve import session as viewer_session
 from roireg.synth import SyntheticPair, as_raster, make_pair
 from roireg.train.configs import read_config
@@ -113,12 +115,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return pages[0]
 
     monkeypatch.setattr(registration, "render_report", first_report)
+    # Long work of the viewer computes here, not in a process that would first load the libraries.
+    for module in (viewer_session, viewer_fitting):
+        monkeypatch.setattr(module, "apart", _here)
+    monkeypatch.setattr(viewer_session, "warm", lambda: None)
     monkeypatch.setattr(viewer_session, "QUICK", Config(stages=(RegionAffine(),), verdict=UNJUDGED))
     cheapen(monkeypatch, _quickened)
     keep_prepared(monkeypatch)
     # What a page sets by itself searches and is judged with a probability, coarsely.
     for module in (start_module, stage_module):
         monkeypatch.setattr(module, "GlobalSearch", lambda pair, options: GlobalSearch(pair, COARSE))
+
+
+def _here(function: Callable[..., object], progress: Progress, *arguments: object, **options: object) -> object:
+    return function(*arguments, progress=progress, **options)
 
 
 def _quickened(config: Config) -> Config:

@@ -14,11 +14,11 @@ from roireg.io import read_image
 
 SETTINGS = """
 stages:
-  - {stage: search, exhaustive: {cells: 48, polish: 6}}
-  - {stage: velocity}
+  - {stage: search, exhaustive: {cells: 48, polish: 6, max_scale: 1}, trials: 2, trial: {max_voxels: 3000}}
+  - {stage: velocity, levels: 2, iterations: [20, 10], checked: false}
 verdict: {probability: false}
 """
-"""The default preset with a coarse search, judged without a probability."""
+"""The stages of the default preset with a coarse search and few steps, judged without a probability."""
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import roireg
+from cheaper import cheapen, shorter
 from pipeline.cases import quick
 from roireg.core.errors import InputError
 from roireg.core.grid import Grid
@@ -214,8 +215,8 @@ def test_accepted_pairs_propose_a_start_also_where_key_points_have_decided(flat,
 # -- random prompts ---------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("cheap_presets")
-def test_the_preset_of_random_prompts(flat):
+def test_the_preset_of_random_prompts(flat, monkeypatch):
+    cheapen(monkeypatch, shorter)
     config = quick(roireg.preset("promptreg")).with_options("velocity", iterations=(15,), levels=1)
     assert config.prompt.count == 8
     results = [roireg.register(flat.fixed, flat.moving, config=config, seed=2) for _ in range(2)]
