@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK as sitk
 import torch
@@ -347,6 +348,15 @@ def test_bad_config_names_the_entry(flat, place, tmp_path):
     (place / "broken.yaml").write_text("fit: [1, 2\n")
     refused(tmp_path, *arguments, place / "broken.yaml", words=("broken.yaml",))
     refused(tmp_path, *arguments, place / "none.yaml", words=("none.yaml", "no such file or folder"))
+
+
+def test_an_image_in_the_place_of_a_label_map(place, tmp_path):
+    values = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
+    PIL.Image.fromarray(values).save(place / "scan.png")
+    scan = place / "scan.png"
+    words = ("scan.png", "values or more that change from voxel to voxel", "expected one value")
+    refused(tmp_path, scan, scan, "--fixed-rois", scan, "--moving-rois", scan, words=words)
+    refused(tmp_path, scan, scan, "--moving-labels", scan, words=words)
 
 
 def test_unknown_output_and_device(flat, tmp_path):

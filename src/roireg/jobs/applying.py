@@ -16,6 +16,7 @@ from roireg.core.ambient import own_settings
 from roireg.core.errors import GeometryError, InputError
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.kinds import looks_like_labels
 from roireg.core.progress import Progress, ProgressEvent
 from roireg.core.scales import between_full_images, field_grid
 from roireg.core.transforms import Chain, Transform
@@ -38,7 +39,7 @@ from roireg.jobs.apply import ApplyJob
 from roireg.jobs.job import Work
 from roireg.jobs.options import parse_fill, parse_numbers
 from roireg.jobs.reading import MOST_TRIED, inverted, load_chain, load_transform, read_picture, read_reference
-from roireg.jobs.resampling import check_fill, looks_like_labels, outside_value, resampled, unmoved
+from roireg.jobs.resampling import check_fill, outside_value, resampled, unmoved
 from roireg.pipeline import Registration
 from roireg.pipeline.saved import SavedRegistration
 

@@ -22,10 +22,7 @@ from roireg.core.words import Interpolation
 from roireg.io import to_itk
 from roireg.io._itk import check_shear, to_itk_image
 
-__all__ = ["check_fill", "looks_like_labels", "outside_value", "resampled", "unmoved"]
-
-LOOKED_AT = 1_000_000
-"""Voxels that tell whether an image is a label map."""
+__all__ = ["check_fill", "outside_value", "resampled", "unmoved"]
 
 _ITK = {"bspline": sitk.sitkBSpline, "lanczos": sitk.sitkLanczosWindowedSinc}
 
@@ -131,23 +128,3 @@ def _border(field: DisplacementField) -> float:
     length = field.displacement.norm(dim=0)
     ends = [length.select(axis, index).max() for axis in range(length.ndim) for index in (0, -1)]
     return float(torch.stack(ends).max())
-
-
-def looks_like_labels(image: Image) -> bool:
-    """Tell whether values are names of regions: whole, few, and mostly the same from voxel to voxel.
-
-    The commonest value, around the regions, is left out of the last. Masks of 0 and 1 are none: their mean, rounded,
-    is a mask.
-    """
-    if image.channels != 1:
-        return False
-    lines = image.data[0].reshape(-1, image.data.shape[-1])
-    lines = lines[:: 1 + lines.numel() // LOOKED_AT].double()
-    if not bool((lines == lines.round()).all()):
-        return False
-    values, counts = lines.unique(return_counts=True)
-    if len(values) > 256 or float(values[-1] - values[0]) < 2:
-        return False
-    left, right = lines[:, :-1], lines[:, 1:]
-    inside = left != values[counts.argmax()]
-    return float((left == right)[inside].double().mean()) > 0.7

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from roireg.core.errors import GeometryError, InputError
+from roireg.core.errors import GeometryError, InputError, warn_header
 from roireg.core.grid import Grid
 from roireg.core.image import Image
+from roireg.core.kinds import LIKE, UNLIKE, count_and_likeness
 from roireg.core.lattice import stored_on
 from roireg.core.rois import ROIPairs
 from roireg.core.transforms import Affine, Transform
@@ -180,7 +181,7 @@ def labels_on(labels: Image, image: Image, *, what: str = "label map") -> Image:
     GeometryError
         When its voxels lie elsewhere.
     InputError
-        When every voxel is 0.
+        When every voxel is 0, or, of other things than masks, the values are intensities.
     """
     if labels.ndim != image.ndim:
         raise GeometryError(
@@ -197,7 +198,19 @@ def labels_on(labels: Image, image: Image, *, what: str = "label map") -> Image:
         )
     if not bool((labels.data != 0).any()):
         raise InputError(f"{labels.name}: the {what} is empty, every voxel is 0; expected at least one other value")
+    if not what.startswith("mask"):
+        _check_names(labels, what)
     return fitting
+
+
+def _check_names(labels: Image, what: str) -> None:
+    """Refuse a label map whose values are intensities, and tell of one that looks so."""
+    count, likeness = count_and_likeness(labels)
+    if likeness < LIKE:
+        text = f"the {what} has {count} values or more that change from voxel to voxel, as those of images do"
+        if likeness < UNLIKE:
+            raise InputError(f"{labels.name}: {text}; expected one value for all voxels of a region")
+        warn_header(labels.name, f"{text}; check that it is a label map")
 
 
 def check_points(points: ArrayLike, image: Image, *, name: str, partner: ArrayLike | None = None) -> None:
