@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from roireg.core.later import later
+from roireg.core.spoken import in_python
 
 if TYPE_CHECKING:
     from roireg.core.image import Image
@@ -80,4 +81,5 @@ __getattr__, __dir__ = later(
         "to_sitk": "roireg.io",
         "view": "roireg.serve.notebook",
     },
+    in_python,
 )

@@ -403,6 +403,7 @@ def test_python_raises_the_same_sentences(flat: Scene, volume: Scene, tmp_path):
     line = refused(tmp_path, flat.fixed, volume.moving, words=("2D", "3D"))
     with pytest.raises(GeometryError) as caught:
         roireg.register(fixed, moving)
-    assert line == f"error: {caught.value}"
+    # What to do is said in the words of either.
+    assert line.partition(": take one slice")[0] == f"error: {caught.value}".partition(": take one slice")[0]
     with pytest.raises(InputError, match="'middle'"):
         roireg.register(fixed, fixed, init="middle")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+import roireg
 from app.scenes import answer, run
 
 
@@ -47,6 +48,13 @@ def test_every_volume_is_carried(scene: Path) -> None:
     np.testing.assert_allclose(
         series.get_fdata()[..., 3][inner], nibabel.load(one).get_fdata()[inner], rtol=1e-6, atol=1e-3
     )
+
+
+def test_every_volume_is_carried_from_python(scene: Path) -> None:
+    out = scene / "x.nii.gz"
+    run("apply", scene / "shift.tfm", scene / "bold_4d.nii.gz", "--reference", scene / "image.nii.gz", "-o", out)
+    moved = roireg.apply(scene / "shift.tfm", scene / "bold_4d.nii.gz", scene / "image.nii.gz")
+    np.testing.assert_allclose(moved.data.numpy().transpose(3, 2, 1, 0), nibabel.load(out).get_fdata(), rtol=1e-6)
 
 
 def test_several_transforms_are_one(scene: Path) -> None:

@@ -206,7 +206,7 @@ def test_init_identity_is_exactly_that(flat):
 def test_init_centers_puts_centres_together_and_apart_images_need_it(flat):
     away = replace(flat.moving, grid=flat.moving.grid.padded((500, 0), (-500, 0)).with_shape(flat.moving.grid.shape))
     config = quick(stages=("search",))
-    with pytest.raises(GeometryError, match="--init centers"):
+    with pytest.raises(GeometryError, match="init='centers', or give an initial transform with init=FILE"):
         roireg.register(flat.fixed, away, config=config)
     result = roireg.register(flat.fixed, away, config=config, init="centers")
     np.testing.assert_allclose(result.affine.map_points(flat.fixed.grid.center[None])[0], away.grid.center, atol=1e-6)

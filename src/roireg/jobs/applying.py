@@ -75,6 +75,8 @@ def apply(
         the first one first.
     moving, fixed : images in every form that `roireg.register` takes; of the fixed one only the grid counts. With
         `inverse`, the image to be moved is one of the fixed side and the other one of the moving side.
+        Of the file of a time series (4D) every volume is carried, each a channel of the result; one of them is
+        `roireg.read(FILE, frame=N)`.
     labels : whether it is a label map: nearest label, no new ones, 0 outside.
     inverse : whether to take the inverse.
     interpolation : "nearest", "linear", "bspline" or "lanczos"; None is linear, and nearest for label maps.
@@ -90,7 +92,12 @@ def apply(
         When dimensions differ.
     """
     mapping = _mapping(transform, inverse=inverse)
-    image = as_labels(moving, name="label map") if labels else as_image(moving, "moving image")
+    file = Path(moving) if isinstance(moving, str | os.PathLike) and not labels else None
+    series = file is not None and frame_count(file) > 1
+    if series and file is not None:
+        image = read_series(file)
+    else:
+        image = as_labels(moving, name="label map") if labels else as_image(moving, "moving image")
     target = fixed if isinstance(fixed, Grid) else as_image(fixed, "fixed image")
     grid = target if isinstance(target, Grid) else target.grid
     for name, ndim in ((image.name, image.ndim), ("the fixed image", grid.ndim)):
@@ -104,7 +111,7 @@ def apply(
     if isinstance(fill, str):
         if fill != "auto":
             raise InputError(f"fill is 'auto' or a number, found {fill!r}")
-        outside: float | Sequence[float] = outside_value(image, labels=labels)
+        outside: float | Sequence[float] = outside_value(image, labels=labels, series=series)
     else:
         check_fill(fill, image, labels=labels)
         outside = fill

@@ -315,8 +315,7 @@ def _check_overlap(fixed: Image, moving: Image, start: Transform, init: str | Tr
         )
     raise GeometryError(
         f"{fixed.name} and {moving.name}: the images share no part of space (fixed {_range(a)}, moving {_range(b)}); "
-        'put their centres on each other with --init centers (init="centers" in Python), or give an initial '
-        "transform with --init FILE"
+        "put their centres on each other with --init centers, or give an initial transform with --init FILE"
     )
 
 
