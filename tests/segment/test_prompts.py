@@ -49,6 +49,7 @@ def test_a_click_into_a_head_means_a_part_of_it():
     for part, point in ((ventricle, (50, 50)), (nucleus, (66, 72))):
         rois = prepared.answer(Prompt.at(point))
         assert dice(rois.masks[0].numpy(), part) > 0.85
+        assert len(rois) > 1 and (rois.scores.diff() <= 0).all(), "what comes later weighs no more"
     whole = prepared.answer(Prompt.at((30, 60)))
     assert best_dice(whole.masks, head) > 0.9, "it can still be chosen"
 

@@ -165,7 +165,8 @@ def answer(hierarchy: Hierarchy, prompt: Prompt, *, count: int, name: str) -> RO
         score = min(f[k] for k, (_, f) in zip(best, parts, strict=True))
         return hierarchy.rois(united[None], np.array([score]))
     order = _ranked(hierarchy, members, fit, by_size=box is None)[:count]
-    return hierarchy.rois(members[order], fit[order])
+    # What comes later has no higher score, or whoever weighs answers by it would take most of the image after all.
+    return hierarchy.rois(members[order], np.minimum.accumulate(fit[order]))
 
 
 def _pieces(hierarchy: Hierarchy, prompt: Prompt, name: str) -> tuple[Ints, Ints]:
