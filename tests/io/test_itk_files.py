@@ -210,3 +210,15 @@ def test_mutated_hdf5_of_others_is_read_or_refused(tmp_path: Path) -> None:
             assert str(error).startswith(str(tmp_path / "bad.h5"))
             assert "\n" not in str(error)
     assert refused > 5
+
+
+def test_a_composite_of_matlab_does_not_say_what_it_is_made_of(tmp_path: Path) -> None:
+    """ITK writes the numbers of its parts in a row, and cannot read them itself."""
+    composite = sitk.CompositeTransform(3)
+    for offset in ((1.0, 2, 3), (4.0, 5, 6)):
+        composite.AddTransform(sitk.TranslationTransform(3, offset))
+    sitk.WriteTransform(composite, str(tmp_path / "t.mat"))
+    with pytest.raises(InputError, match="numbers of a composite without saying of which transforms"):
+        read_transform(tmp_path / "t.mat")
+    sitk.WriteTransform(composite, str(tmp_path / "t.h5"))
+    assert read_transform(tmp_path / "t.h5").map_points(np.zeros((1, 3))).tolist() == [[5, 7, 9]]

@@ -378,7 +378,7 @@ def serve(session: Session, options: ServeOptions) -> Outcome:
 """,
 )
 def info(session: Session, options: InfoOptions) -> Outcome:
-    """Say what is in files: size, place, orientation and intensities; parts of transforms; points; pairs.
+    """Say what is in files: size, place and intensities; kind of transforms; points; pairs; verdict of results.
 
     Prints to the terminal and writes nothing. A folder with several DICOM series is listed with the names to use.
     With --presets: the settings a file for `register --config` may have, one YAML document per preset.

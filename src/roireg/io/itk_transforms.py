@@ -220,7 +220,13 @@ def from_records(records: Sequence[Record], *, name: str) -> Transform:
     GeometryError
         When a linear part is singular, dimensions differ, or a field has values that are not finite.
     """
-    members = records[1:] if records and records[0].kind.startswith("CompositeTransform_") else records
+    composite = bool(records) and records[0].kind.startswith("CompositeTransform_")
+    if composite and len(records[0].parameters):
+        raise InputError(
+            f"{name}: the file holds the numbers of a composite without saying of which transforms, as ITK writes it "
+            "into .mat; write it again as .h5"
+        )
+    members = records[1:] if composite else records
     if not members:
         if records and (match := _KIND.fullmatch(records[0].kind)):
             return Affine.identity(int(match["d"]))
