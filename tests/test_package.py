@@ -75,6 +75,7 @@ def test_files_are_looked_at_before_torch_is_loaded(tmp_path: Path) -> None:
         {"config": "no.yaml"},
         {"config": "other.yaml"},
         {"out": "i.png"},
+        {"init": "empty"},
     ]
     code = f"""
 import os, sys
@@ -85,7 +86,7 @@ os.chdir({str(tmp_path)!r})
 for options in {wrong}:
     places = {{"fixed": "i.png", "moving": "i.png", "out": "o", **options}}
     try:
-        RegisterJob(**{{name: Path(place) for name, place in places.items()}}).check()
+        RegisterJob(**{{name: place if name == "init" else Path(place) for name, place in places.items()}}).check()
     except RoiregError:
         print("torch" in sys.modules)
 """

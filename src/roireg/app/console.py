@@ -342,7 +342,8 @@ def _missing(context: Any) -> str:
     both = [p.name.removesuffix(BY_NAME) for p in params if p.name.endswith(BY_NAME)]
     for each in params:
         path = values.get(each.name)
-        if isinstance(path, Path) and (each.param_type_name == "argument" or each.name.endswith(BY_NAME)):
+        read = each.name != "out" and (each.param_type_name == "argument" or each.name.endswith(BY_NAME))
+        if read and isinstance(path, Path):
             try:
                 check_input(path)
             except InputError as error:

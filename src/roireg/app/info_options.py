@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from roireg.core.errors import InputError
-from roireg.jobs.files import check_input
+from roireg.jobs.files import check_content
 from roireg.jobs.options import PictureOptions, option
 
 __all__ = ["InfoOptions"]
@@ -30,4 +30,4 @@ class InfoOptions(PictureOptions):
         if self.presets == bool(self.files):
             raise InputError("info needs at least one file, or --presets alone")
         for path in self.files or ():
-            check_input(path)
+            check_content(path)

@@ -11,7 +11,7 @@ import typer
 from roireg.core.errors import InputError
 from roireg.core.files import check_file, check_folder, extension_of
 from roireg.core.progress import Progress
-from roireg.jobs.files import kind_of, parse_transform
+from roireg.jobs.files import check_content, kind_of, parse_transform
 from roireg.jobs.job import Job, Work
 from roireg.jobs.options import ASIDE, PictureOptions, Replace, is_index, option
 
@@ -72,6 +72,8 @@ class ConvertJob(PictureOptions, Job):
         if (self.out is None) == (self.ants is None):
             raise InputError("name one place to write to: OUT, or --ants PREFIX for the files of ANTs")
         _ = self.picture, self.cut is None or self.axis_and_index
+        if self.kind is None and self.content in ("image", "points"):
+            check_content(self.source)
         pictures = ("frame", "level", "page", "channel")
         for name, value in (("slice", self.cut), *((name, getattr(self, name)) for name in pictures)):
             if value is not None and self.content not in ("image", "labels"):

@@ -15,9 +15,11 @@ __all__ = [
     "FILES",
     "POINTS",
     "ants_files",
+    "check_content",
     "check_image",
     "check_input",
     "check_points",
+    "check_transform",
     "kind_of",
     "parse_transform",
 ]
@@ -129,6 +131,32 @@ def check_points(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HeaderWarning)
         read_points(path)
+
+
+def check_transform(path: Path) -> None:
+    """Refuse a folder that is no result with its transform.
+
+    Raises
+    ------
+    InputError
+        When it holds neither a transform nor the record of a result, of which readers say more.
+    """
+    if path.is_dir() and not any((path / name).exists() for name in ("transform.h5", "result.json")):
+        raise InputError(f"{path}: the folder holds no transform.h5; name a transform file or a result folder")
+
+
+def check_content(path: Path) -> str:
+    """Refuse an image or points by what the file says at first sight; return what kind of thing it is.
+
+    Raises
+    ------
+    InputError
+        As `check_image` and `check_points`.
+    """
+    kind = kind_of(path)
+    if kind in ("image", "points"):
+        (check_image if kind == "image" else check_points)(path)
+    return kind
 
 
 def _is_text(first: bytes) -> bool:

@@ -17,14 +17,24 @@ from roireg.core.devices import check_device
 from roireg.core.errors import InputError
 from roireg.core.files import check_file, check_folder, intact_record, mark_written, new_folder, write_json
 from roireg.core.progress import Progress, ProgressEvent, silent
-from roireg.jobs.files import ants_files, check_image, check_input, check_points, parse_transform
+from roireg.jobs.files import (
+    ants_files,
+    check_image,
+    check_input,
+    check_points,
+    check_transform,
+    parse_transform,
+)
 from roireg.jobs.names import Known
 from roireg.jobs.options import ASIDE, OutFolder, Resume, Words
 
 __all__ = ["FolderJob", "Job", "JobResult", "Work", "check_words", "code_version", "plain"]
 
-CHECKS = dict.fromkeys(("fixed", "moving", "image", "reference", "labels", "rois", "mask"), check_image)
-CHECKS["points"] = check_points
+CHECKS: dict[str, Callable[[Path], None]] = {
+    **dict.fromkeys(("fixed", "moving", "image", "reference", "labels", "rois", "mask"), check_image),
+    **dict.fromkeys(("points", "prompts"), check_points),
+    **dict.fromkeys(("transform", "truth", "init"), check_transform),
+}
 """How files are looked at before torch is loaded, by the last word of the field, whatever the job."""
 
 STAGES = {
@@ -136,7 +146,7 @@ class Job(ABC):
         check_words(self)
         for name, path in self.inputs().items():
             check_input(path)
-            if (look := CHECKS.get(name.split("_")[-1])) is not None:
+            if (look := CHECKS.get(name.split()[0].split("_")[-1])) is not None:
                 look(path)
         self.check_options()
         self.check_place()
