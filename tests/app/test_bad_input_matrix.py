@@ -317,7 +317,7 @@ CASES: list[tuple[str, str, tuple[str, ...]]] = [
     ("2D against 3D to apply", "apply {truth} {flat_moving} --reference {fixed} -o {out}.png", ("2D", "3D")),
     ("labels in colour", f"{F} --fixed-labels {{colours.png}}", ("colours.png", "channels")),
     ("labels in JPEG", f"{F} --fixed-labels {{labels.jpg}}", ("labels.jpg", "JPEG")),
-    ("thousands of regions", f"{R} --fixed-rois {{many.nii.gz}} --moving-rois {{many.nii.gz}}", ("3839 labels",)),
+    ("thousands of regions", f"{R} --fixed-rois {{many.nii.gz}} --moving-rois {{many.nii.gz}}", ("3839 values",)),
     ("labels alone", "evaluate --fixed-labels {fixed_labels}", ("--moving-labels",)),
     ("a mask of another size", f"{F} --fixed-mask {{colours.png}}", ("colours.png",)),
     ("values that labels cannot have", f"{AL} --fill nan", ("--fill",)),

@@ -110,8 +110,8 @@ def test_derivatives_have_the_names_and_the_direction_that_others_expect(dataset
 def test_what_is_wrong_is_said_in_one_sentence(dataset, monkeypatch, arguments, words):
     monkeypatch.chdir(dataset.parent)
     fails("bids", *arguments, words=words)
+    assert not (dataset.parent / "o").exists()
 
 
 def test_a_folder_to_be_made_is_not_asked_for(tmp_path: Path) -> None:
     fails("bids", tmp_path, tmp_path / "new", words=("missing: participant|group",))
-    assert not (dataset.parent / "o").exists()
