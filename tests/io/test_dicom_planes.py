@@ -252,6 +252,16 @@ def test_colours_and_tiles_that_are_not_read_are_named(tmp_path: Path, header: d
         read_image(tmp_path)
 
 
+def test_pixels_that_are_not_square_are_told(tmp_path: Path) -> None:
+    def film(data: FileDataset, k: int) -> None:
+        del data.PixelSpacing, data.ImagePositionPatient
+        data.PixelAspectRatio = [2, 1]
+
+    write_series(tmp_path, _heights([]), STRAIGHT, change=film)
+    with pytest.warns(HeaderWarning, match="pixels are 2:1 high to wide, and are taken as square"):
+        read_image(tmp_path)
+
+
 def test_colours_of_half_as_many_places_are_those_of_pydicom(tmp_path: Path) -> None:
     def ultrasound(data: FileDataset, k: int) -> None:
         rows, columns = data.Rows, data.Columns

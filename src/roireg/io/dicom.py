@@ -19,7 +19,7 @@ from pydicom.errors import BytesLengthException
 
 from roireg.core.errors import HeaderWarning, InputError, warn_header
 from roireg.io.dicom_labels import LABEL_CLASSES, read_label_file
-from roireg.io.dicom_planes import frame_count, one_volume, planes_of, tell_maps
+from roireg.io.dicom_planes import frame_count, one_volume, planes_of, tell_aspect, tell_maps
 from roireg.io.dicom_volume import load_planes
 from roireg.io.folders import dicom_inside, is_dicom, no_series
 from roireg.io.raster import Selection, Stored
@@ -97,6 +97,7 @@ def read_dicom(place: Path, selection: Selection, *, indices: bool = False) -> S
     try:
         planes = [plane for file, header in _without_copies(name, entries) for plane in planes_of(file, header)]
         tell_maps(name, first)
+        tell_aspect(entries[0][0], first)
     except (BytesLengthException, NotImplementedError, OSError) as error:
         # Elements are parsed when they are looked at.
         reason = " ".join(str(error).split())[:120]

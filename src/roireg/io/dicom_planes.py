@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from roireg.core.errors import GeometryError, InputError, warn_header
 from roireg.io.raster import choose
 
-__all__ = ["Plane", "frame_count", "numbers", "one_volume", "planes_of", "tell_maps"]
+__all__ = ["Plane", "frame_count", "numbers", "one_volume", "planes_of", "tell_aspect", "tell_maps"]
 
 Array = NDArray[Any]
 
@@ -207,6 +207,14 @@ def tell_maps(name: str, header: Dataset) -> None:
     else:
         what = f"by {len(maps)} maps, of which none is" if len(maps) > 1 else "by a table, which is not"
         warn_header(name, f"its values are taken as stored: real-world ones are given {what} applied")
+
+
+def tell_aspect(file: Path, header: Dataset) -> None:
+    """Warn where pixels are not square and their size is not said, as in films and frames of video."""
+    ratio = numbers(file, header, "PixelAspectRatio", 2)
+    known = {"PixelSpacing", "ImagerPixelSpacing", "SharedFunctionalGroupsSequence"} & set(header.dir())
+    if ratio is not None and ratio[0] != ratio[1] and not known:
+        warn_header(str(file), f"its pixels are {ratio[0]:g}:{ratio[1]:g} high to wide, and are taken as square")
 
 
 def _spatial_dimensions(header: Dataset) -> list[bool]:
