@@ -25,7 +25,7 @@ def test_trainings_that_cannot_begin(tmp_path):
         (f"volumes: {tmp_path / 'none'}", "no such folder of images to train on"),
         (f"volumes: {tmp_path / 'empty'}", "there is no image to train on"),
         (f"ndim: 2\nvolumes: {tmp_path / 'mixed'}", "is 3D in a training of 2D images"),
-        ("depth: 3", "mine.yaml: depth: Extra inputs are not permitted"),
+        ("depth: 3", "mine.yaml: depth is not a known entry"),
     ):
         config.write_text(text)
         (tmp_path / "empty").mkdir(exist_ok=True)
