@@ -28,8 +28,9 @@ demo: $(STAMP) ## Register a synthetic pair, print the true error, write a repor
 	$(BIN)/roireg demo -o demo
 	@echo "Open the report: $(CURDIR)/demo/report.html"
 
+# Compiled tests are kept whatever the environment says: every worker and process would compile them again.
 test: $(STAMP) ## Run the tests on $(WORKERS) cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=15
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=15
 
 PAGES := src/roireg/serve/static/index.html
 SOURCES := $(shell find viewer/src viewer/tests -type f 2>/dev/null) $(wildcard viewer/*.json viewer/*.ts viewer/*.html)

@@ -137,7 +137,7 @@ def _quickened(config: Config) -> Config:
         if isinstance(stage, Search):
             stage = RegionAffine()
         elif isinstance(stage, Velocity):
-            few = {"levels": 1, "iterations": (10,), "max_voxels": 6000, "checked": False}
+            few = {"levels": 1, "iterations": (4,), "max_voxels": 6000, "checked": False}
             stage = stage.model_copy(update=few)
         stages.append(stage)
     return config.model_copy(
