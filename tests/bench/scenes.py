@@ -1,25 +1,33 @@
-"""Two tiny case sets with known truth, and methods whose outcome is known; child processes import this module too."""
+"""Two tiny case sets with known truth, and the commands of the benchmark."""
 
 from __future__ import annotations
 
 import json
-import os
-import time
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from app.scenes import RUNNER
-from bench.shift import Shift
+from bench.shift import Broken, Instant, LookingAround, Shift, end_at_once
 from roireg.io import PointSet, write_image, write_labels, write_points
 from roireg.synth import SyntheticPair, as_raster, make_pair, trunk_grid
 from roireg_bench.cases import CaseFolder, load_folder
 from roireg_bench.cli import bench_app
-from roireg_bench.methods import Inputs, Output
-from roireg_bench.protocol import Unavailable
+
+__all__ = [
+    "Broken",
+    "Instant",
+    "LookingAround",
+    "Shift",
+    "bench",
+    "change_json",
+    "deep_pair",
+    "document",
+    "end_at_once",
+    "flat_pair",
+    "rewrite",
+    "write_both",
+    "write_set",
+]
 
 
 @cache
@@ -82,59 +90,3 @@ def write_both(root: Path) -> list[CaseFolder]:
 def bench(*arguments):
     """Run ``roireg bench ARGUMENTS``."""
     return RUNNER.invoke(bench_app, [str(a) for a in arguments], catch_exceptions=False)
-
-
-def end_at_once() -> None:
-    os._exit(3)
-
-
-@dataclass(frozen=True)
-class Instant(Shift):
-    """Takes half a second and says that a quarter of one was the registration."""
-
-    def run(self, inputs: Inputs, folder: Path) -> Output:
-        time.sleep(0.5)
-        found = super().run(inputs, folder)
-        return Output(found.files, 0.25, 0.0)
-
-
-@dataclass(frozen=True)
-class LookingAround(Shift):
-    """Says what lies where its images lie."""
-
-    name: str = "looking around"
-
-    def run(self, inputs: Inputs, folder: Path) -> Output:
-        root = inputs.fixed.parents[1]
-        found = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
-        raise ValueError(" ".join(found))
-
-
-@dataclass(frozen=True)
-class Broken:
-    """Fails in the way it is told to."""
-
-    how: str
-    name: str = "broken"
-    version: str = "1"
-
-    @property
-    def settings(self):
-        return {"how": self.how}
-
-    def run(self, inputs: Inputs, folder: Path) -> Output:
-        if self.how == "raises":
-            raise ValueError("no\n  such luck")
-        if self.how == "dies":
-            os._exit(7)
-        if self.how == "sleeps":
-            time.sleep(600)
-        if self.how == "is not there":
-            raise Unavailable("not installed: pip install missing")
-        if self.how == "writes nonsense":
-            (folder / "wrong.h5").write_text("not a transform", encoding="utf-8")
-        if self.how == "allocates":
-            assert float(np.ones(40_000_000).sum()) == 4e7
-        if self.how == "counts threads":
-            return Output((), torch.get_num_threads(), 0.0)
-        return Output((folder / "wrong.h5",), 0.0, 0.0)

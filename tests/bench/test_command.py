@@ -9,8 +9,9 @@ from functools import partial
 import pytest
 import typer
 
+from bench.regions import Regions
 from bench.scenes import bench, change_json, write_set
-from bench.shift import Regions, Shift
+from bench.shift import Shift
 from roireg_bench.cases import load_folder
 from roireg_bench.cli import bench_app
 from roireg_bench.methods import METHODS
