@@ -16,7 +16,7 @@ from roireg.fit.signed_distance import signed_distances
 if TYPE_CHECKING:
     from roireg.fit.level import VelocityOptions
 
-__all__ = ["RegionPairs"]
+__all__ = ["FOUND", "RegionPairs"]
 
 CLASSED = ("labels", "classes")
 """Sources of pairs whose regions share a class, by which they correspond."""

@@ -32,7 +32,7 @@ from roireg.fit.level import Level, VelocityOptions, build_levels, level_spacing
 from roireg.fit.plain import plain_affine
 from roireg.fit.refinement import Refine
 from roireg.fit.region_affine import overlaps_of
-from roireg.fit.region_pairs import RegionPairs
+from roireg.fit.region_pairs import FOUND, RegionPairs
 from roireg.fit.search import ALIKE, Evidence, evidence_of
 from roireg.fit.stage import Problem, Stage
 
@@ -58,8 +58,10 @@ least gain in structure over its standard deviation of log det J."""
 
 TOO_LITTLE = "a deformation explains too little of what differs"
 
-TOGETHER = 0.8
-"""Dice of every kept pair from which on a start is as good as the borders of regions tell."""
+TOGETHER, TOUCHING = 0.8, 0.4
+"""Dice of every kept pair from which on a start is as good as the borders of regions tell: exact ones, and, between
+alike images, those found in the images, which differ in shape by as much even where nothing moved (0.39: two discs
+whose centres lie on each other's border)."""
 
 TORN = 0.8
 """Standard deviation of log det J between unlike contrasts above which a field follows chance; bodies reach 0.5."""
@@ -81,10 +83,13 @@ class Velocity(VelocityOptions, Stage):
 
     def __call__(self, problem: Problem, start: Transform) -> Transform:
         fit = fit_velocity(problem, start, options=self)
-        if not self.checked or self.blind or fit.field is None or _asked_for(problem.active_pairs, start):
+        pairs = problem.active_pairs
+        if not self.checked or self.blind or fit.field is None or _asked_for(pairs, start, alike=True):
             return fit.transform
         before, after = (evidence_of(problem.search, t) for t in (start, fit.transform))
         alike = after.contrast >= ALIKE
+        if not alike and _asked_for(pairs, start, alike=False):
+            return fit.transform
         stretch = _stretch(fit.transform, start, problem.pair.fixed.grid)
         torn = not alike and stretch > TORN
         if not torn and _confirmed(before, after, stretch):
@@ -168,14 +173,17 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
     return replace(fit, transform=Chain((fit.field, *rest)))
 
 
-def _asked_for(pairs: ROIPairs | None, start: Transform) -> bool:
+def _asked_for(pairs: ROIPairs | None, start: Transform, *, alike: bool) -> bool:
     """Tell whether given regions need a deformation: classes of label maps, or kept pairs that lie apart."""
     if pairs is None:
         return False
-    kept = [p for p in pairs.pairs if p.status == "accepted"]
     if any(p.source == "labels" for p in pairs.pairs):
         return True
-    return bool(kept) and float(overlaps_of(replace(pairs, pairs=tuple(kept)), start).min()) < TOGETHER
+    kept = tuple(p for p in pairs.pairs if p.status == "accepted")
+    if not kept:
+        return False
+    least = [TOUCHING if alike and p.source in FOUND else TOGETHER for p in kept]
+    return bool((overlaps_of(replace(pairs, pairs=kept), start) < least).any())
 
 
 def _confirmed(before: Evidence, after: Evidence, stretch: float) -> bool:
