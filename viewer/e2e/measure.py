@@ -80,12 +80,15 @@ def served(folder: Path, kind: str) -> Iterator[tuple[int, str, float]]:
         process.wait(60)
 
 
-def memory(process: int) -> float:
-    """Return the resident memory of a process and of those that it started, MB."""
-    text = Path(f"/proc/{process}/status").read_text()
+def memory(process: int) -> dict[str, float]:
+    """Return the resident memory of the server and of the process that it computes in, MB."""
+
+    def resident(number: int) -> float:
+        return int(Path(f"/proc/{number}/status").read_text().split("VmRSS:")[1].split()[0]) / 1000
+
     children = Path(f"/proc/{process}/task").glob("*/children")
     started = [int(child) for file in children for child in file.read_text().split()]
-    return int(text.split("VmRSS:")[1].split()[0]) / 1000 + sum(memory(child) for child in started)
+    return {"server MB": resident(process), "computing MB": sum(map(resident, started))}
 
 
 def heap(window: Window) -> float:
@@ -131,7 +134,7 @@ def measure(name: str, folder: Path, browser: Any, *, loose: bool) -> dict[str, 
             "click median ms": float(np.median(clicks)),
             "click 95 % ms": float(np.percentile(clicks, 95)),
             "cursor median ms": float(np.median(window.value("window.roireg.times.map"))),
-            "server MB": memory(process),
+            **memory(process),
             "page MB": heap(window),
         }
         if loose:
@@ -163,7 +166,7 @@ def many_clicks(name: str, folder: Path, browser: Any, *, loose: bool) -> list[d
                     "median ms": np.median(clicks),
                     "95 % ms": np.percentile(clicks, 95),
                 }
-                rows.append({**row, "server MB": memory(process), "page MB": heap(window)})
+                rows.append({**row, **memory(process), "page MB": heap(window)})
                 print(f"{k + 1} clicks", file=sys.stderr, flush=True)
         window.close()
     return rows
