@@ -122,8 +122,8 @@ def test_a_registration_of_b_between_leaves_a_as_it_was(flat, volume, tmp_path, 
 
 def test_info_describes_the_result_folder(registered):
     out, _ = registered
-    transform, pairs = answer("info", out, out / "pairs")["files"]
-    assert transform["kind"] == "transform"
+    result, pairs = answer("info", out, out / "pairs")["files"]
+    assert result["kind"] == "result" and result["parts"] and result["verdict"]
     assert pairs["kind"] == "pairs" and pairs["pairs"]
 
 

@@ -117,7 +117,7 @@ def test_the_network_sees_the_moving_image_through_the_start(tmp_path, monkeypat
 
 def test_a_stage_without_weights_is_left_out_and_one_with_bad_ones_refused_at_once(tmp_path):
     assert next(s for s in preset("same").stages if s.stage == "deform").idle
-    with pytest.raises(InputError, match=r"stages\.deform\.weights': Field required"):
+    with pytest.raises(InputError, match=r"stages\.deform\.weights' is missing"):
         Config.of({"stages": [{"stage": "deform"}]})
     image = np.random.default_rng(0).random((24, 24)).astype(np.float32)
     settings = Config.of({"stages": [{"stage": "deform", "weights": None}], "verdict": {"probability": False}})

@@ -35,7 +35,7 @@ from roireg.fit.objectives import (
 from roireg.fit.region_codes import CodedAgreement
 from roireg.fit.region_pairs import RegionPairs
 
-__all__ = ["Level", "VelocityOptions", "build_levels", "level_spacings", "normalise"]
+__all__ = ["PROPOSED_WEIGHT", "Level", "VelocityOptions", "build_levels", "level_spacings", "normalise"]
 
 NATIVE_VOXELS = 200_000
 """Images of at most so many voxels are fitted at their own resolution."""

@@ -28,7 +28,7 @@ from roireg.core.transforms import (
 from roireg.features import make_extractor
 from roireg.fit.adam import Adam
 from roireg.fit.flow import faded
-from roireg.fit.level import Level, VelocityOptions, build_levels, level_spacings
+from roireg.fit.level import PROPOSED_WEIGHT, Level, VelocityOptions, build_levels, level_spacings
 from roireg.fit.plain import plain_affine
 from roireg.fit.refinement import Refine
 from roireg.fit.region_affine import overlaps_of
@@ -84,11 +84,13 @@ class Velocity(VelocityOptions, Stage):
     def __call__(self, problem: Problem, start: Transform) -> Transform:
         fit = fit_velocity(problem, start, options=self)
         pairs = problem.active_pairs
-        if not self.checked or self.blind or fit.field is None or _asked_for(pairs, start, alike=True):
+        # Whoever gives kept pairs more weight than usual means their borders.
+        usual = self.own_weight <= 2 * PROPOSED_WEIGHT
+        if not self.checked or self.blind or fit.field is None or _asked_for(pairs, start, images_decide=usual):
             return fit.transform
         before, after = (evidence_of(problem.search, t) for t in (start, fit.transform))
         alike = after.contrast >= ALIKE
-        if not alike and _asked_for(pairs, start, alike=False):
+        if not alike and _asked_for(pairs, start, images_decide=False):
             return fit.transform
         stretch = _stretch(fit.transform, start, problem.pair.fixed.grid)
         torn = not alike and stretch > TORN
@@ -173,8 +175,13 @@ def fit_velocity(problem: Problem, start: Transform, *, options: VelocityOptions
     return replace(fit, transform=Chain((fit.field, *rest)))
 
 
-def _asked_for(pairs: ROIPairs | None, start: Transform, *, alike: bool) -> bool:
-    """Tell whether given regions need a deformation: classes of label maps, or kept pairs that lie apart."""
+def _asked_for(pairs: ROIPairs | None, start: Transform, *, images_decide: bool) -> bool:
+    """Tell whether given regions need a deformation: classes of label maps, or kept pairs that lie apart.
+
+    Parameters
+    ----------
+    images_decide : whether regions that were found, and nearly lie together, leave it to the images.
+    """
     if pairs is None:
         return False
     if any(p.source == "labels" for p in pairs.pairs):
@@ -182,7 +189,7 @@ def _asked_for(pairs: ROIPairs | None, start: Transform, *, alike: bool) -> bool
     kept = tuple(p for p in pairs.pairs if p.status == "accepted")
     if not kept:
         return False
-    least = [TOUCHING if alike and p.source in FOUND else TOGETHER for p in kept]
+    least = [TOUCHING if images_decide and p.source in FOUND else TOGETHER for p in kept]
     return bool((overlaps_of(replace(pairs, pairs=kept), start) < least).any())
 
 
